@@ -1,0 +1,17 @@
+//! A transactional outbox relay: committed rows of a PostgreSQL table reach a broker, in order and never lost.
+//!
+//! See `ARCHITECTURE.md` for the picture and the invariants.
+
+pub mod backoff;
+pub mod cli;
+pub mod config;
+pub mod delivery;
+pub mod http;
+pub mod message;
+pub mod relay;
+pub mod route;
+pub mod store;
+pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod transport;

@@ -1,0 +1,204 @@
+//! Where a message goes: the first route whose glob matches its topic decides transport, destination, order and limits.
+//!
+//! Pure. Knows topics and keys, not what a transport is made of.
+
+use std::sync::Arc;
+
+use globset::{Glob, GlobMatcher};
+
+use crate::backoff::Backoff;
+use crate::delivery::Order;
+
+/// One validated route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// The glob as written: a metric label and part of messages.
+    pub pattern: Arc<str>,
+    /// Index of the transport in configuration order.
+    pub transport: usize,
+    /// What happens to a key's later messages when one fails.
+    pub order: Order,
+    /// Attempts allowed where the row says nothing.
+    pub max_attempts: i32,
+    /// Delays between attempts.
+    pub backoff: Backoff,
+    matcher: GlobMatcher,
+    destination: Template,
+}
+
+/// What [`Routes::resolve`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Index into [`Routes::get`].
+    pub route: usize,
+    /// Kafka topic, NATS subject, Redis stream.
+    pub destination: Arc<str>,
+}
+
+/// A destination template: text with `{topic}` and `{key}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Topic,
+    Key,
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// An empty template, an unknown placeholder or an unclosed brace, in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find('{') {
+            if open > 0 {
+                parts.push(Part::Text(rest[..open].to_owned()));
+            }
+            let close = rest[open..].find('}').ok_or_else(|| format!("{text:?} has an unclosed brace"))? + open;
+            parts.push(match &rest[open + 1..close] {
+                "topic" => Part::Topic,
+                "key" => Part::Key,
+                other => return Err(format!("{text:?} names {{{other}}}: only {{topic}} and {{key}} are known")),
+            });
+            rest = &rest[close + 1..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        if parts.is_empty() { Err("the template is empty".to_owned()) } else { Ok(Self(parts)) }
+    }
+
+    fn fill(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Arc<str>, String> {
+        if let [Part::Topic] = self.0.as_slice() {
+            return Ok(Arc::clone(topic));
+        }
+        let mut filled = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => filled.push_str(text),
+                Part::Topic => filled.push_str(topic),
+                Part::Key => match key {
+                    Some(key) => filled.push_str(key),
+                    None => return Err("the route's destination names {key}, and the row has none".to_owned()),
+                },
+            }
+        }
+        if filled.is_empty() { Err("the route's destination is empty for this row".to_owned()) } else { Ok(filled.into()) }
+    }
+}
+
+/// What a [`Route`] is made from.
+#[derive(Clone, Debug)]
+pub struct RouteSpec<'a> {
+    /// Glob over topics: `*`, `?`, `[..]`, `{a,b}`; `*` crosses dots and slashes.
+    pub topic: &'a str,
+    /// Index of the transport.
+    pub transport: usize,
+    /// Destination template.
+    pub destination: &'a str,
+    /// Order policy.
+    pub order: Order,
+    /// Attempts allowed.
+    pub max_attempts: i32,
+    /// Delays.
+    pub backoff: Backoff,
+}
+
+impl Route {
+    /// Validates a route.
+    ///
+    /// # Errors
+    /// An invalid glob or template, in words, prefixed by the key (`topic` or `destination`).
+    pub fn new(spec: &RouteSpec<'_>) -> Result<Self, String> {
+        let glob = Glob::new(spec.topic).map_err(|error| format!("topic: {error}"))?;
+        Ok(Self {
+            pattern: spec.topic.into(),
+            transport: spec.transport,
+            order: spec.order,
+            max_attempts: spec.max_attempts,
+            backoff: spec.backoff,
+            matcher: glob.compile_matcher(),
+            destination: Template::parse(spec.destination).map_err(|error| format!("destination: {error}"))?,
+        })
+    }
+}
+
+/// All routes, in the order written.
+#[derive(Clone, Debug, Default)]
+pub struct Routes(Vec<Route>);
+
+impl Routes {
+    /// First match wins, so the order counts.
+    #[must_use]
+    pub fn new(routes: Vec<Route>) -> Self {
+        Self(routes)
+    }
+
+    /// The route at `index`.
+    #[must_use]
+    pub fn get(&self, index: usize) -> &Route {
+        &self.0[index]
+    }
+
+    /// Every route.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.0.iter()
+    }
+
+    /// The index of the first route that matches `topic`.
+    #[must_use]
+    pub fn find(&self, topic: &str) -> Option<usize> {
+        self.0.iter().position(|route| route.matcher.is_match(topic))
+    }
+
+    /// Route and destination of a message.
+    ///
+    /// # Errors
+    /// Why there is none, in words: the row is rejected with it.
+    pub fn resolve(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Resolved, String> {
+        let route = self.find(topic).ok_or_else(|| format!("no route matches topic {topic:?}"))?;
+        let destination = self.0[route].destination.fill(topic, key)?;
+        Ok(Resolved { route, destination })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn route(topic: &str, transport: usize, destination: &str) -> Result<Route, String> {
+        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(2) };
+        Route::new(&RouteSpec { topic, transport, destination, order: Order::Key, max_attempts: 5, backoff })
+    }
+
+    #[test]
+    fn the_first_match_wins() {
+        let routes =
+            Routes::new(vec![route("orders.*", 1, "{topic}").unwrap(), route("*", 0, "all-{topic}.{key}").unwrap()]);
+        let orders = routes.resolve(&"orders.eu.paid".into(), None).unwrap();
+        assert_eq!((orders.route, &*orders.destination), (0, "orders.eu.paid"));
+        let other = routes.resolve(&"users".into(), Some("7")).unwrap();
+        assert_eq!((other.route, &*other.destination), (1, "all-users.7"));
+    }
+
+    #[test]
+    fn no_route_and_no_key_are_said() {
+        let routes = Routes::new(vec![route("a", 0, "{key}").unwrap()]);
+        assert_eq!(routes.resolve(&"b".into(), None).unwrap_err(), "no route matches topic \"b\"");
+        assert!(routes.resolve(&"a".into(), None).unwrap_err().contains("{key}"));
+        assert!(routes.resolve(&"a".into(), Some("")).unwrap_err().contains("empty"));
+    }
+
+    #[test]
+    fn bad_globs_and_templates_name_the_key() {
+        assert!(route("[", 0, "x").unwrap_err().starts_with("topic: "));
+        for bad in ["{nope}", "{topic", ""] {
+            assert!(route("*", 0, bad).unwrap_err().starts_with("destination: "), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! The port to the outbox table.
+//!
+//! The engine reads rows, publishes them and settles what became of them; how rows are found without losing a late
+//! commit, and what a lease is made of, is the store's business.
+//!
+//! # Laws (the headings of `tests/conformance/store.rs`)
+//!
+//! - **Exclusive.** A lane belongs to one instance at a time; rows of other lanes are never returned.
+//! - **Ordered per key.** `read`, `reread` and `recall` return rows in `seq` order within one answer, and `read` never
+//!   returns a row behind one of the same key it returned before, late commits excepted.
+//! - **No gaps.** Sequence numbers are not commit order. Every row that commits is returned by `read`, or found by `reread`
+//!   after a page that said `sweep`, or by `due`. `read` returns no row twice between two `open`s.
+//! - **Fenced.** `settle` writes only for lanes whose owner and epoch still match; a failure only onto the attempt it
+//!   belongs to. What no longer matches is counted in [`Settled::stale`], and is no error.
+//! - **One clock.** The database's. The process passes and receives durations, never points in time.
+//! - **Idempotent.** Settling the same thing twice changes nothing the second time.
+//! - **Short.** No transaction stays open between two calls.
+//! - **Hints.** `changed` may be missed or spurious: that moves latency only, never correctness.
+//!
+//! A dropped future of any method may or may not have taken effect; after [`StoreError::Unavailable`] the caller starts
+//! over with `open`. `read` is never called in parallel with itself; everything else may run in parallel.
+
+pub mod postgres;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::delivery::FailureClass;
+use crate::message::{Message, MessageId, Seq};
+
+/// One of the `outbox.lanes` shares of the work: a stable hash of (topic, key).
+pub type Lane = u16;
+/// Raised at each take-over of a lane; what an earlier owner writes no longer matches.
+pub type Epoch = i64;
+
+/// How much a read may bring: rows, and bytes of memory they may take. A read may exceed `bytes` by one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Rows at most.
+    pub rows: usize,
+    /// Bytes at most ([`Message::size`]).
+    pub bytes: usize,
+}
+
+/// A pending row of a lane this instance holds.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The row's lane.
+    pub lane: Lane,
+    /// The row.
+    pub message: Message,
+}
+
+/// An answer of [`Store::read`].
+#[derive(Debug, Default)]
+pub struct Page {
+    /// Rows in `seq` order: late ones first, then those past the cursor.
+    pub rows: Vec<Row>,
+    /// The cursor after this read: everything at or below it was returned, is waiting for a time, or is a gap being watched.
+    pub cursor: Seq,
+    /// The read was cut by its room: there is probably more right now.
+    pub more: bool,
+    /// The earliest time a delayed row passed by this read falls due.
+    pub next_due: Option<Duration>,
+    /// Rows at or below the cursor may have appeared unseen: sweep them with `reread`.
+    pub sweep: bool,
+    /// Gaps being watched.
+    pub gaps: usize,
+}
+
+/// Which pending rows [`Store::reread`] and [`Store::due`] look at.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Scope {
+    /// Only these topics; `None`: all.
+    pub topics: Option<Vec<Arc<str>>>,
+    /// Only this key; `None`: all. An empty key is a key.
+    pub key: Option<Box<str>>,
+}
+
+/// An answer of [`Store::reread`].
+#[derive(Debug, Default)]
+pub struct Reread {
+    /// Pending rows in `seq` order, none of them waiting for a time.
+    pub rows: Vec<Row>,
+    /// Everything in scope up to here was looked at: the next call continues after it.
+    pub position: Seq,
+    /// The upper end was reached.
+    pub done: bool,
+}
+
+/// Where a walk over due rows stands: microseconds of `available_at` since the epoch on the database's clock, and the seq.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DuePosition {
+    /// `available_at`, microseconds.
+    pub available_at: i64,
+    /// Tie breaker.
+    pub seq: Seq,
+}
+
+/// An answer of [`Store::due`].
+#[derive(Debug, Default)]
+pub struct DuePage {
+    /// Rows that waited for a time (retry, delay, an operator's retry or replay) and are due, earliest first.
+    pub rows: Vec<Row>,
+    /// Where to go on; `None`: this was the last page.
+    pub next: Option<DuePosition>,
+    /// When the earliest row that still waits falls due. Only on the last page.
+    pub next_due: Option<Duration>,
+}
+
+/// A row that holds its key: [`Store::holds`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// The holding row.
+    pub seq: Seq,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// Its key; rows without a key hold nobody and are not returned.
+    pub key: Box<str>,
+    /// Whether it has failed for good (`failed_at`); else it is retrying.
+    pub failed: bool,
+}
+
+/// A message the broker acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The row.
+    pub seq: Seq,
+    /// Its message id, compared when [`Settlement::verify_identity`] is set.
+    pub id: MessageId,
+    /// Its lane when it was sent.
+    pub lane: Lane,
+    /// That lane's epoch when it was sent.
+    pub epoch: Epoch,
+}
+
+/// A failed attempt that counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedAttempt {
+    /// The row.
+    pub mark: Mark,
+    /// The attempt that failed; the row must still be at it.
+    pub attempt: i32,
+    /// Until the next attempt; `None`: there is none, set `failed_at`.
+    pub retry_in: Option<Duration>,
+    /// The failure's class.
+    pub class: FailureClass,
+    /// The broker's code.
+    pub code: String,
+    /// What becomes `last_error`.
+    pub error: String,
+    /// From handing the message to the transport to its answer.
+    pub latency: Duration,
+}
+
+/// What one flush of the settler writes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settlement {
+    /// Messages to mark relayed (or delete).
+    pub relayed: Vec<Mark>,
+    /// Failures to record.
+    pub failures: Vec<FailedAttempt>,
+    /// Compare message ids too. Set after the connection was lost: a failover may have handed the same `seq` to another row.
+    pub verify_identity: bool,
+}
+
+impl Settlement {
+    /// Nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.relayed.is_empty() && self.failures.is_empty()
+    }
+}
+
+/// What [`Store::settle`] did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Rows written.
+    pub written: usize,
+    /// Rows that no longer matched (lane lost, attempt changed, row gone or settled before): not written.
+    pub stale: usize,
+}
+
+/// The lanes this instance holds, with their epochs: the answer of [`Leases::renew`].
+pub type Tenancy = BTreeMap<Lane, Epoch>;
+
+/// Why a store did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, starting, stopping, read-only or too slow: try again later.
+    #[error("database unavailable")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Something only a person can mend: a missing table, column or grant, a lane count that does not fit. One line that
+    /// names it and says what to do.
+    #[error("{0}")]
+    Misconfigured(String),
+}
+
+/// Reading and settling. See the module for the laws.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Starts over: forgets cursor and gaps, and prepares to return every pending row of the lanes held, oldest first.
+    /// Nothing may be unsettled when it is called.
+    async fn open(&self, lanes: &Tenancy) -> Result<(), StoreError>;
+
+    /// Rows not returned since `open`: those past the cursor, and late ones. Rows waiting for a time are left to [`Self::due`].
+    async fn read(&self, room: Room) -> Result<Page, StoreError>;
+
+    /// Pending rows with `after < seq <= upto` in `scope`, not waiting for a time: what was passed by and not sent.
+    /// May return rows the engine has in memory; the engine knows them.
+    async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError>;
+
+    /// Rows with `seq <= upto` that waited for a time and are due, past `after`.
+    async fn due(&self, after: Option<DuePosition>, upto: Seq, room: Room) -> Result<DuePage, StoreError>;
+
+    /// The pending rows among `seqs`, in `seq` order. May stop early for `room.bytes`, after one row at least.
+    async fn recall(&self, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError>;
+
+    /// With `among: None`: every row that retries, and every failed row. With `Some`: which of those rows still do.
+    async fn holds(&self, among: Option<&[Seq]>) -> Result<Vec<Hold>, StoreError>;
+
+    /// Writes what became of messages.
+    async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError>;
+
+    /// Returns when rows may have been committed. Never fails: without notifications it just does not return.
+    async fn changed(&self);
+}
+
+/// The lease of lanes.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// Registers this instance for another `ttl`, keeps the lanes it holds, takes those that are free or whose owner's
+    /// lease ended (raising their epoch), and answers what it holds now.
+    async fn renew(&self, ttl: Duration) -> Result<Tenancy, StoreError>;
+
+    /// Hands all lanes back and unregisters.
+    async fn leave(&self) -> Result<(), StoreError>;
+}

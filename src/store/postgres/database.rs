@@ -1,0 +1,245 @@
+//! Connections: one small pool per role, so that reading, settling and the lease never wait for each other.
+//!
+//! Owns connecting, prepared statements (named, or unnamed where a pooler loses them) and the time limit of every
+//! statement. A statement that runs into its limit is cancelled and its connection thrown away.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use futures_util::TryStreamExt;
+use tokio::time::error::Elapsed;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{NoTls, Row, RowStream};
+
+use super::sql::Statement;
+use crate::store::StoreError;
+
+/// What a connection is for; part of its `application_name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The cursor.
+    Read,
+    /// Marks and failures.
+    Settle,
+    /// The lease.
+    Lease,
+    /// Due rows, sweeps, holds, and what people ask for.
+    Side,
+}
+
+impl Role {
+    const ALL: [Self; 4] = [Self::Read, Self::Settle, Self::Lease, Self::Side];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Settle => "settle",
+            Self::Lease => "lease",
+            Self::Side => "side",
+        }
+    }
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// libpq URL.
+    pub url: String,
+    /// Connections at most (LISTEN takes one more of its own).
+    pub pool_size: usize,
+    /// Use named prepared statements.
+    pub prepared_statements: bool,
+    /// First part of `application_name`: `outboxd/<instance>`.
+    pub application: String,
+    /// Time limit of a statement of the hot path; side statements get six times as long.
+    pub statement_timeout: Duration,
+}
+
+/// The database, as a few pools of connections.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pools: Arc<Vec<Pool>>,
+    prepared: Arc<AtomicBool>,
+    statement_timeout: Duration,
+}
+
+type Param<'a> = &'a (dyn ToSql + Sync);
+
+impl Database {
+    /// Prepares to connect; opens nothing yet.
+    ///
+    /// # Errors
+    /// [`StoreError::Misconfigured`] when the URL cannot be read.
+    pub fn new(options: &ConnectOptions) -> Result<Self, StoreError> {
+        let count = options.pool_size.clamp(1, Role::ALL.len());
+        let mut pools = Vec::with_capacity(count);
+        for index in 0..count {
+            let roles: Vec<&str> = Role::ALL.iter().filter(|role| **role as usize % count == index).map(|r| r.name()).collect();
+            let mut config = tokio_postgres::Config::from_str(&options.url)
+                .map_err(|error| StoreError::Misconfigured(format!("database.url: {error}")))?;
+            config.application_name(format!("{}/{}", options.application, roles.join("+")));
+            config.connect_timeout(Duration::from_secs(5));
+            let manager =
+                Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+            let extra = if index == count - 1 { options.pool_size - count } else { 0 };
+            let pool = Pool::builder(manager)
+                .max_size(1 + extra)
+                .runtime(Runtime::Tokio1)
+                .wait_timeout(Some(options.statement_timeout))
+                .create_timeout(Some(Duration::from_secs(10)))
+                .build()
+                .expect("a pool with timeouts has a runtime");
+            pools.push(pool);
+        }
+        Ok(Self {
+            pools: Arc::new(pools),
+            prepared: Arc::new(AtomicBool::new(options.prepared_statements)),
+            statement_timeout: options.statement_timeout,
+        })
+    }
+
+    async fn connection(&self, role: Role) -> Result<Object, StoreError> {
+        let pool = &self.pools[role as usize % self.pools.len()];
+        pool.get().await.map_err(|error| StoreError::Unavailable(Box::new(error)))
+    }
+
+    fn limit(&self, role: Role) -> Duration {
+        match role {
+            Role::Read | Role::Settle | Role::Lease => self.statement_timeout,
+            Role::Side => self.statement_timeout * 6,
+        }
+    }
+
+    /// Runs `statement` and returns all its rows.
+    ///
+    /// # Errors
+    /// See [`classify`].
+    pub async fn query(&self, role: Role, statement: &Statement, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
+        let connection = self.connection(role).await?;
+        let rows = async { self.stream(&connection, statement, params).await?.try_collect().await };
+        let outcome = tokio::time::timeout(self.limit(role), rows).await;
+        self.finish(connection, outcome).await
+    }
+
+    /// Runs `statement` and hands its rows to `take` one by one, until it answers `false`: the rest is thrown away
+    /// unread. Bounds memory where a row's size is not known beforehand.
+    ///
+    /// # Errors
+    /// See [`classify`].
+    pub async fn query_while(
+        &self,
+        role: Role,
+        statement: &Statement,
+        params: &[Param<'_>],
+        mut take: impl FnMut(Row) -> Result<bool, StoreError> + Send,
+    ) -> Result<(), StoreError> {
+        let connection = self.connection(role).await?;
+        let mut refused = None;
+        let rows = async {
+            let stream = self.stream(&connection, statement, params).await?;
+            futures_util::pin_mut!(stream);
+            while let Some(row) = stream.try_next().await? {
+                match take(row) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        refused = Some(error);
+                        break;
+                    }
+                }
+            }
+            Ok(())
+        };
+        let outcome = tokio::time::timeout(self.limit(role), rows).await;
+        self.finish(connection, outcome).await?;
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Runs several statements without parameters, outside any time limit: migrations.
+    ///
+    /// # Errors
+    /// See [`classify`].
+    pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
+        let connection = self.connection(Role::Side).await?;
+        connection.batch_execute(sql).await.map_err(|error| classify(error))
+    }
+
+    async fn stream(
+        &self,
+        connection: &Object,
+        statement: &Statement,
+        params: &[Param<'_>],
+    ) -> Result<RowStream, tokio_postgres::Error> {
+        if self.prepared.load(Ordering::Relaxed) {
+            match connection.prepare_typed_cached(&statement.text, statement.types).await {
+                Ok(prepared) => return connection.query_raw(&prepared, params.iter().copied()).await,
+                Err(error) if loses_prepared_statements(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let typed: Vec<(Param<'_>, Type)> = params.iter().copied().zip(statement.types.iter().cloned()).collect();
+        connection.query_typed_raw(&statement.text, typed).await
+    }
+
+    async fn finish<T>(
+        &self,
+        connection: Object,
+        outcome: Result<Result<T, tokio_postgres::Error>, Elapsed>,
+    ) -> Result<T, StoreError> {
+        match outcome {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                if loses_prepared_statements(&error) && self.prepared.swap(false, Ordering::Relaxed) {
+                    tracing::warn!("the pooler loses prepared statements: unnamed ones are used from now on");
+                }
+                if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) {
+                    connection.statement_cache.clear();
+                }
+                let error = classify(error);
+                if matches!(error, StoreError::Unavailable(_)) {
+                    drop(Object::take(connection));
+                }
+                Err(error)
+            }
+            Err(elapsed) => {
+                let cancel = connection.cancel_token();
+                drop(Object::take(connection));
+                // Best effort: the server notices the closed connection by itself, later.
+                drop(cancel.cancel_query(NoTls).await);
+                Err(StoreError::Unavailable(Box::new(elapsed)))
+            }
+        }
+    }
+}
+
+fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(code) if *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT)
+}
+
+/// What an error of the driver means for the caller. A missing object or right is for a person; everything else passes.
+#[must_use]
+pub fn classify(error: tokio_postgres::Error) -> StoreError {
+    let Some(database) = error.as_db_error() else { return StoreError::Unavailable(Box::new(error)) };
+    let code = database.code();
+    let person = [
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_COLUMN,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::INVALID_SCHEMA_NAME,
+        SqlState::INSUFFICIENT_PRIVILEGE,
+        SqlState::INVALID_PASSWORD,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::INVALID_CATALOG_NAME,
+        SqlState::DATATYPE_MISMATCH,
+    ];
+    if person.contains(code) {
+        StoreError::Misconfigured(format!("database: {} ({})", database.message(), code.code()))
+    } else {
+        StoreError::Unavailable(Box::new(error))
+    }
+}

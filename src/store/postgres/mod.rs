@@ -1,0 +1,4 @@
+//! The outbox in PostgreSQL.
+
+pub mod database;
+pub mod sql;

@@ -1,0 +1,206 @@
+//! The statements: files of `sql/`, one each, with the schema, table and columns named by placeholder.
+//!
+//! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{migrations}` are quoted,
+//! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table; `{lane}` is the lane
+//! expression over the alias `m`; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of.
+
+use tokio_postgres::types::Type;
+
+/// One statement, filled in, with the types of its parameters (so that it also runs unprepared, through a pooler).
+#[derive(Clone, Debug)]
+pub struct Statement {
+    /// The text sent.
+    pub text: String,
+    /// Types of `$1`, `$2` ...
+    pub types: &'static [Type],
+}
+
+/// Names of the tables and columns in the database.
+#[derive(Clone, Debug)]
+pub struct Names {
+    schema: String,
+    table: String,
+    columns: Vec<(&'static str, String)>,
+    lanes: u16,
+}
+
+/// The columns of the messages table, by our names.
+pub const COLUMNS: [&str; 16] = [
+    "seq", "id", "topic", "key", "payload", "headers", "attempt", "max_attempts", "priority", "available_at", "replay",
+    "relayed_at", "failed_at", "last_error", "inserted_at", "updated_at",
+];
+
+impl Names {
+    /// Names for `schema.table` with every column called as we call it.
+    #[must_use]
+    pub fn new(schema: &str, table: &str, lanes: u16) -> Self {
+        let columns = COLUMNS.iter().map(|name| (*name, (*name).to_owned())).collect();
+        Self { schema: schema.to_owned(), table: table.to_owned(), columns, lanes }
+    }
+
+    /// Calls our column `ours` `theirs` in the database. Unknown names are ignored: the configuration has checked them.
+    #[must_use]
+    pub fn with_column(mut self, ours: &str, theirs: &str) -> Self {
+        for (name, actual) in &mut self.columns {
+            if *name == ours {
+                theirs.clone_into(actual);
+            }
+        }
+        self
+    }
+
+    /// The schema, unquoted.
+    #[must_use]
+    pub fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// The messages table, unquoted.
+    #[must_use]
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// How many lanes the table is divided into.
+    #[must_use]
+    pub fn lanes(&self) -> u16 {
+        self.lanes
+    }
+
+    /// What the database calls our column `ours`, unquoted.
+    #[must_use]
+    pub fn column(&self, ours: &str) -> &str {
+        self.columns.iter().find(|(name, _)| *name == ours).map_or("", |(_, actual)| actual)
+    }
+
+    /// The messages table, quoted and qualified.
+    #[must_use]
+    pub fn messages(&self) -> String {
+        self.qualified(&self.table)
+    }
+
+    /// The channel the wake trigger notifies, at most 63 bytes.
+    #[must_use]
+    pub fn channel(&self) -> String {
+        let mut channel = format!("outboxd_{}_{}", self.schema, self.table);
+        while channel.len() > 63 {
+            channel.pop();
+        }
+        channel
+    }
+
+    fn qualified(&self, table: &str) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(table))
+    }
+
+    /// Fills a statement file's placeholders. Comment lines are dropped.
+    ///
+    /// # Panics
+    /// On an unknown placeholder: the files are part of the binary, and a test fills every one of them.
+    #[must_use]
+    pub fn fill(&self, file: &str) -> String {
+        let body: Vec<&str> = file.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+        self.fill_keeping_comments(body.join("\n").trim())
+    }
+
+    /// As [`Self::fill`], for migrations, which are shown to people.
+    ///
+    /// # Panics
+    /// On an unknown placeholder.
+    #[must_use]
+    pub fn fill_keeping_comments(&self, file: &str) -> String {
+        let mut filled = String::with_capacity(file.len() * 2);
+        let mut rest = file;
+        while let Some(open) = rest.find('{') {
+            let Some(close) = rest[open..].find('}').map(|at| at + open) else { break };
+            let name = &rest[open + 1..close];
+            filled.push_str(&rest[..open]);
+            match self.value(name) {
+                Some(value) => filled.push_str(&value),
+                // An array or JSON literal, not one of ours.
+                None if !name.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_'))
+                    || name.is_empty() =>
+                {
+                    filled.push_str(&rest[open..=close]);
+                }
+                None => panic!("the statement files name no placeholder {{{name}}}"),
+            }
+            rest = &rest[close + 1..];
+        }
+        filled.push_str(rest);
+        filled
+    }
+
+    fn value(&self, name: &str) -> Option<String> {
+        if let Some(column) = name.strip_prefix("c.") {
+            return COLUMNS.contains(&column).then(|| quote_identifier(self.column(column)));
+        }
+        let c = |ours: &str| quote_identifier(self.column(ours));
+        Some(match name {
+            "schema" => quote_identifier(&self.schema),
+            "schema_text" => quote_literal(&self.schema),
+            "table" => quote_identifier(&self.table),
+            "table_text" => quote_literal(&self.table),
+            "messages" => self.messages(),
+            "messages_text" => quote_literal(&self.messages()),
+            "seq_text" => quote_literal(self.column("seq")),
+            "channel" => quote_literal(&self.channel()),
+            "lanes_count" => self.lanes.to_string(),
+            "lanes" => self.qualified("outboxd_lanes"),
+            "instances" => self.qualified("outboxd_instances"),
+            "attempts" => self.qualified("outboxd_attempts"),
+            "audit" => self.qualified("outboxd_audit"),
+            "migrations" => self.qualified("outboxd_migrations"),
+            "enqueue" => self.qualified("outbox_enqueue"),
+            "wake" => self.qualified("outboxd_wake"),
+            "pending" => format!("m.{} is null and m.{} is null", c("relayed_at"), c("failed_at")),
+            "waiting" => format!(
+                "(m.{} > 1 or m.{} > 0 or m.{} > m.{})",
+                c("attempt"),
+                c("replay"),
+                c("available_at"),
+                c("inserted_at")
+            ),
+            "lane" => format!(
+                "((case when m.{key} is null then hashint8extended(m.{seq}, 0) \
+                 else hashtextextended(m.{key}, hashtextextended(m.{topic}, 0)) end & 9223372036854775807) % {lanes})",
+                key = c("key"),
+                seq = c("seq"),
+                topic = c("topic"),
+                lanes = self.lanes
+            ),
+            _ => return None,
+        })
+    }
+}
+
+/// Quotes an identifier for SQL.
+#[must_use]
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes a string literal for SQL (standard_conforming_strings, PostgreSQL's default since 9.1).
+#[must_use]
+pub fn quote_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_and_literals_are_quoted() {
+        let names = Names::new("we\"ird", "outbox", 64).with_column("key", "aggregateid");
+        assert_eq!(names.fill("-- no\nselect {c.key} from {messages}"), "select \"aggregateid\" from \"we\"\"ird\".\"outbox\"");
+        assert_eq!(names.fill("select {channel}"), "select 'outboxd_we\"ird_outbox'");
+        assert_eq!(quote_literal("it's"), "'it''s'");
+    }
+
+    #[test]
+    fn literals_of_sql_survive() {
+        let names = Names::new("public", "outbox_messages", 64);
+        assert_eq!(names.fill("select '{}'::jsonb, '{1,2}'::int[]"), "select '{}'::jsonb, '{1,2}'::int[]");
+    }
+}

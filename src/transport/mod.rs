@@ -1,0 +1,64 @@
+//! The port to brokers.
+//!
+//! A transport takes a batch of one lane and answers with one [`Outcome`] per message. What to do about an outcome is
+//! not its business: it never retries, counts, sleeps or reorders.
+//!
+//! # Laws (the headings of `tests/conformance/transport.rs`)
+//!
+//! - **Durable.** `Acknowledged` is said only on the broker's own durable acknowledgement.
+//! - **Prefix per key.** In one batch, no message may become visible after an earlier one of its (destination, key) was
+//!   not acknowledged. A client that cannot pipeline safely sends a key's messages one at a time and answers `Withheld`
+//!   for those behind a refused one. [`Order::Strict`] always goes one at a time; [`Order::None`] is exempt.
+//! - **Independence.** One refused message fails alone; messages of other keys in its batch are not touched by it.
+//! - **Concurrency.** `publish` is called in parallel for different lanes, never for one lane.
+//! - **Cancellation.** A dropped `publish` future leaves its messages ambiguous: sent or not, nobody knows.
+//! - **Identity.** The message id reaches the broker with every copy.
+//! - **No policy.** No retry loops, no counting of attempts, no backoff.
+//! - **Bounded.** `publish` and `probe` answer within the transport's own timeout, whatever the broker does; what is not
+//!   known by then is `TimedOut`.
+
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "nats")]
+pub mod nats;
+#[cfg(feature = "redis")]
+pub mod redis;
+pub mod stdout;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::delivery::{Failure, Order, Outcome};
+use crate::message::Message;
+
+/// A message with the address its route gave it.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// What is sent.
+    pub message: Message,
+    /// Kafka topic, NATS subject, Redis stream.
+    pub destination: Arc<str>,
+    /// The route's policy: how careful the transport must be within a key.
+    pub order: Order,
+}
+
+/// One configured broker connection. See the module for the laws.
+#[async_trait]
+pub trait Transport: Send + Sync {
+    /// Publishes `batch` and answers one outcome per message, in the batch's order. Partial success is the normal case,
+    /// so there is no `Result`. A missing answer (a shorter vector) counts as a timeout.
+    async fn publish(&self, batch: &[Envelope]) -> Vec<Outcome>;
+
+    /// Whether `destination` could take messages now: broker reachable, topic or stream there. Sends no message.
+    ///
+    /// # Errors
+    /// The failure a message to it would meet.
+    async fn probe(&self, destination: &str) -> Result<(), Failure>;
+
+    /// Drops whatever the client library still holds unsent: the lease is lost and someone else may be sending.
+    fn abandon(&self) {}
+
+    /// Closes connections. Called once, after every `publish` has answered.
+    async fn close(&self);
+}
