@@ -198,7 +198,7 @@ impl Engine {
             self.tenancy = self.standing.borrow().clone();
             if self.tenancy.is_valid(now) {
                 self.phase = Phase::Opening;
-                self.opening = Some(open(Arc::clone(&self.store), self.tenancy.clone()));
+                self.opening = Some(open(Arc::clone(&self.store), self.tenancy.clone(), self.routes.any_strict()));
             }
         }
         if self.writing.is_none()
@@ -326,10 +326,10 @@ fn changed(store: Arc<dyn Store>) -> BoxFuture<'static, ()> {
     Box::pin(async move { store.changed().await })
 }
 
-fn open(store: Arc<dyn Store>, standing: Standing) -> BoxFuture<'static, Result<Vec<Hold>, StoreError>> {
+fn open(store: Arc<dyn Store>, standing: Standing, failed_too: bool) -> BoxFuture<'static, Result<Vec<Hold>, StoreError>> {
     Box::pin(async move {
         store.open(&standing.lanes).await?;
-        store.holds(None).await
+        store.holds(None, failed_too).await
     })
 }
 

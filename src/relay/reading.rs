@@ -418,6 +418,6 @@ async fn fetch(
             Answer::Reread(store.reread(scope, after, upto, room).await?)
         }
         Side::Due(position) => Answer::Due(store.due(*position, upto, room).await?),
-        Side::CheckHolds(seqs) => Answer::Holds(store.holds(Some(seqs)).await?),
+        Side::CheckHolds(seqs) => Answer::Holds(store.holds(Some(seqs), true).await?),
     })
 }
