@@ -1,1 +1,4 @@
-fn main(){}
+//! The tests from outside, in one binary.
+
+mod migrate;
+mod support;

@@ -1,4 +1,5 @@
 //! The outbox in PostgreSQL.
 
 pub mod database;
+pub mod migrate;
 pub mod sql;
