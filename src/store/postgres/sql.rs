@@ -162,6 +162,7 @@ impl Names {
             "messages_text" => quote_literal(&self.messages()),
             "seq_text" => quote_literal(self.column("seq")),
             "channel" => quote_literal(&self.channel()),
+            "channel_name" => quote_identifier(&self.channel()),
             "lanes_count" => self.lanes.to_string(),
             "lanes" => self.qualified("outboxd_lanes"),
             "instances" => self.qualified("outboxd_instances"),
