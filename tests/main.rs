@@ -1,5 +1,4 @@
 //! The integration tests: one binary.
 
-mod conformance;
 mod migrate;
 mod support;
