@@ -1,1 +1,3 @@
-//! Stub.
+//! Stand-in until the nats transport is merged.
+
+pub mod config;
