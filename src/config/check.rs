@@ -392,7 +392,7 @@ fn limits_of(key: &str, raw: &raw::Route) -> Result<RouteLimits, ConfigError> {
 fn http(raw: raw::Http) -> Result<Http, ConfigError> {
     let token = raw.token_file.map(|path| read_secret("http.token_file", &path)).transpose()?;
     let ready_max_age = at_least("http.ready_max_age", raw.ready_max_age, Duration::from_secs(1))?;
-    Ok(Http { listen: listen(&raw.listen)?, ready_max_age, token })
+    Ok(Http { listen: listen(&raw.listen)?, ready_max_age, token, host_name: host_name() })
 }
 
 /// "" turns it off; so does "off", because an empty environment variable counts as unset.

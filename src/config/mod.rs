@@ -255,6 +255,8 @@ pub struct Http {
     pub ready_max_age: Duration,
     /// The token every action that changes something needs; `None`: such actions are refused.
     pub token: Option<SecretString>,
+    /// What this machine is called: a `Host` accepted besides the one in `listen`.
+    pub host_name: String,
 }
 
 /// `[log]`

@@ -9,22 +9,22 @@ use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 /// A duration as written: `"250ms"`, `"5s"`, `"7d"`, `"1h 30m"`. A bare number is refused: its unit would be a guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
+pub(super) struct Span(pub(super) Duration);
 
 /// A size in bytes as written: `"64MiB"`, `"1GB"` or a bare number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
+pub(super) struct Size(pub(super) u64);
 
 /// A whole number at or above zero, as number or as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Number(pub u64);
+pub(super) struct Number(pub(super) u64);
 
 impl Span {
     /// Reads a duration.
     ///
     /// # Errors
     /// The text, and what is accepted.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, String> {
         humantime::parse_duration(text.trim())
             .map(Self)
             .map_err(|_| format!("{text:?} is no duration: write it like \"250ms\", \"5s\" or \"7d\""))
@@ -36,7 +36,7 @@ impl Size {
     ///
     /// # Errors
     /// The text, and what is accepted.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, String> {
         let refuse = || format!("{text:?} is no size: write it like \"64MiB\", \"1GB\" or a number of bytes");
         let trimmed = text.trim();
         let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
@@ -60,7 +60,7 @@ impl Number {
     ///
     /// # Errors
     /// The text, and what is accepted.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<Self, String> {
         text.trim().parse().map(Self).map_err(|_| format!("{text:?} is no whole number at or above 0"))
     }
 }

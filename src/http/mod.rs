@@ -33,11 +33,11 @@ pub struct State {
 }
 
 impl State {
-    /// The state for a server listening as `http` says, on a machine called `host_name`.
+    /// The state for a server listening as `http` says.
     #[must_use]
-    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, http: &Http, host_name: &str) -> Self {
+    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, http: &Http) -> Self {
         let names = match &http.listen {
-            Listen::Tcp { host, port: _ } => Some(vec![host.to_ascii_lowercase(), host_name.to_ascii_lowercase()]),
+            Listen::Tcp { host, port: _ } => Some(vec![host.to_ascii_lowercase(), http.host_name.to_ascii_lowercase()]),
             Listen::Unix(_) | Listen::Off => None,
         };
         Self { health, metrics, ready_max_age: http.ready_max_age, names }

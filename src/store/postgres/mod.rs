@@ -1,4 +1,6 @@
 //! The outbox in PostgreSQL.
 
+pub mod connect;
 pub mod database;
 pub mod sql;
+mod tls;
