@@ -1,3 +1,6 @@
-//! The one test binary.
+//! The integration tests: one binary.
 
 mod config;
+mod http;
+mod migrate;
+mod support;

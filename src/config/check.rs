@@ -12,8 +12,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::raw::{self, Raw};
 use super::units::{Number, Span};
 use super::{
-    Config, ConfigError, Database, Http, Lease, Listen, Log, OnRelayed, Outbox, Relay, Retention, Retrying, RouteLimits,
-    Trace, Transport, TransportConfig,
+    Config, ConfigError, Database, Http, Lease, Listen, Log, OnRelayed, Outbox, Relay, Retention, Retrying,
+    RouteLimits, Trace, Transport, TransportConfig,
 };
 use crate::backoff::Backoff;
 use crate::delivery::Order;
@@ -37,7 +37,10 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
         transports,
         routes,
         route_limits,
-        retention: Retention { relayed: unless_zero(raw.retention.relayed), failed: unless_zero(raw.retention.failed) },
+        retention: Retention {
+            relayed: unless_zero(raw.retention.relayed),
+            failed: unless_zero(raw.retention.failed),
+        },
         http: http(raw.http)?,
         log: log(&raw.log)?,
         trace: trace(raw.trace)?,
@@ -45,19 +48,34 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
 }
 
 fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Value { key: key.into(), problem: problem.into() }
+    ConfigError::Value {
+        key: key.into(),
+        problem: problem.into(),
+    }
 }
 
 fn within<T: TryFrom<u64>>(key: &str, number: Number, range: RangeInclusive<u64>) -> Result<T, ConfigError> {
-    let refuse = || wrong(key, format!("{} is not within {} to {}", number.0, range.start(), range.end()));
-    if range.contains(&number.0) { T::try_from(number.0).map_err(|_| refuse()) } else { Err(refuse()) }
+    let refuse = || {
+        wrong(
+            key,
+            format!("{} is not within {} to {}", number.0, range.start(), range.end()),
+        )
+    };
+    if range.contains(&number.0) {
+        T::try_from(number.0).map_err(|_| refuse())
+    } else {
+        Err(refuse())
+    }
 }
 
 fn at_least(key: &str, span: Span, least: Duration) -> Result<Duration, ConfigError> {
     if span.0 >= least {
         Ok(span.0)
     } else {
-        Err(wrong(key, format!("{} is too short: at least {}", show(span.0), show(least))))
+        Err(wrong(
+            key,
+            format!("{} is too short: at least {}", show(span.0), show(least)),
+        ))
     }
 }
 
@@ -69,7 +87,15 @@ fn ordered(min: (&str, Duration), max: (&str, Duration)) -> Result<(), ConfigErr
     if min.1 <= max.1 {
         Ok(())
     } else {
-        Err(wrong(min.0, format!("{} is above {} ({}): lower one or raise the other", show(min.1), max.0, show(max.1))))
+        Err(wrong(
+            min.0,
+            format!(
+                "{} is above {} ({}): lower one or raise the other",
+                show(min.1),
+                max.0,
+                show(max.1)
+            ),
+        ))
     }
 }
 
@@ -79,10 +105,17 @@ fn unless_zero(span: Span) -> Option<Duration> {
 
 /// One of `names`, or an error that lists them.
 fn choice<T: Copy>(key: &str, value: &str, names: &[(&str, T)]) -> Result<T, ConfigError> {
-    names.iter().find(|(name, _)| *name == value).map(|(_, chosen)| *chosen).ok_or_else(|| {
-        let accepted: Vec<String> = names.iter().map(|(name, _)| format!("{name:?}")).collect();
-        wrong(key, format!("{value:?} is not accepted: one of {}", accepted.join(", ")))
-    })
+    names
+        .iter()
+        .find(|(name, _)| *name == value)
+        .map(|(_, chosen)| *chosen)
+        .ok_or_else(|| {
+            let accepted: Vec<String> = names.iter().map(|(name, _)| format!("{name:?}")).collect();
+            wrong(
+                key,
+                format!("{value:?} is not accepted: one of {}", accepted.join(", ")),
+            )
+        })
 }
 
 /// The value, or the content of the file its twin names, without the line end.
@@ -98,8 +131,11 @@ fn secret(key: &str, value: Option<SecretString>, file: Option<PathBuf>) -> Resu
 }
 
 fn read_secret(key: &str, path: &Path) -> Result<SecretString, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { what: key.to_owned(), path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        what: key.to_owned(),
+        path: path.to_owned(),
+        source,
+    })?;
     let text = text.trim_end_matches(['\r', '\n']);
     if text.trim().is_empty() {
         return Err(wrong(key, format!("{} is empty", path.display())));
@@ -109,7 +145,10 @@ fn read_secret(key: &str, path: &Path) -> Result<SecretString, ConfigError> {
 
 fn database(raw: raw::Database) -> Result<Database, ConfigError> {
     let url = secret("database.url", raw.url, raw.url_file)?.ok_or_else(|| {
-        wrong("database.url", "is required: postgres://user@host:5432/database, or url_file with a file that holds it")
+        wrong(
+            "database.url",
+            "is required: postgres://user@host:5432/database, or url_file with a file that holds it",
+        )
     })?;
     let listen_url = secret("database.listen_url", raw.listen_url, raw.listen_url_file)?;
     Ok(Database {
@@ -131,7 +170,10 @@ fn outbox(raw: raw::Outbox) -> Result<Outbox, ConfigError> {
             return Err(wrong(key, format!("unknown column; known: {}", COLUMNS.join(", "))));
         }
         if theirs.is_empty() {
-            return Err(wrong(key, "the table must have this column: add it, or run outboxd migrate on a table of its own"));
+            return Err(wrong(
+                key,
+                "the table must have this column: add it, or run outboxd migrate on a table of its own",
+            ));
         }
         identifier(&key, &theirs)?;
         if ours != theirs {
@@ -151,7 +193,10 @@ fn outbox(raw: raw::Outbox) -> Result<Outbox, ConfigError> {
 /// PostgreSQL cuts names at 63 bytes, silently.
 fn identifier(key: &str, name: &str) -> Result<(), ConfigError> {
     if name.is_empty() || name.len() > 63 || name.contains('\0') {
-        return Err(wrong(key, format!("{name:?} is no name of PostgreSQL: 1 to 63 bytes, written as in the catalog")));
+        return Err(wrong(
+            key,
+            format!("{name:?} is no name of PostgreSQL: 1 to 63 bytes, written as in the catalog"),
+        ));
     }
     Ok(())
 }
@@ -160,16 +205,29 @@ fn relay(raw: &raw::Relay) -> Result<Relay, ConfigError> {
     let batch_size = within("relay.batch_size", raw.batch_size, 1..=BATCH_SIZE_MAX)?;
     let max_in_flight: usize = within("relay.max_in_flight", raw.max_in_flight, 1..=10_000_000)?;
     if max_in_flight < batch_size {
-        let problem = format!("{max_in_flight} is below relay.batch_size ({batch_size}): raise it or lower relay.batch_size");
+        let problem =
+            format!("{max_in_flight} is below relay.batch_size ({batch_size}): raise it or lower relay.batch_size");
         return Err(wrong("relay.max_in_flight", problem));
     }
     let bytes = raw.max_in_flight_bytes.0;
     let max_in_flight_bytes = usize::try_from(bytes)
         .ok()
         .filter(|bytes| *bytes >= 64 << 10)
-        .ok_or_else(|| wrong("relay.max_in_flight_bytes", format!("{bytes} bytes is too small: at least \"64KiB\"")))?;
-    let poll_min = at_least("relay.poll_interval_min", raw.poll_interval_min, Duration::from_millis(1))?;
-    ordered(("relay.poll_interval_min", poll_min), ("relay.poll_interval_max", raw.poll_interval_max.0))?;
+        .ok_or_else(|| {
+            wrong(
+                "relay.max_in_flight_bytes",
+                format!("{bytes} bytes is too small: at least \"64KiB\""),
+            )
+        })?;
+    let poll_min = at_least(
+        "relay.poll_interval_min",
+        raw.poll_interval_min,
+        Duration::from_millis(1),
+    )?;
+    ordered(
+        ("relay.poll_interval_min", poll_min),
+        ("relay.poll_interval_max", raw.poll_interval_max.0),
+    )?;
     Ok(Relay {
         batch_size,
         max_in_flight,
@@ -189,7 +247,10 @@ fn retrying(raw: &raw::Relay) -> Result<Retrying, ConfigError> {
         max: raw.backoff_max.0,
     };
     ordered(("relay.backoff_min", backoff.min), ("relay.backoff_max", backoff.max))?;
-    Ok(Retrying { max_attempts: within("relay.max_attempts", raw.max_attempts, 1..=MAX_ATTEMPTS)?, backoff })
+    Ok(Retrying {
+        max_attempts: within("relay.max_attempts", raw.max_attempts, 1..=MAX_ATTEMPTS)?,
+        backoff,
+    })
 }
 
 /// `attempt` is an integer column, and the row that used up its attempts shows one more.
@@ -197,13 +258,21 @@ const MAX_ATTEMPTS: u64 = i32::MAX as u64 - 1;
 
 fn lease(raw: raw::Lease) -> Result<Lease, ConfigError> {
     let ttl = at_least("lease.ttl", raw.ttl, Duration::from_secs(1))?;
-    let instance = if raw.instance.is_empty() { host_name() } else { raw.instance };
+    let instance = if raw.instance.is_empty() {
+        host_name()
+    } else {
+        raw.instance
+    };
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if instance.is_empty() || instance.len() > 128 || !instance.bytes().all(fits) || instance.starts_with('.') {
-        let problem = format!("{instance:?} is no instance name: letters, digits, '.', '_' and '-', not starting with '.'");
+        let problem =
+            format!("{instance:?} is no instance name: letters, digits, '.', '_' and '-', not starting with '.'");
         return Err(wrong("lease.instance", problem));
     }
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned();
+    let machine = std::fs::read_to_string("/etc/machine-id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
     Ok(Lease { ttl, instance, machine })
 }
 
@@ -216,7 +285,10 @@ type RawTransports = std::collections::BTreeMap<String, raw::Transport>;
 
 fn transports(raw: RawTransports, ttl: Duration) -> Result<Vec<Transport>, ConfigError> {
     if raw.is_empty() {
-        return Err(wrong("transports", "none is configured: add a section such as [transports.main.nats]"));
+        return Err(wrong(
+            "transports",
+            "none is configured: add a section such as [transports.main.nats]",
+        ));
     }
     let mut transports = Vec::with_capacity(raw.len());
     for (name, kinds) in raw {
@@ -231,10 +303,17 @@ fn transports(raw: RawTransports, ttl: Duration) -> Result<Vec<Transport>, Confi
         }
         if let Some(timeout) = config.ack_timeout().filter(|timeout| *timeout >= ttl) {
             let key = format!("{key}.{}.ack_timeout", config.kind());
-            let problem = format!("{} is not below lease.ttl ({}): lower it or raise lease.ttl", show(timeout), show(ttl));
+            let problem = format!(
+                "{} is not below lease.ttl ({}): lower it or raise lease.ttl",
+                show(timeout),
+                show(ttl)
+            );
             return Err(wrong(key, problem));
         }
-        transports.push(Transport { name: name.into(), config });
+        transports.push(Transport {
+            name: name.into(),
+            config,
+        });
     }
     Ok(transports)
 }
@@ -257,8 +336,17 @@ fn kind(key: &str, raw: raw::Transport) -> Result<TransportConfig, ConfigError> 
     let kinds: Vec<&str> = found.iter().map(TransportConfig::kind).collect();
     match (kinds.as_slice(), found.pop()) {
         ([_], Some(config)) => Ok(config),
-        ([], _) => Err(wrong(key, format!("has no kind: write the section as [{key}.nats], .kafka, .redis or .stdout"))),
-        (several, _) => Err(wrong(key, format!("has several kinds ({}): give each a name of its own", several.join(", ")))),
+        ([], _) => Err(wrong(
+            key,
+            format!("has no kind: write the section as [{key}.nats], .kafka, .redis or .stdout"),
+        )),
+        (several, _) => Err(wrong(
+            key,
+            format!(
+                "has several kinds ({}): give each a name of its own",
+                several.join(", ")
+            ),
+        )),
     }
 }
 
@@ -323,7 +411,10 @@ fn routes(
             let problem = format!("needed to choose among {} transports: add [[routes]]", transports.len());
             return Err(wrong("routes", problem));
         }
-        vec![raw::Route { topic: Some("*".to_owned()), ..raw::Route::default() }]
+        vec![raw::Route {
+            topic: Some("*".to_owned()),
+            ..raw::Route::default()
+        }]
     } else {
         raw
     };
@@ -339,7 +430,9 @@ fn routes(
 
 fn route(key: &str, raw: raw::Route, transports: &[Transport], retrying: Retrying) -> Result<Route, ConfigError> {
     let sub = |name: &str| format!("{key}.{name}");
-    let topic = raw.topic.ok_or_else(|| wrong(sub("topic"), "is required: a glob over topics such as \"orders.*\""))?;
+    let topic = raw
+        .topic
+        .ok_or_else(|| wrong(sub("topic"), "is required: a glob over topics such as \"orders.*\""))?;
     let orders = [("key", Order::Key), ("strict", Order::Strict), ("none", Order::None)];
     let max_attempts = match raw.max_attempts {
         Some(number) => within(&sub("max_attempts"), number, 1..=MAX_ATTEMPTS)?,
@@ -366,14 +459,23 @@ fn route(key: &str, raw: raw::Route, transports: &[Transport], retrying: Retryin
 }
 
 fn transport_index(key: &str, name: Option<&str>, transports: &[Transport]) -> Result<usize, ConfigError> {
-    let names = || transports.iter().map(|transport| &*transport.name).collect::<Vec<_>>().join(", ");
+    let names = || {
+        transports
+            .iter()
+            .map(|transport| &*transport.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match name {
         Some(name) => transports
             .iter()
             .position(|transport| &*transport.name == name)
             .ok_or_else(|| wrong(key, format!("{name:?} is not configured; transports: {}", names()))),
         None if transports.len() == 1 => Ok(0),
-        None => Err(wrong(key, format!("is required, as there are several: one of {}", names()))),
+        None => Err(wrong(
+            key,
+            format!("is required, as there are several: one of {}", names()),
+        )),
     }
 }
 
@@ -386,27 +488,46 @@ fn limits_of(key: &str, raw: &raw::Route) -> Result<RouteLimits, ConfigError> {
         Some(number) => NonZeroU32::new(within(&format!("{key}.rate"), number, 1..=100_000_000)?),
         None => None,
     };
-    Ok(RouteLimits { max_in_flight, rate, paused: raw.paused })
+    Ok(RouteLimits {
+        max_in_flight,
+        rate,
+        paused: raw.paused,
+    })
 }
 
 fn http(raw: raw::Http) -> Result<Http, ConfigError> {
-    let token = raw.token_file.map(|path| read_secret("http.token_file", &path)).transpose()?;
+    let token = raw
+        .token_file
+        .map(|path| read_secret("http.token_file", &path))
+        .transpose()?;
     let ready_max_age = at_least("http.ready_max_age", raw.ready_max_age, Duration::from_secs(1))?;
-    Ok(Http { listen: listen(&raw.listen)?, ready_max_age, token, host_name: host_name() })
+    Ok(Http {
+        listen: listen(&raw.listen)?,
+        ready_max_age,
+        token,
+        host_name: host_name(),
+    })
 }
 
 /// "" turns it off; so does "off", because an empty environment variable counts as unset.
 fn listen(text: &str) -> Result<Listen, ConfigError> {
     let refuse = || {
         let accepted = "\"127.0.0.1:7117\", \"unix:/run/outboxd/http.sock\" or \"\" (off; \"off\" in the environment)";
-        wrong("http.listen", format!("{text:?} is not accepted: write it like {accepted}"))
+        wrong(
+            "http.listen",
+            format!("{text:?} is not accepted: write it like {accepted}"),
+        )
     };
     if text.is_empty() || text == "off" {
         return Ok(Listen::Off);
     }
     if let Some(path) = text.strip_prefix("unix:") {
         let path = PathBuf::from(path);
-        return if path.is_absolute() && !path.ends_with("..") { Ok(Listen::Unix(path)) } else { Err(refuse()) };
+        return if path.is_absolute() && !path.ends_with("..") {
+            Ok(Listen::Unix(path))
+        } else {
+            Err(refuse())
+        };
     }
     let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -416,14 +537,29 @@ fn listen(text: &str) -> Result<Listen, ConfigError> {
         None => !host.is_empty() && host.bytes().all(fits),
     };
     let port = port.parse().map_err(|_| refuse())?;
-    if accepted { Ok(Listen::Tcp { host: bare.unwrap_or(host).to_owned(), port }) } else { Err(refuse()) }
+    if accepted {
+        Ok(Listen::Tcp {
+            host: bare.unwrap_or(host).to_owned(),
+            port,
+        })
+    } else {
+        Err(refuse())
+    }
 }
 
 fn log(raw: &raw::Log) -> Result<Log, ConfigError> {
-    let levels =
-        [("error", Level::Error), ("warn", Level::Warn), ("info", Level::Info), ("debug", Level::Debug), ("trace", Level::Trace)];
+    let levels = [
+        ("error", Level::Error),
+        ("warn", Level::Warn),
+        ("info", Level::Info),
+        ("debug", Level::Debug),
+        ("trace", Level::Trace),
+    ];
     let formats = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
-    Ok(Log { level: choice("log.level", &raw.level, &levels)?, format: choice("log.format", &raw.format, &formats)? })
+    Ok(Log {
+        level: choice("log.level", &raw.level, &levels)?,
+        format: choice("log.format", &raw.format, &formats)?,
+    })
 }
 
 fn trace(raw: raw::Trace) -> Result<Trace, ConfigError> {
@@ -432,7 +568,12 @@ fn trace(raw: raw::Trace) -> Result<Trace, ConfigError> {
         && !endpoint.starts_with("http://")
         && !endpoint.starts_with("https://")
     {
-        return Err(wrong("trace.otlp_endpoint", format!("{endpoint:?} is no http:// or https:// URL")));
+        return Err(wrong(
+            "trace.otlp_endpoint",
+            format!("{endpoint:?} is no http:// or https:// URL"),
+        ));
     }
-    Ok(Trace { otlp_endpoint: endpoint })
+    Ok(Trace {
+        otlp_endpoint: endpoint,
+    })
 }

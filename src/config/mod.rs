@@ -54,7 +54,10 @@ pub fn parse(
 fn finish(raw: raw::Raw, variables: &source::Variables) -> Result<Config, ConfigError> {
     check::check(raw).map_err(|error| match error {
         ConfigError::Value { key, problem } => match variables.name_of(&key) {
-            Some(name) => ConfigError::Value { key: name.to_owned(), problem },
+            Some(name) => ConfigError::Value {
+                key: name.to_owned(),
+                problem,
+            },
             None => ConfigError::Value { key, problem },
         },
         ConfigError::Read { .. } | ConfigError::Transport(_) => error,

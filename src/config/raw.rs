@@ -197,24 +197,37 @@ impl Default for Relay {
 
 impl Default for Lease {
     fn default() -> Self {
-        Self { ttl: seconds(15), instance: String::new() }
+        Self {
+            ttl: seconds(15),
+            instance: String::new(),
+        }
     }
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { relayed: seconds(7 * 86_400), failed: seconds(0) }
+        Self {
+            relayed: seconds(7 * 86_400),
+            failed: seconds(0),
+        }
     }
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7117".to_owned(), ready_max_age: seconds(60), token_file: None }
+        Self {
+            listen: "127.0.0.1:7117".to_owned(),
+            ready_max_age: seconds(60),
+            token_file: None,
+        }
     }
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: "auto".to_owned() }
+        Self {
+            level: "info".to_owned(),
+            format: "auto".to_owned(),
+        }
     }
 }

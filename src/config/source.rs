@@ -23,10 +23,18 @@ impl Variables {
     pub(super) fn pick(env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Self, ConfigError> {
         let mut picked = BTreeMap::new();
         for (name, value) in env {
-            let Some(name) = name.to_str().filter(|name| has_prefix(name)) else { continue };
-            let problem = |problem: &str| ConfigError::Value { key: name.to_owned(), problem: problem.to_owned() };
+            let Some(name) = name.to_str().filter(|name| has_prefix(name)) else {
+                continue;
+            };
+            let problem = |problem: &str| ConfigError::Value {
+                key: name.to_owned(),
+                problem: problem.to_owned(),
+            };
             let value = value.into_string().map_err(|_| problem("the value is not UTF-8"))?;
-            if name.split("__").any(|part| part.len() > 3 && part.bytes().all(|byte| byte.is_ascii_digit())) {
+            if name
+                .split("__")
+                .any(|part| part.len() > 3 && part.bytes().all(|byte| byte.is_ascii_digit()))
+            {
                 return Err(problem("the index is too large: routes are numbered from 0 to 999"));
             }
             if !value.is_empty() {
@@ -42,18 +50,32 @@ impl Variables {
     }
 
     fn only(&self, keep: impl Fn(&str) -> bool) -> Self {
-        Self(self.0.iter().filter(|(name, _)| keep(name)).map(|(name, value)| (name.clone(), value.clone())).collect())
+        Self(
+            self.0
+                .iter()
+                .filter(|(name, _)| keep(name))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        )
     }
 
     /// As the `config` crate wants it. `try_parsing` stays off: it would turn the password `007` into 7.
     fn source(&self) -> Environment {
-        let map = self.0.iter().map(|(name, value)| (indexed(name), value.clone())).collect();
-        Environment::with_prefix("OUTBOXD").prefix_separator("__").separator("__").source(Some(map))
+        let map = self
+            .0
+            .iter()
+            .map(|(name, value)| (indexed(name), value.clone()))
+            .collect();
+        Environment::with_prefix("OUTBOXD")
+            .prefix_separator("__")
+            .separator("__")
+            .source(Some(map))
     }
 }
 
 fn has_prefix(name: &str) -> bool {
-    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+    name.get(..PREFIX.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
 /// `OUTBOXD__ROUTES__0__TOPIC` is written `...ROUTES[0]__TOPIC` for the `config` crate.
@@ -82,11 +104,20 @@ pub(super) fn read(path: &Path, variables: &Variables) -> Result<Raw, ConfigErro
         Err(error)
             if error.kind() == std::io::ErrorKind::NotFound
                 && path == Path::new(DEFAULT_PATH)
-                && (variables.name_of("database.url").or(variables.name_of("database.url_file"))).is_some() =>
+                && (variables
+                    .name_of("database.url")
+                    .or(variables.name_of("database.url_file")))
+                .is_some() =>
         {
             String::new()
         }
-        Err(source) => return Err(ConfigError::Read { what: "--config".to_owned(), path: path.to_owned(), source }),
+        Err(source) => {
+            return Err(ConfigError::Read {
+                what: "--config".to_owned(),
+                path: path.to_owned(),
+                source,
+            });
+        }
     };
     parse(&text, path, variables)
 }
@@ -101,9 +132,18 @@ pub(super) fn parse(text: &str, path: &Path, variables: &Variables) -> Result<Ra
     let fault = Fault::new(&failed);
     let to_blame = blame(text, directory, variables, &failed.to_string());
     Err(match (to_blame, fault.key) {
-        (Some(name), _) => ConfigError::Value { key: name, problem: fault.problem },
-        (None, Some(key)) => ConfigError::Value { key, problem: fault.problem },
-        (None, None) => ConfigError::Value { key: path.display().to_string(), problem: fault.problem },
+        (Some(name), _) => ConfigError::Value {
+            key: name,
+            problem: fault.problem,
+        },
+        (None, Some(key)) => ConfigError::Value {
+            key,
+            problem: fault.problem,
+        },
+        (None, None) => ConfigError::Value {
+            key: path.display().to_string(),
+            problem: fault.problem,
+        },
     })
 }
 
@@ -137,16 +177,22 @@ fn anchor(value: &mut Value, directory: &Path) {
 
 /// The variable without which everything could be read, or the first that makes matters worse than the file alone.
 fn blame(text: &str, directory: &Path, variables: &Variables, failure: &str) -> Option<String> {
-    let error = |keep: &dyn Fn(&str) -> bool| merge(text, directory, &variables.only(keep)).err().map(|e| e.to_string());
+    let error = |keep: &dyn Fn(&str) -> bool| {
+        merge(text, directory, &variables.only(keep))
+            .err()
+            .map(|e| e.to_string())
+    };
     let names = || variables.0.keys();
     if let Some(name) = names().find(|name| error(&|other| other != name.as_str()).is_none()) {
         return Some(name.clone());
     }
     let alone = error(&|_| false);
-    names().find(|name| {
-        let with = error(&|other| other == name.as_str());
-        with != alone && with.as_deref() == Some(failure)
-    }).cloned()
+    names()
+        .find(|name| {
+            let with = error(&|other| other == name.as_str());
+            with != alone && with.as_deref() == Some(failure)
+        })
+        .cloned()
 }
 
 /// An error of the `config` crate as key and words, on one line, without the origin it cannot know.
@@ -160,11 +206,23 @@ impl Fault {
         use config::ConfigError as E;
         match error {
             E::At { error, key, .. } => Self::new(error).under(key.as_deref()),
-            E::Type { unexpected, expected, key, .. } => {
-                Self { key: key.clone(), problem: format!("found {unexpected}, expected {expected}") }
-            }
-            E::NotFound(key) => Self { key: Some(key.clone()), problem: "is required".to_owned() },
-            E::FileParse { cause, .. } => Self { key: None, problem: syntax(&cause.to_string()) },
+            E::Type {
+                unexpected,
+                expected,
+                key,
+                ..
+            } => Self {
+                key: key.clone(),
+                problem: format!("found {unexpected}, expected {expected}"),
+            },
+            E::NotFound(key) => Self {
+                key: Some(key.clone()),
+                problem: "is required".to_owned(),
+            },
+            E::FileParse { cause, .. } => Self {
+                key: None,
+                problem: syntax(&cause.to_string()),
+            },
             // The enum is not exhaustive.
             other => Self::words(&other.to_string()),
         }
@@ -173,11 +231,23 @@ impl Fault {
     /// serde's words for a key it does not know hold the key's name.
     fn words(text: &str) -> Self {
         let text = one_line(text);
-        let Some((name, rest)) = text.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`')) else {
-            return Self { key: None, problem: text };
+        let Some((name, rest)) = text
+            .strip_prefix("unknown field `")
+            .and_then(|rest| rest.split_once('`'))
+        else {
+            return Self {
+                key: None,
+                problem: text,
+            };
         };
-        let known = rest.trim_start_matches(", expected one of ").trim_start_matches(", expected ").replace('`', "");
-        Self { key: Some(name.to_owned()), problem: format!("unknown key; known here: {known}") }
+        let known = rest
+            .trim_start_matches(", expected one of ")
+            .trim_start_matches(", expected ")
+            .replace('`', "");
+        Self {
+            key: Some(name.to_owned()),
+            problem: format!("unknown key; known here: {known}"),
+        }
     }
 
     fn under(self, parent: Option<&str>) -> Self {
@@ -186,7 +256,10 @@ impl Fault {
             (Some(parent), None) => Some(parent.to_owned()),
             (_, key) => key,
         };
-        Self { key, problem: self.problem }
+        Self {
+            key,
+            problem: self.problem,
+        }
     }
 }
 
@@ -195,7 +268,9 @@ fn syntax(text: &str) -> String {
     let mut lines = text.lines().filter(|line| !line.trim().is_empty());
     let first = lines.next().unwrap_or("not TOML").trim();
     match lines.next_back().map(str::trim) {
-        Some(reason) if !reason.starts_with('|') => format!("{}: {reason}", first.replace("TOML parse error", "not TOML")),
+        Some(reason) if !reason.starts_with('|') => {
+            format!("{}: {reason}", first.replace("TOML parse error", "not TOML"))
+        }
         _ => first.to_owned(),
     }
 }

@@ -61,7 +61,10 @@ impl Number {
     /// # Errors
     /// The text, and what is accepted.
     fn parse(text: &str) -> Result<Self, String> {
-        text.trim().parse().map(Self).map_err(|_| format!("{text:?} is no whole number at or above 0"))
+        text.trim()
+            .parse()
+            .map(Self)
+            .map_err(|_| format!("{text:?} is no whole number at or above 0"))
     }
 }
 
@@ -102,7 +105,11 @@ impl<'de> Deserialize<'de> for Span {
         from.deserialize_any(Written {
             expected: "a duration such as \"5s\"",
             text: Self::parse,
-            number: |value| Err(format!("{value} has no unit: write it like \"{value}s\" or \"{value}ms\"")),
+            number: |value| {
+                Err(format!(
+                    "{value} has no unit: write it like \"{value}s\" or \"{value}ms\""
+                ))
+            },
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The HTTP server: liveness, readiness and metrics, on a loopback port or a Unix socket.
 //!
-//! It reads what the engine reported ([`Health`], [`Metrics`]) and touches nothing else: a scrape costs the database
+//! It reads what the engine reported ([`Telemetry`]) and touches nothing else: a scrape costs the database
 //! nothing. Every request is limited in time; a `Host` header that is no address of ours is refused, so that no web
 //! page can read it through a name it made to point here (DNS rebinding).
 
@@ -10,22 +10,18 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{Http, Listen};
-use crate::telemetry::health::Health;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::Telemetry;
 
 /// What the routes read.
 #[derive(Clone, Debug)]
 pub struct State {
     /// What the engine reports.
-    pub health: Arc<Health>,
-    /// What the engine counts.
-    pub metrics: Arc<Metrics>,
+    pub telemetry: Telemetry,
     /// `http.ready_max_age`.
     pub ready_max_age: Duration,
     /// `Host` headers accepted beyond addresses and `localhost`; `None`: any (Unix socket).
@@ -35,12 +31,16 @@ pub struct State {
 impl State {
     /// The state for a server listening as `http` says.
     #[must_use]
-    pub fn new(health: Arc<Health>, metrics: Arc<Metrics>, http: &Http) -> Self {
+    pub fn new(telemetry: Telemetry, http: &Http) -> Self {
         let names = match &http.listen {
             Listen::Tcp { host, port: _ } => Some(vec![host.to_ascii_lowercase(), http.host_name.to_ascii_lowercase()]),
             Listen::Unix(_) | Listen::Off => None,
         };
-        Self { health, metrics, ready_max_age: http.ready_max_age, names }
+        Self {
+            telemetry,
+            ready_max_age: http.ready_max_age,
+            names,
+        }
     }
 }
 
@@ -70,12 +70,21 @@ pub async fn bind(listen: &Listen) -> Result<Option<Listener>, BindError> {
         Listen::Off => Ok(None),
         Listen::Tcp { host, port } => match TcpListener::bind((host.as_str(), *port)).await {
             Ok(listener) => Ok(Some(Listener::Tcp(listener))),
-            Err(source) if host.contains(':') => Err(BindError { address: format!("[{host}]:{port}"), source }),
-            Err(source) => Err(BindError { address: format!("{host}:{port}"), source }),
+            Err(source) if host.contains(':') => Err(BindError {
+                address: format!("[{host}]:{port}"),
+                source,
+            }),
+            Err(source) => Err(BindError {
+                address: format!("{host}:{port}"),
+                source,
+            }),
         },
         Listen::Unix(path) => match bind_unix(path).await {
             Ok(listener) => Ok(Some(Listener::Unix(listener, path.clone()))),
-            Err(source) => Err(BindError { address: format!("unix:{}", path.display()), source }),
+            Err(source) => Err(BindError {
+                address: format!("unix:{}", path.display()),
+                source,
+            }),
         },
     }
 }
@@ -83,7 +92,10 @@ pub async fn bind(listen: &Listen) -> Result<Option<Listener>, BindError> {
 async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     let stale = match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket is in its place"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something that is no socket is in its place",
+            ));
         }
         Ok(_) => tokio::net::UnixStream::connect(path).await.is_err(),
         Err(_) => false,

@@ -5,13 +5,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::Json;
 use serde_json::{Value, json};
 
 use super::State;
@@ -37,17 +37,22 @@ async fn livez() -> Response {
 }
 
 async fn readyz(Extract(state): Extract<State>) -> Response {
-    match state.health.readiness(state.ready_max_age) {
+    match state.telemetry.health.readiness(state.ready_max_age) {
         Ok(()) => answer(StatusCode::OK, json!({"status": "ready"})),
-        Err(reasons) => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, json!({"status": "unready", "reasons": reasons}))
-        }
+        Err(reasons) => answer(
+            StatusCode::SERVICE_UNAVAILABLE,
+            json!({"status": "unready", "reasons": reasons}),
+        ),
     }
 }
 
 async fn metrics(Extract(state): Extract<State>) -> Response {
     let kind = HeaderValue::from_static(CONTENT_TYPE);
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, NO_STORE)], state.metrics.encode()).into_response()
+    (
+        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, NO_STORE)],
+        state.telemetry.encode_metrics(),
+    )
+        .into_response()
 }
 
 async fn not_found(uri: Uri) -> Response {
@@ -55,7 +60,10 @@ async fn not_found(uri: Uri) -> Response {
 }
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("{} does not take {method}", uri.path()))
+    refuse(
+        StatusCode::METHOD_NOT_ALLOWED,
+        &format!("{} does not take {method}", uri.path()),
+    )
 }
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -88,7 +96,9 @@ async fn check_host(Extract(state): Extract<State>, request: Request, next: Next
 
 /// A browser sends the name the page used. An address is no name anybody can make point here; of names only ours count.
 fn is_ours(host: &[u8], names: &[String]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let Ok(host) = std::str::from_utf8(host) else {
+        return false;
+    };
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
@@ -104,10 +114,25 @@ mod tests {
     #[test]
     fn only_addresses_and_our_own_names_are_hosts() {
         let names = ["db1.internal".to_owned()];
-        for ours in ["127.0.0.1", "127.0.0.1:7117", "[::1]:7117", "localhost:1", "LOCALHOST.", "10.0.0.5:80", "db1.internal:7117"] {
+        for ours in [
+            "127.0.0.1",
+            "127.0.0.1:7117",
+            "[::1]:7117",
+            "localhost:1",
+            "LOCALHOST.",
+            "10.0.0.5:80",
+            "db1.internal:7117",
+        ] {
             assert!(is_ours(ours.as_bytes(), &names), "{ours}");
         }
-        for theirs in ["evil.example", "evil.example:7117", "", ":7117", "db1.internal.evil.example", "127.0.0.1.evil.example"] {
+        for theirs in [
+            "evil.example",
+            "evil.example:7117",
+            "",
+            ":7117",
+            "db1.internal.evil.example",
+            "127.0.0.1.evil.example",
+        ] {
             assert!(!is_ours(theirs.as_bytes(), &names), "{theirs}");
         }
         assert!(!is_ours(b"\xff", &names));

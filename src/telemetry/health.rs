@@ -18,24 +18,23 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::log::Repeat;
 pub use super::metrics::Pending;
 
 /// The engine reports something at least this often while it lives (upkeep every few seconds, or a failed connection).
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Without progress for longer than this while rows are due, something must explain it.
 pub const STALL_MAX: Duration = Duration::from_secs(30);
-/// Paused destinations remembered at most. Those beyond take a place when one recovers: the engine reports a pause again
-/// with every failed probe.
-pub const PAUSED_MAX: usize = 1_000;
+
+/// Paused destinations named in an answer.
+const NAMED_MAX: usize = 10;
 
 /// What is known of a paused destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paused {
     /// Since when.
     pub since: Instant,
-    /// The failure's code.
-    pub code: String,
-    /// The latest failure, for an operator.
+    /// The failure that paused it, for an operator.
     pub error: String,
 }
 
@@ -61,20 +60,14 @@ pub struct Facts {
     pub answered: Option<Instant>,
     /// Since when it does not, and its latest error.
     pub database_error: Option<(Instant, String)>,
-    /// Lanes held; `None` until the first lease.
-    pub lanes: Option<usize>,
-    /// Others hold all lanes, and this instance waits for its turn.
-    pub standing_by: bool,
-    /// Destinations that take no messages, by (transport, destination).
+    database_repeat: Repeat,
+    /// Lanes held, and how many there are; `None` until the first lease. None held: others have them, and this instance
+    /// stands by.
+    pub lanes: Option<(usize, usize)>,
+    /// Destinations that take no messages, by (transport, destination). As many as the engine knows.
     pub paused: BTreeMap<(String, String), Paused>,
-    /// There were more than [`PAUSED_MAX`] of them.
-    pub more_paused: bool,
     /// When a message was last settled.
     pub progress: Option<Instant>,
-    /// Messages in memory.
-    pub in_flight: usize,
-    /// Keys held by a retrying or failed message.
-    pub held_keys: usize,
     /// The table, and when it was looked at.
     pub backlog: Option<(Instant, Backlog)>,
 }
@@ -108,13 +101,10 @@ impl Health {
             reported: now,
             answered: None,
             database_error: None,
+            database_repeat: Repeat::default(),
             lanes: None,
-            standing_by: false,
             paused: BTreeMap::new(),
-            more_paused: false,
             progress: None,
-            in_flight: 0,
-            held_keys: 0,
             backlog: None,
         }))
     }
@@ -124,58 +114,62 @@ impl Health {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn report(&self, change: impl FnOnce(&mut Facts, Instant)) {
+    fn report<T>(&self, change: impl FnOnce(&mut Facts, Instant) -> T) -> T {
         let now = Instant::now();
         let mut facts = self.lock();
         facts.reported = now;
-        change(&mut facts, now);
+        change(&mut facts, now)
     }
 
     /// The database answered a statement.
-    pub fn database_answered(&self) {
-        self.report(|facts, now| {
-            facts.answered = Some(now);
-            facts.database_error = None;
-        });
+    pub fn database_up(&self) {
+        let back = self.report(|facts, now| facts.answered(now));
+        if let Some(away) = back {
+            tracing::info!(away = seconds(away), "the database is back");
+        }
     }
 
-    /// The database did not answer, or refused.
-    pub fn database_failed(&self, error: impl Into<String>) {
-        self.report(|facts, now| {
+    /// The database did not answer, or refused. Said once and then repeated while it lasts.
+    pub fn database_down(&self, error: &(dyn std::error::Error + 'static), now: Instant) {
+        let error = chain(error);
+        let count = self.report(|facts, _| {
             let since = facts.database_error.take().map_or(now, |(since, _)| since);
-            facts.database_error = Some((since, error.into()));
+            facts.database_error = Some((since, error.clone()));
+            facts.database_repeat.occurred(now.into_std())
         });
+        if let Some(count) = count {
+            tracing::warn!(error, count, "the database does not answer: waiting for it");
+        }
     }
 
-    /// The lease was renewed: lanes held now, and whether others hold all there are.
-    pub fn lanes(&self, held: usize, standing_by: bool) {
-        self.report(|facts, _| {
-            facts.lanes = Some(held);
-            facts.standing_by = standing_by;
-        });
+    /// The lease was renewed: lanes held now, of how many. None held: this instance stands by.
+    pub fn lanes(&self, held: usize, of: usize) {
+        self.report(|facts, _| facts.lanes = Some((held, of)));
     }
 
-    /// A destination takes no messages (again reported: its latest error).
-    pub fn destination_paused(&self, transport: &str, destination: &str, code: &str, error: &str) {
+    /// A destination takes no messages.
+    pub fn destination_paused(&self, transport: &str, destination: &str, error: &str) {
         self.report(|facts, now| {
             let name = (transport.to_owned(), destination.to_owned());
-            let since = facts.paused.get(&name).map(|paused| paused.since);
-            if since.is_none() && facts.paused.len() >= PAUSED_MAX {
-                facts.more_paused = true;
-                return;
-            }
-            let paused = Paused { since: since.unwrap_or(now), code: code.to_owned(), error: error.to_owned() };
-            facts.paused.insert(name, paused);
+            let since = facts.paused.get(&name).map_or(now, |paused| paused.since);
+            facts.paused.insert(
+                name,
+                Paused {
+                    since,
+                    error: error.to_owned(),
+                },
+            );
         });
     }
 
-    /// A destination takes messages again.
-    pub fn destination_recovered(&self, transport: &str, destination: &str) {
+    /// A destination takes messages again. True when it was paused.
+    pub fn destination_recovered(&self, transport: &str, destination: &str) -> bool {
         self.report(|facts, _| {
-            if facts.paused.remove(&(transport.to_owned(), destination.to_owned())).is_some() {
-                facts.more_paused = false;
-            }
-        });
+            facts
+                .paused
+                .remove(&(transport.to_owned(), destination.to_owned()))
+                .is_some()
+        })
     }
 
     /// Messages were settled.
@@ -183,23 +177,10 @@ impl Health {
         self.report(|facts, now| facts.progress = Some(now));
     }
 
-    /// Messages in memory now.
-    pub fn in_flight(&self, messages: usize) {
-        self.report(|facts, _| facts.in_flight = messages);
-    }
-
-    /// Keys held now.
-    pub fn held_keys(&self, keys: usize) {
-        self.report(|facts, _| facts.held_keys = keys);
-    }
-
     /// What the upkeep query found. Also counts as an answer of the database.
     pub fn backlog(&self, backlog: Backlog) {
-        self.report(|facts, now| {
-            facts.backlog = Some((now, backlog));
-            facts.answered = Some(now);
-            facts.database_error = None;
-        });
+        self.report(|facts, now| facts.backlog = Some((now, backlog)));
+        self.database_up();
     }
 
     /// A copy of everything known.
@@ -223,14 +204,23 @@ impl Health {
         self.facts().watchdog_ok(Instant::now())
     }
 
-    /// One line for `systemctl status`.
+    /// One line for `systemctl status`; `in_flight` messages are in memory.
     #[must_use]
-    pub fn status_line(&self) -> String {
-        self.facts().status_line(Instant::now())
+    pub fn status_line(&self, in_flight: usize) -> String {
+        self.facts().status_line(Instant::now(), in_flight)
     }
 }
 
 impl Facts {
+    /// The time the database was away, when this ends it.
+    fn answered(&mut self, now: Instant) -> Option<Duration> {
+        self.answered = Some(now);
+        self.database_repeat.ended();
+        self.database_error
+            .take()
+            .map(|(since, _)| now.saturating_duration_since(since))
+    }
+
     /// Time since something moved: since the last settled message, or since the start.
     fn idle(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.progress.unwrap_or(self.started))
@@ -249,28 +239,52 @@ impl Facts {
         match (&self.database_error, self.answered) {
             (Some((since, error)), _) => say(
                 "database",
-                format!("the database has not answered for {}: {error}; check the server and database.url", ago(now, *since)),
+                format!(
+                    "the database has not answered for {}: {error}; check the server and database.url",
+                    ago(now, *since)
+                ),
             ),
             (None, None) => say("database", "the database has not answered yet; starting".to_owned()),
             (None, Some(answered)) if now.saturating_duration_since(answered) > max_age => say(
                 "database",
-                format!("no statement was answered for {}; look for locks and load on the server", ago(now, answered)),
+                format!(
+                    "no statement was answered for {}; look for locks and load on the server",
+                    ago(now, answered)
+                ),
             ),
             (None, Some(_)) => {}
         }
-        if !self.standing_by && self.lanes.unwrap_or(0) == 0 {
-            say("lanes", "no lanes are held yet; another instance may hold them until lease.ttl has passed".to_owned());
+        if self.lanes.is_none() {
+            say(
+                "lanes",
+                "no lease yet; a predecessor may hold the lanes until lease.ttl has passed".to_owned(),
+            );
         }
-        let waited = self.oldest_due_age(now).filter(|age| *age > max_age && self.idle(now) > max_age);
+        let waited = self
+            .oldest_due_age(now)
+            .filter(|age| *age > max_age && self.idle(now) > max_age);
         if let Some(waited) = waited {
-            for ((transport, destination), paused) in self.paused.iter().take(10) {
-                let (since, Paused { code, error, .. }) = (ago(now, paused.since), paused);
-                let to = format!("destination {destination:?} of transport {transport:?} takes no messages for {since}");
-                say("destination", format!("{to} ({code}): {error}; sending goes on by itself once it does"));
+            for ((transport, destination), paused) in self.paused.iter().take(NAMED_MAX) {
+                let (since, error) = (ago(now, paused.since), &paused.error);
+                let to = format!("{transport} has taken nothing for {destination:?} for {since}");
+                say(
+                    "destination",
+                    format!("{to}: {error}; sending goes on by itself once it does"),
+                );
             }
-            let explained = if !self.paused.is_empty() { "see the paused destinations" } else { "see the log for the reason" };
+            let explained = if !self.paused.is_empty() {
+                "see the paused destinations"
+            } else {
+                "see the log for the reason"
+            };
             let waited = seconds(waited);
-            say("stalled", format!("a due row has waited for {waited} and nothing was relayed for {}; {explained}", seconds(self.idle(now))));
+            say(
+                "stalled",
+                format!(
+                    "a due row has waited for {waited} and nothing was relayed for {}; {explained}",
+                    seconds(self.idle(now))
+                ),
+            );
         }
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
@@ -280,38 +294,55 @@ impl Facts {
             return false;
         }
         let nothing_due = self.backlog.is_none_or(|(_, backlog)| backlog.pending.due == 0);
-        let explained = !self.paused.is_empty() || self.database_error.is_some() || self.lanes.unwrap_or(0) == 0;
+        let explained =
+            !self.paused.is_empty() || self.database_error.is_some() || self.lanes.is_none_or(|(held, _)| held == 0);
         let young = self.oldest_due_age(now).is_none_or(|age| age <= STALL_MAX);
         nothing_due || explained || young || self.idle(now) <= STALL_MAX
     }
 
-    fn status_line(&self, now: Instant) -> String {
+    fn status_line(&self, now: Instant, in_flight: usize) -> String {
         if let Some((since, error)) = &self.database_error {
             return format!("waiting for the database for {}: {error}", ago(now, *since));
         }
-        let lanes = match self.lanes {
+        let mut line = match self.lanes {
             None => return "starting".to_owned(),
-            Some(_) if self.standing_by => return "standing by: other instances hold all lanes".to_owned(),
-            Some(lanes) => lanes,
+            Some((0, of)) => return format!("standing by: other instances hold all {of} lanes"),
+            Some((held, of)) => format!("relaying: {held} of {of} lanes, {in_flight} in flight"),
         };
-        let mut line = format!("relaying: {lanes} lanes, {} in flight", self.in_flight);
         if let Some((_, backlog)) = self.backlog {
-            let Pending { due, delayed, retrying, held } = backlog.pending;
-            line.push_str(&format!(", {due} due, {delayed} delayed, {retrying} retrying, {held} held, {} failed", backlog.failed));
+            let Pending {
+                due,
+                delayed,
+                retrying,
+                held,
+            } = backlog.pending;
+            let failed = backlog.failed;
+            line.push_str(&format!(
+                ", {due} due, {delayed} delayed, {retrying} retrying, {held} held, {failed} failed"
+            ));
         }
         if let Some(age) = self.oldest_due_age(now) {
             line.push_str(&format!(", oldest due {}", seconds(age)));
         }
         if let Some(((transport, destination), paused)) = self.paused.first_key_value() {
-            let more = self.paused.len() - 1;
-            line.push_str(&format!("; paused: {transport}/{destination} ({})", paused.code));
-            if more > 0 {
-                let plus = if self.more_paused { "+" } else { "" };
-                line.push_str(&format!(" and {more}{plus} more"));
+            line.push_str(&format!("; paused: {transport}/{destination} ({})", paused.error));
+            if self.paused.len() > 1 {
+                line.push_str(&format!(" and {} more", self.paused.len() - 1));
             }
         }
         line
     }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    line.replace(['\n', '\r'], " ")
 }
 
 fn ago(now: Instant, since: Instant) -> String {
@@ -331,7 +362,10 @@ mod tests {
 
     fn due(rows: u64, age: u64) -> Backlog {
         Backlog {
-            pending: Pending { due: rows, ..Pending::default() },
+            pending: Pending {
+                due: rows,
+                ..Pending::default()
+            },
             failed: 0,
             oldest_due_age: (rows > 0).then(|| Duration::from_secs(age)),
         }
@@ -339,32 +373,38 @@ mod tests {
 
     fn running() -> Health {
         let health = Health::new();
-        health.database_answered();
-        health.lanes(64, false);
+        health.database_up();
+        health.lanes(64, 64);
         health
     }
 
     fn kinds(health: &Health) -> Vec<&'static str> {
-        health.readiness(MINUTE).err().unwrap_or_default().iter().map(|reason| reason.kind).collect()
+        health
+            .readiness(MINUTE)
+            .err()
+            .unwrap_or_default()
+            .iter()
+            .map(|reason| reason.kind)
+            .collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn ready_needs_the_database_and_lanes() {
         let health = Health::new();
         assert_eq!(kinds(&health), ["database", "lanes"]);
-        assert_eq!(health.status_line(), "starting");
-        health.database_answered();
+        assert_eq!(health.status_line(3), "starting");
+        health.database_up();
         assert_eq!(kinds(&health), ["lanes"]);
-        health.lanes(0, true);
+        health.lanes(0, 64);
         assert_eq!(kinds(&health), [""; 0]);
-        health.lanes(64, false);
+        health.lanes(64, 64);
         assert_eq!(kinds(&health), [""; 0]);
-        health.database_failed("connection refused");
+        health.database_down(&std::io::Error::other("connection refused"), Instant::now());
         advance(Duration::from_secs(90)).await;
-        health.database_failed("starting up");
+        health.database_down(&std::io::Error::other("starting up"), Instant::now());
         let reasons = health.readiness(MINUTE).unwrap_err();
         assert!(reasons[0].message.contains("for 1m 30s: starting up"), "{reasons:?}");
-        assert!(health.status_line().starts_with("waiting for the database for 1m 30s"));
+        assert!(health.status_line(3).starts_with("waiting for the database for 1m 30s"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -384,14 +424,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_outage_fails_readiness_and_not_the_watchdog() {
         let health = running();
-        health.destination_paused("main", "orders", "no_responders", "no stream takes orders");
+        health.destination_paused("main", "orders", "no stream takes orders");
         advance(MINUTE * 10).await;
         health.backlog(due(5, 600));
         assert_eq!(kinds(&health), ["destination", "stalled"]);
         let reasons = health.readiness(MINUTE).unwrap_err();
-        assert!(reasons[0].message.contains("(no_responders): no stream takes orders; "), "{reasons:?}");
+        assert!(
+            reasons[0].message.contains("for 10m: no stream takes orders; "),
+            "{reasons:?}"
+        );
         assert!(health.watchdog_ok());
-        assert!(health.status_line().ends_with("oldest due 10m; paused: main/orders (no_responders)"), "{}", health.status_line());
+        assert!(
+            health
+                .status_line(3)
+                .ends_with("oldest due 10m; paused: main/orders (no stream takes orders)"),
+            "{}",
+            health.status_line(3)
+        );
         health.destination_recovered("main", "orders");
         assert!(!health.watchdog_ok());
         health.progress();
@@ -411,7 +460,7 @@ mod tests {
         health.backlog(due(0, 0));
         assert!(health.watchdog_ok());
         health.backlog(due(1, 300));
-        health.database_failed("gone");
+        health.database_down(&std::io::Error::other("gone"), Instant::now());
         assert!(health.watchdog_ok());
     }
 
@@ -423,20 +472,18 @@ mod tests {
         assert!(health.watchdog_ok());
         advance(Duration::from_secs(1)).await;
         assert!(!health.watchdog_ok());
-        health.in_flight(0);
+        health.lanes(64, 64);
         assert!(health.watchdog_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn paused_destinations_are_bounded() {
-        let health = running();
-        for n in 0..PAUSED_MAX + 5 {
-            health.destination_paused("main", &format!("d{n}"), "x", "x");
-        }
-        assert_eq!((health.facts().paused.len(), health.facts().more_paused), (PAUSED_MAX, true));
-        assert!(health.status_line().ends_with("and 999+ more"), "{}", health.status_line());
-        health.destination_recovered("main", "d1");
-        health.destination_paused("main", "d1001", "x", "x");
-        assert_eq!((health.facts().paused.len(), health.facts().more_paused), (PAUSED_MAX, false));
+    async fn standing_by_is_ready_and_starts_no_alarm() {
+        let health = Health::new();
+        health.database_up();
+        health.lanes(0, 64);
+        advance(STALL_MAX * 2).await;
+        health.backlog(due(9, 90));
+        assert!(health.watchdog_ok());
+        assert_eq!(health.status_line(0), "standing by: other instances hold all 64 lanes");
     }
 }

@@ -87,7 +87,12 @@ pub fn start(level: Level, format: Format) -> Result<LevelHandle, TryInitError> 
     let (filter, handle) = reload::Layer::new(level.filter());
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
     let lines = if format.is_json(terminal, journal) {
-        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed()
     } else {
         lines.compact().with_target(false).boxed()
     };
@@ -110,7 +115,9 @@ impl Repeat {
     /// It came up again. `Some(n)`: say so now; it came up `n` times since it was last said (this time included).
     pub fn occurred(&mut self, now: Instant) -> Option<u64> {
         self.unsaid = self.unsaid.saturating_add(1);
-        let due = self.said.is_none_or(|said| now.saturating_duration_since(said) >= REPEAT_INTERVAL);
+        let due = self
+            .said
+            .is_none_or(|said| now.saturating_duration_since(said) >= REPEAT_INTERVAL);
         due.then(|| {
             self.said = Some(now);
             std::mem::take(&mut self.unsaid)

@@ -30,7 +30,9 @@ struct Sample {
 impl Sample {
     fn read(stat: &str, status: &str) -> Self {
         // The second field is the command in parentheses and may hold anything, so count from the last one.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or_else(Vec::new, |(_, rest)| rest.split_whitespace().collect());
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .map_or_else(Vec::new, |(_, rest)| rest.split_whitespace().collect());
         // Field n of the manual is here at n - 3: 14 utime, 15 stime, 20 threads, 22 starttime.
         let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<i64>().ok());
         #[expect(clippy::cast_precision_loss, reason = "ticks since boot fit a float for millennia")]
@@ -73,8 +75,15 @@ impl Collector for Process {
             #[expect(clippy::cast_precision_loss, reason = "seconds since the epoch fit a float")]
             ConstGauge::new(booted as f64 + started).encode(family)?;
         }
-        let open = std::fs::read_dir("/proc/self/fd").ok().and_then(|list| i64::try_from(list.count()).ok());
-        gauge_i64(&mut encoder, "process_resident_memory_bytes", "Memory in RAM", sample.resident_bytes)?;
+        let open = std::fs::read_dir("/proc/self/fd")
+            .ok()
+            .and_then(|list| i64::try_from(list.count()).ok());
+        gauge_i64(
+            &mut encoder,
+            "process_resident_memory_bytes",
+            "Memory in RAM",
+            sample.resident_bytes,
+        )?;
         gauge_i64(&mut encoder, "process_threads", "Threads", sample.threads)?;
         gauge_i64(&mut encoder, "process_open_fds", "Open file descriptors", open)
     }

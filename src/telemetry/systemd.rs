@@ -36,7 +36,9 @@ pub fn watchdog() {
 /// How often [`watchdog`] should be called: half of what the unit's `WatchdogSec=` allows. `None`: no watchdog.
 #[must_use]
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()).map(|limit| limit / 2)
+    sd_notify::watchdog_enabled()
+        .filter(|limit| !limit.is_zero())
+        .map(|limit| limit / 2)
 }
 
 fn send(state: &[NotifyState<'_>]) {

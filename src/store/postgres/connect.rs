@@ -32,11 +32,20 @@ pub struct Connection {
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Connection").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Connection")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
 impl Connection {
+    /// The same way to the database under another `application_name`: for the connection that listens, outside the pools.
+    #[must_use]
+    pub fn named(mut self, application: &str) -> Self {
+        self.config.application_name(application);
+        self
+    }
+
     /// Connects once. The caller drives the answer's second half; notifications arrive there.
     ///
     /// # Errors
@@ -44,16 +53,6 @@ impl Connection {
     pub async fn connect(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
         self.config.connect(self.tls.clone()).await
     }
-}
-
-/// A connection of its own, for LISTEN: named `application` and outside the pools.
-///
-/// # Errors
-/// The driver's.
-pub async fn connect_listen(connection: &Connection, application: &str) -> Result<(Client, Driver), tokio_postgres::Error> {
-    let mut connection = connection.clone();
-    connection.config.application_name(application);
-    connection.connect().await
 }
 
 /// What the URL says that `tokio-postgres` does not know.
@@ -96,7 +95,11 @@ fn parse_at(url: &str, home: Option<&Path>) -> Result<Connection, String> {
     let mode = Mode::parse(extra.sslmode.as_deref())?;
     let unix_only = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
     config.ssl_mode(if unix_only { SslMode::Disable } else { mode.driver() });
-    let tls = if unix_only { tls::unused() } else { tls_for(mode, &extra, home)? };
+    let tls = if unix_only {
+        tls::unused()
+    } else {
+        tls_for(mode, &extra, home)?
+    };
     if config.get_password().is_none()
         && let Some(password) = password_from_file(&config, extra.passfile.as_deref(), home)?
     {
@@ -148,10 +151,17 @@ impl Mode {
 }
 
 fn tls_for(mode: Mode, extra: &Extra, home: Option<&Path>) -> Result<MakeRustlsConnect, String> {
-    let standard = |name: &str| home.map(|home| home.join(".postgresql").join(name)).filter(|path| path.is_file());
+    let standard = |name: &str| {
+        home.map(|home| home.join(".postgresql").join(name))
+            .filter(|path| path.is_file())
+    };
     let roots = match extra.sslrootcert.as_deref() {
         Some("system") if mode == Mode::VerifyFull || extra.sslmode.is_none() => Some(tls::Roots::System),
-        Some("system") => return Err("sslrootcert=system needs sslmode=verify-full: anyone can get a certificate it trusts".to_owned()),
+        Some("system") => {
+            return Err(
+                "sslrootcert=system needs sslmode=verify-full: anyone can get a certificate it trusts".to_owned(),
+            );
+        }
         Some(path) => Some(tls::Roots::File(path.into())),
         None => standard("root.crt").map(tls::Roots::File),
     };
@@ -161,7 +171,9 @@ fn tls_for(mode: Mode, extra: &Extra, home: Option<&Path>) -> Result<MakeRustlsC
         (Mode::Prefer | Mode::Require, Some(tls::Roots::System)) => tls::Check::Full(tls::Roots::System),
         (Mode::VerifyFull, None) => tls::Check::Full(tls::Roots::System),
         (Mode::VerifyCa, None) => {
-            return Err("sslmode=verify-ca needs sslrootcert=FILE, the certificates of the authorities to trust".to_owned());
+            return Err(
+                "sslmode=verify-ca needs sslrootcert=FILE, the certificates of the authorities to trust".to_owned(),
+            );
         }
         (Mode::Prefer | Mode::Require | Mode::VerifyCa, Some(roots)) => tls::Check::Chain(roots),
         (Mode::VerifyFull, Some(roots)) => tls::Check::Full(roots),
@@ -180,15 +192,23 @@ fn tls_for(mode: Mode, extra: &Extra, home: Option<&Path>) -> Result<MakeRustlsC
 
 /// Takes our parameters out of a URL's query.
 fn strip_url(url: &str, extra: &mut Extra) -> Result<String, String> {
-    let Some((base, query)) = url.split_once('?') else { return Ok(url.to_owned()) };
+    let Some((base, query)) = url.split_once('?') else {
+        return Ok(url.to_owned());
+    };
     let mut kept = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').ok_or_else(|| "a parameter after ? has no value".to_owned())?;
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| "a parameter after ? has no value".to_owned())?;
         if !extra.take(&decode(name)?, &decode(value)?) {
             kept.push(pair);
         }
     }
-    Ok(if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) })
+    Ok(if kept.is_empty() {
+        base.to_owned()
+    } else {
+        format!("{base}?{}", kept.join("&"))
+    })
 }
 
 fn decode(text: &str) -> Result<String, String> {
@@ -200,7 +220,9 @@ fn decode(text: &str) -> Result<String, String> {
             continue;
         }
         let digits = [rest.next().unwrap_or(0), rest.next().unwrap_or(0)];
-        let value = std::str::from_utf8(&digits).ok().and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let value = std::str::from_utf8(&digits)
+            .ok()
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         bytes.push(value.ok_or_else(|| "a % in the URL is not followed by two hexadecimal digits".to_owned())?);
     }
     String::from_utf8(bytes).map_err(|_| "a parameter of the URL is not UTF-8".to_owned())
@@ -236,7 +258,11 @@ fn pair_value(text: &str) -> Result<(String, &str), String> {
             char => value.push(char),
         }
     }
-    if quoted { Err("a quoted value has no closing quote".to_owned()) } else { Ok((value, "")) }
+    if quoted {
+        Err("a quoted value has no closing quote".to_owned())
+    } else {
+        Ok((value, ""))
+    }
 }
 
 impl Extra {
@@ -303,7 +329,11 @@ fn matching_password(line: &str, wanted: &[&str; 4]) -> Option<String> {
         }
     }
     let password = fields.pop()?;
-    let matches = fields.len() == 4 && fields.iter().zip(wanted).all(|(field, wanted)| field == "*" || field == wanted);
+    let matches = fields.len() == 4
+        && fields
+            .iter()
+            .zip(wanted)
+            .all(|(field, wanted)| field == "*" || field == wanted);
     matches.then_some(password)
 }
 
@@ -312,7 +342,9 @@ mod tests {
     use super::*;
 
     fn config(url: &str) -> Config {
-        parse_at(url, None).unwrap_or_else(|error| panic!("{url}: {error}")).config
+        parse_at(url, None)
+            .unwrap_or_else(|error| panic!("{url}: {error}"))
+            .config
     }
 
     #[test]
@@ -322,7 +354,10 @@ mod tests {
             ("?sslmode=allow", SslMode::Prefer),
             ("?sslmode=disable", SslMode::Disable),
             ("?sslmode=require&application_name=x", SslMode::Require),
-            ("?sslmode=verify-full&sslrootcert=system&connect_timeout=3", SslMode::Require),
+            (
+                "?sslmode=verify-full&sslrootcert=system&connect_timeout=3",
+                SslMode::Require,
+            ),
             ("?ssl%6dode=verify-full&sslrootcert=system", SslMode::Require),
         ] {
             let config = config(&format!("postgresql://u:p%40w@h1:1,h2:2/db{parameters}"));
@@ -332,14 +367,23 @@ mod tests {
             assert_eq!(config.get_application_name(), None);
         }
         let pairs = config("host=h user=u password='a b\\'c\\\\' dbname=db sslmode='verify-full' sslrootcert=system");
-        assert_eq!((pairs.get_ssl_mode(), pairs.get_password()), (SslMode::Require, Some(&b"a b'c\\"[..])));
+        assert_eq!(
+            (pairs.get_ssl_mode(), pairs.get_password()),
+            (SslMode::Require, Some(&b"a b'c\\"[..]))
+        );
         let attrs = config("postgres://h/db?target_session_attrs=read-write");
-        assert_eq!(attrs.get_target_session_attrs(), tokio_postgres::config::TargetSessionAttrs::ReadWrite);
+        assert_eq!(
+            attrs.get_target_session_attrs(),
+            tokio_postgres::config::TargetSessionAttrs::ReadWrite
+        );
     }
 
     #[test]
     fn unix_sockets_are_never_encrypted_and_addresses_are_names() {
-        assert_eq!(config("host=/run/postgresql sslmode=require user=u").get_ssl_mode(), SslMode::Disable);
+        assert_eq!(
+            config("host=/run/postgresql sslmode=require user=u").get_ssl_mode(),
+            SslMode::Disable
+        );
         let config = config("hostaddr=127.0.0.1 user=u");
         assert_eq!(config.get_hosts(), [Host::Tcp("127.0.0.1".to_owned())]);
     }
@@ -349,9 +393,18 @@ mod tests {
         for (url, part) in [
             ("postgres://u:secret@h/db?sslmode=strict", "sslmode \"strict\""),
             ("postgres://u:secret@h/db?sslmode=verify-ca", "sslrootcert=FILE"),
-            ("postgres://u:secret@h/db?sslmode=require&sslrootcert=system", "verify-full"),
-            ("postgres://u:secret@h/db?sslmode=verify-full&sslrootcert=/nonexistent/ca", "/nonexistent/ca"),
-            ("postgres://u:secret@h/db?sslmode=require&sslcert=/nonexistent/c", "needs sslkey"),
+            (
+                "postgres://u:secret@h/db?sslmode=require&sslrootcert=system",
+                "verify-full",
+            ),
+            (
+                "postgres://u:secret@h/db?sslmode=verify-full&sslrootcert=/nonexistent/ca",
+                "/nonexistent/ca",
+            ),
+            (
+                "postgres://u:secret@h/db?sslmode=require&sslcert=/nonexistent/c",
+                "needs sslkey",
+            ),
             ("postgres://u:secret@h/db?sslkey=/nonexistent/k", "needs sslcert"),
             ("postgres://u:secret@h/db?nonsense=1", "nonsense"),
             ("postgres://u:secret@h/db?sslmode", "no value"),
@@ -366,7 +419,11 @@ mod tests {
                 Ok(_) => assert!(part.is_empty(), "{url}"),
             }
         }
-        assert!(parse_at("postgres://u@h/db?passfile=/nonexistent/p", None).unwrap_err().contains("passfile"));
+        assert!(
+            parse_at("postgres://u@h/db?passfile=/nonexistent/p", None)
+                .unwrap_err()
+                .contains("passfile")
+        );
         let shown = format!("{:?}", parse_at("postgres://u:secret@h/db", None).unwrap());
         assert!(!shown.contains("secret"), "{shown}");
     }
@@ -375,13 +432,26 @@ mod tests {
     fn passwords_come_from_the_password_file() {
         let home = tempfile::tempdir().unwrap();
         let file = home.path().join(".pgpass");
-        std::fs::write(&file, "# h:*:*:*:no\nh:5432:other:u:no\nh2:*:db:u:p\\:w\\\\x:y\n*:*:*:v:any\n").unwrap();
-        let password = |url: &str| parse_at(url, Some(home.path())).unwrap().config.get_password().map(<[u8]>::to_vec);
+        std::fs::write(
+            &file,
+            "# h:*:*:*:no\nh:5432:other:u:no\nh2:*:db:u:p\\:w\\\\x:y\n*:*:*:v:any\n",
+        )
+        .unwrap();
+        let password = |url: &str| {
+            parse_at(url, Some(home.path()))
+                .unwrap()
+                .config
+                .get_password()
+                .map(<[u8]>::to_vec)
+        };
         assert_eq!(password("postgres://u@h,h2/db"), Some(b"p:w\\x:y".to_vec()));
         assert_eq!(password("postgres://v@h/db"), Some(b"any".to_vec()));
         assert_eq!(password("postgres://u@h/db"), None);
         assert_eq!(password("postgres://v:own@h/db"), Some(b"own".to_vec()));
         let named = format!("host=h2 user=u dbname=db passfile={}", file.display());
-        assert_eq!(parse_at(&named, None).unwrap().config.get_password(), Some(&b"p:w\\x:y"[..]));
+        assert_eq!(
+            parse_at(&named, None).unwrap().config.get_password(),
+            Some(&b"p:w\\x:y"[..])
+        );
     }
 }

@@ -71,7 +71,11 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     let unreadable = |error| format!("{key}: no certificates in {}: {error}", path.display());
     let list: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect();
     let list = list.map_err(unreadable)?;
-    if list.is_empty() { Err(format!("{key}: no certificates in {}", path.display())) } else { Ok(list) }
+    if list.is_empty() {
+        Err(format!("{key}: no certificates in {}", path.display()))
+    } else {
+        Ok(list)
+    }
 }
 
 /// `require`: encrypted, towards whoever answers.
@@ -93,7 +97,8 @@ impl Verifier {
             Roots::File(path) => {
                 let list = certificates("sslrootcert", path)?;
                 for certificate in &list {
-                    let unusable = |error| format!("sslrootcert: a certificate in {} is no use: {error}", path.display());
+                    let unusable =
+                        |error| format!("sslrootcert: a certificate in {} is no use: {error}", path.display());
                     store.add(certificate.clone()).map_err(unusable)?;
                 }
                 list
@@ -102,7 +107,10 @@ impl Verifier {
                 let found = rustls_native_certs::load_native_certs();
                 store.add_parsable_certificates(found.certs);
                 if store.is_empty() {
-                    return Err("the system has no certificate authorities: install ca-certificates, or set sslrootcert".to_owned());
+                    return Err(
+                        "the system has no certificate authorities: install ca-certificates, or set sslrootcert"
+                            .to_owned(),
+                    );
                 }
                 Vec::new()
             }
@@ -110,13 +118,19 @@ impl Verifier {
         let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider)
             .build()
             .map_err(|error| format!("sslrootcert: {error}"))?;
-        Ok(Self { chain, roots: trusted, check_name })
+        Ok(Self {
+            chain,
+            roots: trusted,
+            check_name,
+        })
     }
 
     /// The chain's verdict on a certificate that is itself a root: its dates were checked before it was found to be an
     /// authority, which is all that is held against it.
     fn is_trusted_itself(&self, certificate: &CertificateDer<'_>, error: &Error) -> bool {
-        let Error::InvalidCertificate(CertificateError::Other(other)) = error else { return false };
+        let Error::InvalidCertificate(CertificateError::Other(other)) = error else {
+            return false;
+        };
         other.to_string().contains("CaUsedAsEndEntity") && self.roots.iter().any(|root| root == certificate)
     }
 }
@@ -130,7 +144,9 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verdict = self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verdict = self
+            .chain
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         match verdict {
             Ok(verified) => Ok(verified),
             // The name is looked at only after the chain was found good.

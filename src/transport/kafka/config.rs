@@ -33,6 +33,10 @@ impl KafkaConfig {
     /// # Errors
     /// The first wrong key.
     pub fn validate(&self, name: &str) -> Result<(), String> {
-        if name.is_empty() { Err("transports: a name is empty".to_owned()) } else { Ok(()) }
+        if name.is_empty() {
+            Err("transports: a name is empty".to_owned())
+        } else {
+            Ok(())
+        }
     }
 }

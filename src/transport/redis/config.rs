@@ -30,6 +30,10 @@ impl RedisConfig {
     /// # Errors
     /// The first wrong key.
     pub fn validate(&self, name: &str) -> Result<(), String> {
-        if name.is_empty() { Err("transports: a name is empty".to_owned()) } else { Ok(()) }
+        if name.is_empty() {
+            Err("transports: a name is empty".to_owned())
+        } else {
+            Ok(())
+        }
     }
 }
