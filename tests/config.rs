@@ -13,7 +13,10 @@ use secrecy::ExposeSecret;
 const BASE: &str = "[database]\nurl = \"postgres://u:pass-word@h/db\"\n[transports.main.nats]\nurl = \"nats://h:1\"\n";
 
 fn env(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-    variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+    variables
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        .collect()
 }
 
 fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
@@ -46,12 +49,34 @@ fn the_smallest_file_gets_every_default() {
     assert_eq!(config.lease.ttl, Duration::from_secs(15));
     assert!(!config.lease.instance.is_empty(), "the host name");
     assert_eq!(config.outbox.on_relayed, OnRelayed::Mark);
-    assert_eq!(config.http.listen, Listen::Tcp { host: "127.0.0.1".into(), port: 7117 });
+    assert_eq!(
+        config.http.listen,
+        Listen::Tcp {
+            host: "127.0.0.1".into(),
+            port: 7117
+        }
+    );
     assert_eq!(config.retention.relayed, Some(Duration::from_secs(7 * 86_400)));
     assert_eq!(config.retention.failed, None);
     let routes: Vec<_> = config.routes.iter().collect();
-    assert_eq!((routes.len(), &*routes[0].pattern, routes[0].transport, routes[0].max_attempts), (1, "*", 0, 5));
-    assert_eq!(config.routes.resolve(&"a.b/c".into(), None).unwrap().destination.as_ref(), "a.b/c");
+    assert_eq!(
+        (
+            routes.len(),
+            &*routes[0].pattern,
+            routes[0].transport,
+            routes[0].max_attempts
+        ),
+        (1, "*", 0, 5)
+    );
+    assert_eq!(
+        config
+            .routes
+            .resolve(&"a.b/c".into(), None)
+            .unwrap()
+            .destination
+            .as_ref(),
+        "a.b/c"
+    );
 }
 
 #[test]
@@ -64,7 +89,9 @@ fn the_example_loads_and_its_comments_are_the_defaults() {
     let mut uncommented = String::new();
     let mut count = 0;
     for line in example.lines() {
-        let bare = line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
+        let bare = line
+            .strip_prefix('#')
+            .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
         count += usize::from(bare.is_some());
         uncommented.push_str(bare.unwrap_or(line));
         uncommented.push('\n');
@@ -96,11 +123,20 @@ fn example_keys() -> BTreeMap<String, Vec<String>> {
 
 /// The public fields of `name` in a source file.
 fn fields(source: &str, name: &str) -> Vec<String> {
-    let body = source.split(&format!("struct {name} {{")).nth(1).unwrap_or_else(|| panic!("no struct {name}"));
+    let body = source
+        .split(&format!("struct {name} {{"))
+        .nth(1)
+        .unwrap_or_else(|| panic!("no struct {name}"));
     let body = body.split("\n}").next().unwrap();
     let field = |line: &str| {
-        let rest = line.trim().strip_prefix("pub ").or(line.trim().strip_prefix("pub(super) "))?;
-        Some(rest.split_once(':')?.0.to_owned())
+        let rest = line
+            .trim()
+            .strip_prefix("pub ")
+            .or(line.trim().strip_prefix("pub(super) "))?;
+        let name = rest.split_once(':')?.0;
+        name.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            .then(|| name.to_owned())
     };
     body.lines().filter_map(field).collect()
 }
@@ -110,7 +146,16 @@ fn every_key_stands_in_the_example() {
     let example = example_keys();
     let raw = include_str!("../src/config/raw.rs");
     let mut expected: Vec<(String, String, &str)> = Vec::new();
-    for section in ["Database", "Outbox", "Relay", "Lease", "Retention", "Http", "Log", "Trace"] {
+    for section in [
+        "Database",
+        "Outbox",
+        "Relay",
+        "Lease",
+        "Retention",
+        "Http",
+        "Log",
+        "Trace",
+    ] {
         expected.push((section.to_lowercase(), section.to_owned(), raw));
     }
     expected.push(("routes".to_owned(), "Route".to_owned(), raw));
@@ -123,56 +168,142 @@ fn every_key_stands_in_the_example() {
     expected.push(("transports.cache.redis".to_owned(), "RedisConfig".to_owned(), redis));
     expected.push(("transports.out.stdout".to_owned(), "StdoutConfig".to_owned(), stdout));
     let mut missing = Vec::new();
+    let mut unknown = Vec::new();
     for (section, name, source) in expected {
         let shown = example.get(&section).unwrap_or_else(|| panic!("no section {section}"));
-        for field in fields(source, &name) {
-            if field != "columns" && !shown.contains(&field) {
-                missing.push(format!("{section}.{field}"));
-            }
+        let fields = fields(source, &name);
+        missing.extend(
+            fields
+                .iter()
+                .filter(|field| *field != "columns" && !shown.contains(field))
+                .cloned(),
+        );
+        if source == raw {
+            unknown.extend(shown.iter().filter(|key| !fields.contains(key)).cloned());
         }
     }
     assert_eq!(missing, [""; 0], "not in config.example.toml");
+    assert_eq!(unknown, [""; 0], "only in config.example.toml");
     let columns = &example["outbox.columns"];
-    assert_eq!(columns, &outboxd::store::postgres::sql::COLUMNS.map(str::to_owned).to_vec());
+    assert_eq!(
+        columns,
+        &outboxd::store::postgres::sql::COLUMNS.map(str::to_owned).to_vec()
+    );
 }
 
 #[test]
 fn what_is_wrong_is_named_with_its_key_in_one_line() {
     let cases: &[(&str, &str, &[&str])] = &[
-        ("[relay]\nbatchsize = 5", "relay.batchsize: unknown key", &["batch_size"]),
+        (
+            "[relay]\nbatchsize = 5",
+            "relay.batchsize: unknown key",
+            &["batch_size"],
+        ),
         ("[relai]\nx = 5", "relai: unknown key", &["relay"]),
-        ("[relay]\nbatch_size = \"many\"", "relay.batch_size: ", &["\"many\"", "whole number"]),
+        (
+            "[relay]\nbatch_size = \"many\"",
+            "relay.batch_size: ",
+            &["\"many\"", "whole number"],
+        ),
         ("[relay]\nbatch_size = -1", "relay.batch_size: ", &["-1"]),
         ("[relay]\nbatch_size = 0", "relay.batch_size: ", &["0", "1 to 100000"]),
         ("[relay]\nbatch_size = 200001", "relay.batch_size: ", &["200001"]),
-        ("[relay]\nbatch_size = 500\nmax_in_flight = 400", "relay.max_in_flight: ", &["400", "relay.batch_size (500)"]),
-        ("[relay]\nmax_in_flight_bytes = \"64M\"", "relay.max_in_flight_bytes: ", &["\"64M\"", "\"64MiB\""]),
-        ("[relay]\nmax_in_flight_bytes = 1", "relay.max_in_flight_bytes: ", &["64KiB"]),
-        ("[relay]\npoll_interval_min = 5", "relay.poll_interval_min: ", &["no unit", "\"5s\""]),
-        ("[relay]\npoll_interval_min = \"2s\"", "relay.poll_interval_min: ", &["2s", "relay.poll_interval_max (250ms)"]),
-        ("[relay]\nbackoff_min = \"10m\"", "relay.backoff_min: ", &["10m", "relay.backoff_max (5m)"]),
+        (
+            "[relay]\nbatch_size = 500\nmax_in_flight = 400",
+            "relay.max_in_flight: ",
+            &["400", "relay.batch_size (500)"],
+        ),
+        (
+            "[relay]\nmax_in_flight_bytes = \"64M\"",
+            "relay.max_in_flight_bytes: ",
+            &["\"64M\"", "\"64MiB\""],
+        ),
+        (
+            "[relay]\nmax_in_flight_bytes = 1",
+            "relay.max_in_flight_bytes: ",
+            &["64KiB"],
+        ),
+        (
+            "[relay]\npoll_interval_min = 5",
+            "relay.poll_interval_min: ",
+            &["no unit", "\"5s\""],
+        ),
+        (
+            "[relay]\npoll_interval_min = \"2s\"",
+            "relay.poll_interval_min: ",
+            &["2s", "relay.poll_interval_max (250ms)"],
+        ),
+        (
+            "[relay]\nbackoff_min = \"10m\"",
+            "relay.backoff_min: ",
+            &["10m", "relay.backoff_max (5m)"],
+        ),
         ("[relay]\nmax_attempts = 0", "relay.max_attempts: ", &["0"]),
-        ("[relay]\nnotify = \"perhaps\"", "relay.notify: ", &["perhaps", "boolean"]),
+        (
+            "[relay]\nnotify = \"perhaps\"",
+            "relay.notify: ",
+            &["perhaps", "boolean"],
+        ),
         ("[lease]\nttl = \"500ms\"", "lease.ttl: ", &["500ms", "1s"]),
         ("[lease]\ninstance = \"a/b\"", "lease.instance: ", &["a/b"]),
-        ("[lease]\nttl = \"4s\"", "transports.main.nats.ack_timeout: ", &["5s", "lease.ttl (4s)"]),
+        (
+            "[lease]\nttl = \"4s\"",
+            "transports.main.nats.ack_timeout: ",
+            &["5s", "lease.ttl (4s)"],
+        ),
         ("[outbox]\nlanes = 2000", "outbox.lanes: ", &["2000", "1024"]),
-        ("[outbox]\non_relayed = \"keep\"", "outbox.on_relayed: ", &["\"keep\"", "\"mark\", \"delete\""]),
+        (
+            "[outbox]\non_relayed = \"keep\"",
+            "outbox.on_relayed: ",
+            &["\"keep\"", "\"mark\", \"delete\""],
+        ),
         ("[outbox]\ntable = \"\"", "outbox.table: ", &["1 to 63"]),
-        ("[outbox.columns]\nbody = \"x\"", "outbox.columns.body: ", &["unknown column", "payload"]),
+        (
+            "[outbox.columns]\nbody = \"x\"",
+            "outbox.columns.body: ",
+            &["unknown column", "payload"],
+        ),
         ("[outbox.columns]\nkey = \"\"", "outbox.columns.key: ", &["add it"]),
-        ("[http]\nlisten = \"7117\"", "http.listen: ", &["\"7117\"", "127.0.0.1:7117"]),
+        (
+            "[http]\nlisten = \"7117\"",
+            "http.listen: ",
+            &["\"7117\"", "127.0.0.1:7117"],
+        ),
         ("[http]\nlisten = \"unix:rel.sock\"", "http.listen: ", &["rel.sock"]),
-        ("[http]\ntoken_file = \"missing\"", "http.token_file: ", &["/etc/outboxd/missing"]),
+        (
+            "[http]\ntoken_file = \"missing\"",
+            "http.token_file: ",
+            &["/etc/outboxd/missing"],
+        ),
         ("[log]\nlevel = \"loud\"", "log.level: ", &["\"loud\"", "\"info\""]),
-        ("[trace]\notlp_endpoint = \"collector:4317\"", "trace.otlp_endpoint: ", &["collector:4317"]),
-        ("[retention]\nrelayed = \"a week\"", "retention.relayed: ", &["a week", "\"7d\""]),
+        (
+            "[trace]\notlp_endpoint = \"collector:4317\"",
+            "trace.otlp_endpoint: ",
+            &["collector:4317"],
+        ),
+        (
+            "[retention]\nrelayed = \"a week\"",
+            "retention.relayed: ",
+            &["a week", "\"7d\""],
+        ),
         ("[transports.Main.stdout]", "transports.Main: ", &["lower-case"]),
-        ("[transports.other.rabbit]", "transports.other.rabbit: unknown key", &["nats", "kafka"]),
+        (
+            "[transports.other.rabbit]",
+            "transports.other.rabbit: unknown key",
+            &["nats", "kafka"],
+        ),
         ("[transports.other]", "transports.other: ", &["no kind"]),
-        ("[transports.main.stdout]", "transports.main: ", &["several kinds", "nats, stdout"]),
+        (
+            "[transports.main.stdout]",
+            "transports.main: ",
+            &["several kinds", "nats, stdout"],
+        ),
         ("[transports.other.stdout]", "routes: ", &["2 transports"]),
-        ("[transports.other.kafka]", "transports.other.kafka.brokers: ", &["required"]),
+        (
+            "[transports.other.kafka]",
+            "transports.other.kafka.brokers: ",
+            &["required"],
+        ),
     ];
     for (section, begins, contains) in cases {
         let line = refused(&with(section), &[]);
@@ -192,10 +323,22 @@ fn routes_are_checked_one_by_one() {
         ("transport = \"main\"", "routes[0].topic: is required"),
         ("topic = \"[\"", "routes[0].topic: "),
         ("topic = \"*\"\ndestination = \"{name}\"", "routes[0].destination: "),
-        ("topic = \"*\"\norder = \"fifo\"", "routes[0].order: \"fifo\" is not accepted: one of \"key\", \"strict\", \"none\""),
-        ("topic = \"*\"\ntransport = \"nope\"", "routes[0].transport: \"nope\" is not configured; transports: main"),
-        ("topic = \"*\"\nmax_attempts = 0", "routes[0].max_attempts: 0 is not within"),
-        ("topic = \"*\"\nbackoff_min = \"1h\"", "routes[0].backoff_min: 1h is above routes[0].backoff_max (5m)"),
+        (
+            "topic = \"*\"\norder = \"fifo\"",
+            "routes[0].order: \"fifo\" is not accepted: one of \"key\", \"strict\", \"none\"",
+        ),
+        (
+            "topic = \"*\"\ntransport = \"nope\"",
+            "routes[0].transport: \"nope\" is not configured; transports: main",
+        ),
+        (
+            "topic = \"*\"\nmax_attempts = 0",
+            "routes[0].max_attempts: 0 is not within",
+        ),
+        (
+            "topic = \"*\"\nbackoff_min = \"1h\"",
+            "routes[0].backoff_min: 1h is above routes[0].backoff_max (5m)",
+        ),
         ("topic = \"*\"\nrate = 0", "routes[0].rate: 0 is not within"),
         ("topic = \"*\"\nprio = 0", "routes[0].prio: unknown key"),
     ];
@@ -203,9 +346,14 @@ fn routes_are_checked_one_by_one() {
         let line = refused(&with(&format!("[[routes]]\n{route}")), &[]);
         assert!(line.starts_with(begins), "{route:?}: {line}");
     }
-    let two = format!("{BASE}[transports.aux.stdout]\n[[routes]]\ntopic = \"a\"\ntransport = \"main\"\n[[routes]]\ntopic = \"b\"\n");
+    let two = format!(
+        "{BASE}[transports.aux.stdout]\n[[routes]]\ntopic = \"a\"\ntransport = \"main\"\n[[routes]]\ntopic = \"b\"\n"
+    );
     let line = refused(&two, &[]);
-    assert_eq!(line, "routes[1].transport: is required, as there are several: one of aux, main");
+    assert_eq!(
+        line,
+        "routes[1].transport: is required, as there are several: one of aux, main"
+    );
 }
 
 #[test]
@@ -216,11 +364,23 @@ fn a_route_says_everything_it_can() {
     ));
     let routes: Vec<_> = config.routes.iter().collect();
     assert_eq!((routes[0].order, routes[0].max_attempts), (Order::Strict, 9));
-    assert_eq!((routes[0].backoff.min, routes[0].backoff.max), (Duration::from_secs(2), Duration::from_secs(4)));
-    assert_eq!(&*config.routes.resolve(&"orders.new".into(), None).unwrap().destination, "shop.orders.new");
+    assert_eq!(
+        (routes[0].backoff.min, routes[0].backoff.max),
+        (Duration::from_secs(2), Duration::from_secs(4))
+    );
+    assert_eq!(
+        &*config.routes.resolve(&"orders.new".into(), None).unwrap().destination,
+        "shop.orders.new"
+    );
     let limits = &config.route_limits;
-    assert_eq!((limits[0].max_in_flight, limits[0].rate.map(u32::from), limits[0].paused), (Some(7), Some(50), true));
-    assert_eq!((limits[1].max_in_flight, limits[1].rate, limits[1].paused), (None, None, false));
+    assert_eq!(
+        (limits[0].max_in_flight, limits[0].rate.map(u32::from), limits[0].paused),
+        (Some(7), Some(50), true)
+    );
+    assert_eq!(
+        (limits[1].max_in_flight, limits[1].rate, limits[1].paused),
+        (None, None, false)
+    );
     assert_eq!((routes[1].order, routes[1].max_attempts), (Order::Key, 5));
 }
 
@@ -263,10 +423,16 @@ fn the_environment_wins_and_keeps_text_as_it_is() {
     .unwrap();
     assert_eq!(config.database.url.expose_secret(), "007");
     assert_eq!((config.relay.batch_size, config.relay.notify), (250, false));
-    assert_eq!((config.relay.max_in_flight_bytes, config.relay.poll_interval_max), (1_000_000_000, Duration::from_secs(2)));
+    assert_eq!(
+        (config.relay.max_in_flight_bytes, config.relay.poll_interval_max),
+        (1_000_000_000, Duration::from_secs(2))
+    );
     assert_eq!(config.http.listen, Listen::Off);
     assert_eq!(config.outbox.columns, [("key".to_owned(), "aggregateid".to_owned())]);
-    assert_eq!(config.routes.iter().map(|route| &*route.pattern).collect::<Vec<_>>(), ["x.*", "y.*"]);
+    assert_eq!(
+        config.routes.iter().map(|route| &*route.pattern).collect::<Vec<_>>(),
+        ["x.*", "y.*"]
+    );
     assert!(config.route_limits[1].paused);
     match &config.transports[0].config {
         TransportConfig::Nats(nats) => assert_eq!(nats.url, "nats://other:1"),
@@ -287,7 +453,10 @@ fn a_mistake_in_the_environment_names_the_variable() {
         ("OUTBOXD__ROUTES__99999999999__TOPIC", "x", "index is too large"),
     ] {
         let line = refused(&with("[[routes]]\ntopic = \"*\""), &[(name, value)]);
-        assert!(line.starts_with(&format!("{name}: ")) && line.contains(problem), "{line}");
+        assert!(
+            line.starts_with(&format!("{name}: ")) && line.contains(problem),
+            "{line}"
+        );
     }
     let both = [("OUTBOXD__RELAY__BATCHSIZE", "5"), ("OUTBOXD__LEASE__TTL", "1")];
     assert!(refused(BASE, &both).starts_with("OUTBOXD__"), "one of the two is named");
@@ -301,34 +470,56 @@ fn secrets_come_from_files_and_never_show() {
     std::fs::write(directory.path().join("url"), "postgres://u:pass-word@h/db\n").unwrap();
     std::fs::write(directory.path().join("empty"), "\n").unwrap();
     let load = |database: &str| {
-        std::fs::write(&file, format!("[database]\n{database}\n{transports}[http]\ntoken_file = \"url\"\n")).unwrap();
+        std::fs::write(
+            &file,
+            format!("[database]\n{database}\n{transports}[http]\ntoken_file = \"url\"\n"),
+        )
+        .unwrap();
         config::load(&file, env(&[])).map_err(|error| error.to_string())
     };
     let config = load("url_file = \"url\"\nlisten_url_file = \"url\"").unwrap();
     assert_eq!(config.database.url.expose_secret(), "postgres://u:pass-word@h/db");
-    assert_eq!(config.database.listen_url.as_ref().unwrap().expose_secret(), "postgres://u:pass-word@h/db");
+    assert_eq!(
+        config.database.listen_url.as_ref().unwrap().expose_secret(),
+        "postgres://u:pass-word@h/db"
+    );
     assert!(!format!("{config:?}").contains("pass-word"));
     let both = load("url = \"postgres://h\"\nurl_file = \"url\"").unwrap_err();
     assert_eq!(both, "database.url_file: database.url is set too: keep one of them");
     let empty = load("url_file = \"empty\"").unwrap_err();
-    assert!(empty.starts_with("database.url_file: ") && empty.ends_with("is empty"), "{empty}");
+    assert!(
+        empty.starts_with("database.url_file: ") && empty.ends_with("is empty"),
+        "{empty}"
+    );
     let missing = load("url_file = \"nope\"").unwrap_err();
-    assert!(missing.starts_with("database.url_file: cannot read ") && missing.contains("nope"), "{missing}");
+    assert!(
+        missing.starts_with("database.url_file: cannot read ") && missing.contains("nope"),
+        "{missing}"
+    );
 }
 
 #[test]
 fn a_file_that_is_missing_or_no_toml_is_said() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("none.toml");
-    let full = [("OUTBOXD__DATABASE__URL", "postgres://h/db"), ("OUTBOXD__TRANSPORTS__MAIN__NATS__URL", "nats://h:1")];
+    let full = [
+        ("OUTBOXD__DATABASE__URL", "postgres://h/db"),
+        ("OUTBOXD__TRANSPORTS__MAIN__NATS__URL", "nats://h:1"),
+    ];
     let line = config::load(&missing, env(&full)).unwrap_err().to_string();
-    assert!(line.starts_with("--config: cannot read ") && line.contains("none.toml"), "{line}");
+    assert!(
+        line.starts_with("--config: cannot read ") && line.contains("none.toml"),
+        "{line}"
+    );
     if !Path::new(DEFAULT_PATH).exists() {
         config::load(Path::new(DEFAULT_PATH), env(&full)).unwrap();
         assert!(config::load(Path::new(DEFAULT_PATH), env(&[])).is_err());
     }
     let line = refused("[database]\nurl = \"pass-word", &[]);
-    assert!(line.starts_with("/etc/outboxd/outboxd.toml: not TOML at line 2"), "{line}");
+    assert!(
+        line.starts_with("/etc/outboxd/outboxd.toml: not TOML at line 2"),
+        "{line}"
+    );
 }
 
 proptest! {

@@ -4,3 +4,4 @@ mod config;
 mod http;
 mod migrate;
 mod support;
+mod tls;
