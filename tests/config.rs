@@ -191,121 +191,123 @@ fn every_key_stands_in_the_example() {
     );
 }
 
+/// What is added to the smallest file, how its refusal begins, and what else it says.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    (
+        "[relay]\nbatchsize = 5",
+        "relay.batchsize: unknown key",
+        &["batch_size"],
+    ),
+    ("[relai]\nx = 5", "relai: unknown key", &["relay"]),
+    (
+        "[relay]\nbatch_size = \"many\"",
+        "relay.batch_size: ",
+        &["\"many\"", "whole number"],
+    ),
+    ("[relay]\nbatch_size = -1", "relay.batch_size: ", &["-1"]),
+    ("[relay]\nbatch_size = 0", "relay.batch_size: ", &["0", "1 to 100000"]),
+    ("[relay]\nbatch_size = 200001", "relay.batch_size: ", &["200001"]),
+    (
+        "[relay]\nbatch_size = 500\nmax_in_flight = 400",
+        "relay.max_in_flight: ",
+        &["400", "relay.batch_size (500)"],
+    ),
+    (
+        "[relay]\nmax_in_flight_bytes = \"64M\"",
+        "relay.max_in_flight_bytes: ",
+        &["\"64M\"", "\"64MiB\""],
+    ),
+    (
+        "[relay]\nmax_in_flight_bytes = 1",
+        "relay.max_in_flight_bytes: ",
+        &["64KiB"],
+    ),
+    (
+        "[relay]\npoll_interval_min = 5",
+        "relay.poll_interval_min: ",
+        &["no unit", "\"5s\""],
+    ),
+    (
+        "[relay]\npoll_interval_min = \"2s\"",
+        "relay.poll_interval_min: ",
+        &["2s", "relay.poll_interval_max (250ms)"],
+    ),
+    (
+        "[relay]\nbackoff_min = \"10m\"",
+        "relay.backoff_min: ",
+        &["10m", "relay.backoff_max (5m)"],
+    ),
+    ("[relay]\nmax_attempts = 0", "relay.max_attempts: ", &["0"]),
+    (
+        "[relay]\nnotify = \"perhaps\"",
+        "relay.notify: ",
+        &["perhaps", "boolean"],
+    ),
+    ("[lease]\nttl = \"500ms\"", "lease.ttl: ", &["500ms", "1s"]),
+    ("[lease]\ninstance = \"a/b\"", "lease.instance: ", &["a/b"]),
+    (
+        "[lease]\nttl = \"4s\"",
+        "transports.main.nats.ack_timeout: ",
+        &["5s", "lease.ttl (4s)"],
+    ),
+    ("[outbox]\nlanes = 2000", "outbox.lanes: ", &["2000", "1024"]),
+    (
+        "[outbox]\non_relayed = \"keep\"",
+        "outbox.on_relayed: ",
+        &["\"keep\"", "\"mark\", \"delete\""],
+    ),
+    ("[outbox]\ntable = \"\"", "outbox.table: ", &["1 to 63"]),
+    (
+        "[outbox.columns]\nbody = \"x\"",
+        "outbox.columns.body: ",
+        &["unknown column", "payload"],
+    ),
+    ("[outbox.columns]\nkey = \"\"", "outbox.columns.key: ", &["add it"]),
+    (
+        "[http]\nlisten = \"7117\"",
+        "http.listen: ",
+        &["\"7117\"", "127.0.0.1:7117"],
+    ),
+    ("[http]\nlisten = \"unix:rel.sock\"", "http.listen: ", &["rel.sock"]),
+    (
+        "[http]\ntoken_file = \"missing\"",
+        "http.token_file: ",
+        &["/etc/outboxd/missing"],
+    ),
+    ("[log]\nlevel = \"loud\"", "log.level: ", &["\"loud\"", "\"info\""]),
+    (
+        "[trace]\notlp_endpoint = \"collector:4317\"",
+        "trace.otlp_endpoint: ",
+        &["collector:4317"],
+    ),
+    (
+        "[retention]\nrelayed = \"a week\"",
+        "retention.relayed: ",
+        &["a week", "\"7d\""],
+    ),
+    ("[transports.Main.stdout]", "transports.Main: ", &["lower-case"]),
+    (
+        "[transports.other.rabbit]",
+        "transports.other.rabbit: unknown key",
+        &["nats", "kafka"],
+    ),
+    ("[transports.other]", "transports.other: ", &["no kind"]),
+    (
+        "[transports.main.stdout]",
+        "transports.main: ",
+        &["several kinds", "nats, stdout"],
+    ),
+    ("[transports.other.stdout]", "routes: ", &["2 transports"]),
+    (
+        "[transports.other.kafka]",
+        "transports.other.kafka.brokers: ",
+        &["required"],
+    ),
+];
+
 #[test]
 fn what_is_wrong_is_named_with_its_key_in_one_line() {
-    let cases: &[(&str, &str, &[&str])] = &[
-        (
-            "[relay]\nbatchsize = 5",
-            "relay.batchsize: unknown key",
-            &["batch_size"],
-        ),
-        ("[relai]\nx = 5", "relai: unknown key", &["relay"]),
-        (
-            "[relay]\nbatch_size = \"many\"",
-            "relay.batch_size: ",
-            &["\"many\"", "whole number"],
-        ),
-        ("[relay]\nbatch_size = -1", "relay.batch_size: ", &["-1"]),
-        ("[relay]\nbatch_size = 0", "relay.batch_size: ", &["0", "1 to 100000"]),
-        ("[relay]\nbatch_size = 200001", "relay.batch_size: ", &["200001"]),
-        (
-            "[relay]\nbatch_size = 500\nmax_in_flight = 400",
-            "relay.max_in_flight: ",
-            &["400", "relay.batch_size (500)"],
-        ),
-        (
-            "[relay]\nmax_in_flight_bytes = \"64M\"",
-            "relay.max_in_flight_bytes: ",
-            &["\"64M\"", "\"64MiB\""],
-        ),
-        (
-            "[relay]\nmax_in_flight_bytes = 1",
-            "relay.max_in_flight_bytes: ",
-            &["64KiB"],
-        ),
-        (
-            "[relay]\npoll_interval_min = 5",
-            "relay.poll_interval_min: ",
-            &["no unit", "\"5s\""],
-        ),
-        (
-            "[relay]\npoll_interval_min = \"2s\"",
-            "relay.poll_interval_min: ",
-            &["2s", "relay.poll_interval_max (250ms)"],
-        ),
-        (
-            "[relay]\nbackoff_min = \"10m\"",
-            "relay.backoff_min: ",
-            &["10m", "relay.backoff_max (5m)"],
-        ),
-        ("[relay]\nmax_attempts = 0", "relay.max_attempts: ", &["0"]),
-        (
-            "[relay]\nnotify = \"perhaps\"",
-            "relay.notify: ",
-            &["perhaps", "boolean"],
-        ),
-        ("[lease]\nttl = \"500ms\"", "lease.ttl: ", &["500ms", "1s"]),
-        ("[lease]\ninstance = \"a/b\"", "lease.instance: ", &["a/b"]),
-        (
-            "[lease]\nttl = \"4s\"",
-            "transports.main.nats.ack_timeout: ",
-            &["5s", "lease.ttl (4s)"],
-        ),
-        ("[outbox]\nlanes = 2000", "outbox.lanes: ", &["2000", "1024"]),
-        (
-            "[outbox]\non_relayed = \"keep\"",
-            "outbox.on_relayed: ",
-            &["\"keep\"", "\"mark\", \"delete\""],
-        ),
-        ("[outbox]\ntable = \"\"", "outbox.table: ", &["1 to 63"]),
-        (
-            "[outbox.columns]\nbody = \"x\"",
-            "outbox.columns.body: ",
-            &["unknown column", "payload"],
-        ),
-        ("[outbox.columns]\nkey = \"\"", "outbox.columns.key: ", &["add it"]),
-        (
-            "[http]\nlisten = \"7117\"",
-            "http.listen: ",
-            &["\"7117\"", "127.0.0.1:7117"],
-        ),
-        ("[http]\nlisten = \"unix:rel.sock\"", "http.listen: ", &["rel.sock"]),
-        (
-            "[http]\ntoken_file = \"missing\"",
-            "http.token_file: ",
-            &["/etc/outboxd/missing"],
-        ),
-        ("[log]\nlevel = \"loud\"", "log.level: ", &["\"loud\"", "\"info\""]),
-        (
-            "[trace]\notlp_endpoint = \"collector:4317\"",
-            "trace.otlp_endpoint: ",
-            &["collector:4317"],
-        ),
-        (
-            "[retention]\nrelayed = \"a week\"",
-            "retention.relayed: ",
-            &["a week", "\"7d\""],
-        ),
-        ("[transports.Main.stdout]", "transports.Main: ", &["lower-case"]),
-        (
-            "[transports.other.rabbit]",
-            "transports.other.rabbit: unknown key",
-            &["nats", "kafka"],
-        ),
-        ("[transports.other]", "transports.other: ", &["no kind"]),
-        (
-            "[transports.main.stdout]",
-            "transports.main: ",
-            &["several kinds", "nats, stdout"],
-        ),
-        ("[transports.other.stdout]", "routes: ", &["2 transports"]),
-        (
-            "[transports.other.kafka]",
-            "transports.other.kafka.brokers: ",
-            &["required"],
-        ),
-    ];
-    for (section, begins, contains) in cases {
+    for (section, begins, contains) in MISTAKES {
         let line = refused(&with(section), &[]);
         assert!(line.starts_with(begins), "{section:?}: {line}");
         for part in *contains {
@@ -393,10 +395,10 @@ fn transports_come_in_order_of_their_names() {
     let names: Vec<_> = config.transports.iter().map(|t| (&*t.name, t.config.kind())).collect();
     assert_eq!(names, [("a-1", "stdout"), ("b_2", "kafka"), ("main", "nats")]);
     assert_eq!(config.routes.get(0).transport, 2);
-    match &config.transports[1].config {
-        TransportConfig::Kafka(kafka) => assert_eq!(kafka.librdkafka["linger.ms"], "5"),
-        other => panic!("{other:?}"),
-    }
+    let TransportConfig::Kafka(kafka) = &config.transports[1].config else {
+        panic!("{config:?}")
+    };
+    assert_eq!(kafka.librdkafka["linger.ms"], "5");
 }
 
 #[test]
@@ -434,10 +436,10 @@ fn the_environment_wins_and_keeps_text_as_it_is() {
         ["x.*", "y.*"]
     );
     assert!(config.route_limits[1].paused);
-    match &config.transports[0].config {
-        TransportConfig::Nats(nats) => assert_eq!(nats.url, "nats://other:1"),
-        other => panic!("{other:?}"),
-    }
+    let TransportConfig::Nats(nats) = &config.transports[0].config else {
+        panic!("{config:?}")
+    };
+    assert_eq!(nats.url, "nats://other:1");
 }
 
 #[test]

@@ -159,19 +159,18 @@ fn merge(text: &str, directory: &Path, variables: &Variables) -> Result<Raw, con
 
 /// Makes relative paths under `*_file` keys relative to `directory`.
 fn anchor(value: &mut Value, directory: &Path) {
-    match &mut value.kind {
-        ValueKind::Table(table) => {
-            for (key, child) in table.iter_mut() {
-                match &mut child.kind {
-                    ValueKind::String(path) if key.ends_with("_file") && !path.is_empty() => {
-                        *path = directory.join(&*path).to_string_lossy().into_owned();
-                    }
-                    _ => anchor(child, directory),
-                }
+    if let ValueKind::Array(list) = &mut value.kind {
+        list.iter_mut().for_each(|child| anchor(child, directory));
+    } else if let ValueKind::Table(table) = &mut value.kind {
+        for (key, child) in table.iter_mut() {
+            anchor(child, directory);
+            if let ValueKind::String(path) = &mut child.kind
+                && key.ends_with("_file")
+                && !path.is_empty()
+            {
+                *path = directory.join(&*path).to_string_lossy().into_owned();
             }
         }
-        ValueKind::Array(list) => list.iter_mut().for_each(|child| anchor(child, directory)),
-        _ => {}
     }
 }
 
@@ -223,8 +222,7 @@ impl Fault {
                 key: None,
                 problem: syntax(&cause.to_string()),
             },
-            // The enum is not exhaustive.
-            other => Self::words(&other.to_string()),
+            E::Frozen | E::PathParse { .. } | E::Message(_) | E::Foreign(_) | _ => Self::words(&error.to_string()),
         }
     }
 

@@ -196,7 +196,9 @@ impl Metrics {
             gaps_open: Gauge::default(),
             lanes_owned: Gauge::default(),
         };
-        metrics.register();
+        metrics.registry.register_collector(Box::new(Process));
+        metrics.register_counts();
+        metrics.register_states();
         metrics.pending(Pending::default());
         for name in transports {
             let labels = TransportLabels {
@@ -229,8 +231,7 @@ impl Metrics {
     }
 
     /// Names and help, once. Counters get their `_total` from the encoder.
-    fn register(&mut self) {
-        self.registry.register_collector(Box::new(Process));
+    fn register_counts(&mut self) {
         let all = self.registry.sub_registry_with_prefix("outboxd");
         all.register(
             "messages_relayed",
@@ -253,6 +254,10 @@ impl Metrics {
             "Acknowledged messages the broker had already",
             duplicates,
         );
+    }
+
+    fn register_states(&mut self) {
+        let all = self.registry.sub_registry_with_prefix("outboxd");
         all.register(
             "messages_pending",
             "Rows neither relayed nor failed, by what they wait for",
