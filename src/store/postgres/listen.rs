@@ -10,7 +10,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
 use tokio::sync::Notify;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::AsyncMessage;
+
+use super::connect::Connection;
 
 /// Payload of the notification a connection sends to itself; the same text stands in `sql/listen.sql`.
 const PROBE: &str = "outboxd probe";
@@ -24,7 +26,7 @@ const DEAF_RETRY: Duration = Duration::from_secs(60);
 /// How to listen.
 #[derive(Clone, Debug)]
 pub(super) struct Listener {
-    pub(super) config: tokio_postgres::Config,
+    pub(super) connection: Connection,
     /// LISTEN, and the notification to itself.
     pub(super) sql: String,
     pub(super) hint: Arc<Notify>,
@@ -65,7 +67,7 @@ pub(super) async fn listen(listener: Listener) {
 }
 
 async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
-    let (client, mut connection) = match listener.config.connect(NoTls).await {
+    let (client, mut connection) = match listener.connection.connect().await {
         Ok(pair) => pair,
         Err(error) => return Ended::Lost(Some(error)),
     };
