@@ -1,4 +1,5 @@
-//! The tests from outside, in one binary.
+//! The integration tests: one binary.
 
+mod conformance;
 mod migrate;
 mod support;
