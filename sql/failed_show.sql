@@ -1,4 +1,4 @@
--- One whole row as JSON, whatever its state, and its failed attempts, oldest first. $1: its seq; $2: its message id.
+-- One whole row, whatever its state, as column names and JSON values, and its failed attempts, oldest first. $1: its seq; $2: its message id.
 -- The message id has no index (it would cost every insert), so a relayed row is found by its seq only.
 -- Locks nothing. Primary key, or the indexes on failed and pending rows.
 with found as (
@@ -8,7 +8,7 @@ with found as (
     union
     select m.{c.seq} from {messages} m where {pending} and m.{c.id}::text = $2::text
 )
-select row_to_json(m)::text,
+select (select array_agg(f.key) from json_each(row_to_json(m)) f), (select array_agg(f.value::text) from json_each(row_to_json(m)) f),
        (select coalesce(json_agg(json_build_object('attempt', a.attempt, 'at', a.at, 'instance', a.instance, 'class', a.class,
                    'code', a.code, 'error', a.error, 'latency_ms', a.latency_ms) order by a.at, a.attempt), '[]')::text
         from {attempts} a where a.seq = m.{c.seq} and a.message_id = m.{c.id}::text)

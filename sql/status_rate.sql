@@ -4,16 +4,16 @@
 -- Locks nothing. Primary key and the index on pending rows.
 with head as (
     select m.{c.seq} as seq from {messages} m where {pending} and not {waiting} order by m.{c.seq} limit 1
+), looked_at as (
+    (select n.{c.seq}, n.{c.relayed_at} as at from {messages} n order by n.{c.seq} desc limit $1::bigint)
+    union
+    (select n.{c.seq}, n.{c.relayed_at} from {messages} n where n.{c.seq} < (select seq from head)
+     order by n.{c.seq} desc limit $1::bigint)
+    union
+    (select n.{c.seq}, n.{c.relayed_at} from {messages} n where n.{c.seq} > (select seq from head)
+     order by n.{c.seq} limit $1::bigint)
 ), recent as (
-    select m.{c.relayed_at} as at
-    from {messages} m
-    where m.{c.seq} in (
-            (select n.{c.seq} from {messages} n order by n.{c.seq} desc limit $1::bigint)
-            union
-            (select n.{c.seq} from {messages} n where n.{c.seq} < (select seq from head) order by n.{c.seq} desc limit $1::bigint)
-            union
-            (select n.{c.seq} from {messages} n where n.{c.seq} > (select seq from head) order by n.{c.seq} limit $1::bigint))
-      and m.{c.relayed_at} > now() - make_interval(secs => $2::double precision)
+    select at from looked_at where at > now() - make_interval(secs => $2::double precision)
 )
 select case when count(*) = 0 then 0
             when count(*) < $1::bigint then count(*) / $2::double precision

@@ -1,5 +1,5 @@
 //! The integration tests: one binary.
 
-mod conformance;
+mod cli;
 mod migrate;
 mod support;

@@ -6,11 +6,10 @@ use std::process::ExitCode;
 use serde_json::{Map, Value};
 
 use crate::config::Config;
-use crate::store::postgres::enqueue::{self, EnqueueError, NewMessage};
+use crate::store::postgres::enqueue::{self, NewMessage};
 use crate::store::postgres::moment::Moment;
 use crate::store::postgres::schema;
 
-use super::Usage;
 use super::terminal::Out;
 
 /// Arguments of `enqueue`.
@@ -53,11 +52,7 @@ pub(super) async fn enqueue(config: &Config, args: Args) -> anyhow::Result<ExitC
     };
     let (database, names) = (super::database(config)?, super::names(config));
     let column = schema::payload_type(&database, &names).await?;
-    let id = match enqueue::enqueue(&database, &names, column, &message).await {
-        Ok(id) => id,
-        Err(EnqueueError::Refused(line)) => return Err(Usage(line).into()),
-        Err(EnqueueError::Store(error)) => return Err(error.into()),
-    };
+    let id = enqueue::enqueue(&database, &names, column, &message).await?;
     let mut out = Out::stdout();
     out.line(id)?;
     out.finish()?;

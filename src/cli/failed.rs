@@ -4,13 +4,14 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::store::postgres::failed::{self, Action, Chosen, Command, FailedMessage, Filter, MessageRef, STEP};
 use crate::store::postgres::moment::Moment;
 
 use super::Usage;
-use super::terminal::{Out, Tone, age, cut, messages, safe};
+use super::terminal::{Out, Tone, age, messages, safe};
 
 /// Verbs under `failed`.
 #[derive(Debug, clap::Subcommand)]
@@ -133,8 +134,8 @@ async fn list(config: &Config, filter: &Filter, limit: Option<usize>, json: bool
         let page = failed::list(&database, &names, step).await?;
         if json {
             for message in &page {
-                out.bytes(if first { b"[" } else { b"," })?;
-                out.json(message)?;
+                out.bytes(if first { b"[\n" } else { b",\n" })?;
+                out.bytes(&serde_json::to_vec(message)?)?;
                 first = false;
             }
         } else {
@@ -146,7 +147,7 @@ async fn list(config: &Config, filter: &Filter, limit: Option<usize>, json: bool
         }
     }
     if json {
-        out.bytes(if first { b"[]\n" } else { b"]\n" })?;
+        out.bytes(if first { b"[]\n" } else { b"\n]\n" })?;
     } else if chosen.seqs.is_empty() && chosen.unknown.is_empty() {
         out.line("no failed messages")?;
     }
@@ -181,49 +182,52 @@ async fn show(config: &Config, ids: &[MessageRef], json: bool) -> anyhow::Result
         if index > 0 {
             out.line("")?;
         }
-        for (column, value) in &shown.row {
-            let text = value.as_str().map_or_else(|| value.to_string(), safe);
+        for (column, value) in &shown.columns {
             let name = out.paint(Tone::Faint, &format!("{column:<13}"));
-            out.line(format!("{name} {text}"))?;
+            out.line(format!(
+                "{name} {}",
+                text(&serde_json::from_str(value.get())?, value.get())
+            ))?;
         }
-        for attempt in &shown.attempts {
-            attempt_line(&mut out, attempt.get())?;
+        for attempt in serde_json::from_str::<Vec<Map<String, Value>>>(shown.attempts.get())? {
+            attempt_lines(&mut out, &attempt)?;
         }
     }
     out.finish()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn attempt_line(out: &mut Out, json: &str) -> anyhow::Result<()> {
-    let attempt: serde_json::Value = serde_json::from_str(json)?;
-    let text = |field: &str| match &attempt[field] {
-        serde_json::Value::String(text) => safe(text),
-        serde_json::Value::Null => "-".to_owned(),
-        other @ (serde_json::Value::Bool(_)
-        | serde_json::Value::Number(_)
-        | serde_json::Value::Array(_)
-        | serde_json::Value::Object(_)) => other.to_string(),
+/// A JSON value as a person reads it: a string's text, nothing for null, else the JSON itself.
+fn text(value: &Value, json: &str) -> String {
+    match value {
+        Value::String(text) => safe(text),
+        Value::Null => "-".to_owned(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => safe(json),
+    }
+}
+
+fn attempt_lines(out: &mut Out, attempt: &Map<String, Value>) -> std::io::Result<()> {
+    let field = |name: &str| {
+        attempt
+            .get(name)
+            .map_or_else(String::new, |value| text(value, &value.to_string()))
     };
-    let name = out.paint(Tone::Faint, &format!("attempt {:<5}", text("attempt")));
-    let head = format!(
-        "{name} {} {} {} on {}",
-        cut(&text("at"), 19),
-        text("class"),
-        text("code"),
-        text("instance")
-    );
-    out.line(format!("{head}, {} ms", text("latency_ms")))?;
-    out.line(format!("{:13} {}", "", text("error")))?;
-    Ok(())
+    let name = out.paint(Tone::Faint, &format!("attempt {:<5}", field("attempt")));
+    let at: String = field("at").chars().take(19).collect();
+    out.line(format!(
+        "{name} {at} {} {} on {}, {} ms",
+        field("class"),
+        field("code"),
+        field("instance"),
+        field("latency_ms")
+    ))?;
+    out.line(format!("{:13} {}", "", field("error")))
 }
 
 async fn bulk(config: &Config, action: Action, args: BulkArgs) -> anyhow::Result<ExitCode> {
     let filter: Filter = args.filter.into();
     if filter.is_empty() && !args.all {
         return Err(Usage("this would change every failed message: give a filter, or --all".to_owned()).into());
-    }
-    if !filter.is_empty() && args.all {
-        return Err(Usage("--all and a filter contradict each other: give one of them".to_owned()).into());
     }
     let (database, names) = (super::database(config)?, super::names(config));
     let chosen = failed::choose(&database, &names, &filter, None).await?;

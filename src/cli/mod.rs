@@ -26,6 +26,7 @@ use secrecy::ExposeSecret;
 use crate::config::{self, Config, ConfigError};
 use crate::store::StoreError;
 use crate::store::postgres::database::{ConnectOptions, Database};
+use crate::store::postgres::schema;
 use crate::store::postgres::sql::Names;
 
 /// Usage or configuration: `EX_USAGE` of sysexits.h.
@@ -116,12 +117,24 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Verb::Run => run::run(config).await,
             Verb::Check(args) => check::check(&config, &args).await,
             Verb::Migrate(args) => migrate::migrate(&config, &args).await,
-            Verb::Status(args) => status::status(&config, &args).await,
-            Verb::Failed(verb) => failed::failed(&config, verb).await,
-            Verb::Enqueue(args) => enqueue::enqueue(&config, args).await,
+            Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
+            Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
+            Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
             Verb::Reference(verb) => reference::print(&verb),
         }
     })
+}
+
+/// Where the database lacks something, says what and what to do, instead of what the statement that noticed said.
+async fn explain(config: &Config, result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    let error = match result {
+        Err(error) if matches!(error.downcast_ref(), Some(StoreError::Misconfigured(_))) => error,
+        Ok(_) | Err(_) => return result,
+    };
+    match schema::validate(&database(config)?, &names(config)).await {
+        Err(better @ StoreError::Misconfigured(_)) => Err(better.into()),
+        Ok(_) | Err(StoreError::Unavailable(_)) => Err(error),
+    }
 }
 
 /// The database as a person's command uses it: one connection.

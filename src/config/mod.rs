@@ -143,7 +143,20 @@ pub fn load(path: &Path, env: impl IntoIterator<Item = (OsString, OsString)>) ->
             lanes: raw.outbox.lanes.unwrap_or(64),
             columns: raw.outbox.columns.into_iter().collect(),
         },
-        routes: Routes::default(),
+        routes: Routes::new(vec![
+            crate::route::Route::new(&crate::route::RouteSpec {
+                topic: "*",
+                transport: 0,
+                destination: "{topic}",
+                order: crate::delivery::Order::Key,
+                max_attempts: 5,
+                backoff: crate::backoff::Backoff {
+                    min: std::time::Duration::from_secs(1),
+                    max: std::time::Duration::from_secs(300),
+                },
+            })
+            .expect("the default route is right"),
+        ]),
         lease: Lease {
             instance: "test".into(),
         },

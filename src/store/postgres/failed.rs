@@ -4,7 +4,8 @@
 //! that also writes the audit: killed half way, it has done some steps whole, and running it again does the rest. Rows that
 //! fail while it runs are not its business. Only the database is written; no daemon needs to run.
 
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -125,14 +126,24 @@ pub struct FailedMessage {
     pub failed_age_seconds: f64,
 }
 
-/// A whole row: [`show`].
-#[derive(Debug, Serialize)]
+/// A whole row: [`show`]. As JSON an object keyed by column, with `attempts` at the end.
+#[derive(Debug)]
 pub struct Shown {
-    /// Every column, by its name in the database.
-    #[serde(flatten)]
-    pub row: serde_json::Map<String, serde_json::Value>,
-    /// Failed attempts, oldest first: attempt, at, instance, class, code, error, latency_ms.
-    pub attempts: Vec<Box<RawValue>>,
+    /// Every column, by its name in the database, in its order; values as JSON, numbers digit for digit.
+    pub columns: Vec<(String, Box<RawValue>)>,
+    /// Failed attempts, oldest first: an array of objects with attempt, at, instance, class, code, error, latency_ms.
+    pub attempts: Box<RawValue>,
+}
+
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.columns.len() + 1))?;
+        for (column, value) in &self.columns {
+            map.serialize_entry(column, value)?;
+        }
+        map.serialize_entry("attempts", &self.attempts)?;
+        map.end()
+    }
 }
 
 /// What a bulk command does.
@@ -270,9 +281,10 @@ pub async fn show(database: &Database, names: &Names, id: &MessageRef) -> Result
         MessageRef::Id(id) => (None, Some(id.hyphenated().to_string())),
     };
     let rows = database.query(Role::Side, &statement, &[&seq, &id]).await?;
-    Ok(rows.first().map(|row| Shown {
-        row: serde_json::from_str(row.get(0)).expect("row_to_json gives an object"),
-        attempts: serde_json::from_str(row.get(1)).expect("json_agg gives an array"),
+    let raw = |text: String| RawValue::from_string(text).expect("the database's JSON is JSON");
+    Ok(rows.first().map(|row| {
+        let (names, values): (Vec<String>, Vec<String>) = (row.get(0), row.get(1));
+        Shown { columns: names.into_iter().zip(values.into_iter().map(raw)).collect(), attempts: raw(row.get(2)) }
     }))
 }
 
