@@ -62,14 +62,14 @@ fn count(number: i64) -> String {
     format!("{about}{}", grouped(number.unsigned_abs()))
 }
 
+fn field(out: &Out, name: &str, value: &str) -> String {
+    format!("{} {value}", out.paint(Tone::Faint, &format!("{name:<11}")))
+}
+
 fn show(out: &mut Out, status: &Status) -> io::Result<()> {
     let pending = &status.pending;
     let total = pending.due + pending.delayed + pending.retrying + pending.held;
-    let field = |out: &Out, name: &str, value: String| {
-        let name = out.paint(Tone::Faint, &format!("{name:<11}"));
-        format!("{name} {value}")
-    };
-    let line = field(out, "pending", count(total));
+    let line = field(out, "pending", &count(total));
     out.line(line)?;
     for (name, number) in [
         ("due", pending.due),
@@ -77,7 +77,7 @@ fn show(out: &mut Out, status: &Status) -> io::Result<()> {
         ("retrying", pending.retrying),
         ("held", pending.held),
     ] {
-        let line = field(out, &format!("  {name}"), count(number));
+        let line = field(out, &format!("  {name}"), &count(number));
         out.line(line)?;
     }
     let failed = if status.failed > 0 {
@@ -95,7 +95,7 @@ fn show(out: &mut Out, status: &Status) -> io::Result<()> {
         ("oldest due", oldest),
         ("rate", format!("{:.1} messages/s", status.rate_per_second)),
     ] {
-        let line = field(out, name, value);
+        let line = field(out, name, &value);
         out.line(line)?;
     }
     instances(out, status)?;
@@ -104,10 +104,11 @@ fn show(out: &mut Out, status: &Status) -> io::Result<()> {
 
 fn instances(out: &mut Out, status: &Status) -> io::Result<()> {
     let owned = status.lanes.iter().filter(|lane| lane.owner.is_some()).count();
-    let lanes = format!("{:<11} {owned} of {} owned", "lanes", status.lanes.len());
-    out.line(lanes)?;
+    let line = field(out, "lanes", &format!("{owned} of {} owned", status.lanes.len()));
+    out.line(line)?;
     if status.instances.is_empty() {
-        return out.line(format!("{:<11} none registered: is the daemon running?", "instances"));
+        let line = field(out, "instances", "none registered: is the daemon running?");
+        return out.line(line);
     }
     out.line("")?;
     let rows: Vec<[String; 4]> = status
