@@ -1,1 +1,13 @@
-fn main(){}
+//! Every test from outside, one binary: servers are started once, and files are named after the promise they keep.
+
+mod bounds;
+mod duplicates;
+mod late_commits;
+mod loss;
+mod loud;
+mod order;
+mod outage;
+mod poison;
+mod shutdown;
+mod support;
+mod tidy;
