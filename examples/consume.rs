@@ -28,14 +28,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn nats(url: &str, stream: &str, subject: &str) -> Result<(), Box<dyn Error>> {
-    let client = async_nats::ConnectOptions::new().retry_on_initial_connect().connect(url).await?;
+    let client = async_nats::ConnectOptions::new()
+        .retry_on_initial_connect()
+        .connect(url)
+        .await?;
     let config = jetstream::stream::Config {
         name: stream.to_owned(),
         subjects: vec![subject.to_owned()],
         ..jetstream::stream::Config::default()
     };
     let stream = jetstream::new(client).get_or_create_stream(config).await?;
-    let consumer = stream.create_consumer(jetstream::consumer::pull::OrderedConfig::default()).await?;
+    let consumer = stream
+        .create_consumer(jetstream::consumer::pull::OrderedConfig::default())
+        .await?;
     let mut messages = consumer.messages().await?;
     let mut inbox = Inbox::default();
     println!("ready");
@@ -44,10 +49,20 @@ async fn nats(url: &str, stream: &str, subject: &str) -> Result<(), Box<dyn Erro
         let Ok(message) = message else { continue };
         let pairs = message.headers.iter().flat_map(|headers| headers.iter());
         let headers: Vec<(String, String)> = pairs
-            .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.as_str().to_owned())))
+            .flat_map(|(name, values)| {
+                values
+                    .iter()
+                    .map(move |value| (name.to_string(), value.as_str().to_owned()))
+            })
             .collect();
         let key = find(&headers, "Outbox-Key");
-        inbox.receive(&message.subject, key.as_deref(), &headers, "Outbox-Id", &message.payload);
+        inbox.receive(
+            &message.subject,
+            key.as_deref(),
+            &headers,
+            "Outbox-Id",
+            &message.payload,
+        );
     }
     Ok(())
 }
@@ -58,8 +73,16 @@ async fn kafka(brokers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
     let admin: AdminClient<_> = config.create()?;
     let new = NewTopic::new(topic, 3, TopicReplication::Fixed(1));
     // One result per topic: that it exists already is fine.
-    admin.create_topics(&[new], &AdminOptions::new().operation_timeout(Some(Duration::from_secs(10)))).await?;
-    config.set("group.id", "consume").set("auto.offset.reset", "earliest").set("fetch.wait.max.ms", "50");
+    admin
+        .create_topics(
+            &[new],
+            &AdminOptions::new().operation_timeout(Some(Duration::from_secs(10))),
+        )
+        .await?;
+    config
+        .set("group.id", "consume")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.wait.max.ms", "50");
     let consumer: StreamConsumer = config.create()?;
     consumer.subscribe(&[topic])?;
     let mut inbox = Inbox::default();
@@ -69,15 +92,25 @@ async fn kafka(brokers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
         let Ok(message) = consumer.recv().await else { continue };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let pairs = message.headers().into_iter().flat_map(Headers::iter);
-        let headers: Vec<(String, String)> =
-            pairs.map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default())).collect();
+        let headers: Vec<(String, String)> = pairs
+            .map(|header| (header.key.to_owned(), header.value.map(text).unwrap_or_default()))
+            .collect();
         let key = message.key().map(text);
-        inbox.receive(message.topic(), key.as_deref(), &headers, "id", message.payload().unwrap_or_default());
+        inbox.receive(
+            message.topic(),
+            key.as_deref(),
+            &headers,
+            "id",
+            message.payload().unwrap_or_default(),
+        );
     }
 }
 
 fn find(headers: &[(String, String)], name: &str) -> Option<String> {
-    headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone())
+    headers
+        .iter()
+        .find(|(found, _)| found == name)
+        .map(|(_, value)| value.clone())
 }
 
 /// What a consumer must keep to do its work once: the ids it has seen. A real one keeps them in its own database, in
@@ -88,10 +121,25 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn receive(&mut self, topic: &str, key: Option<&str>, headers: &[(String, String)], id_header: &str, payload: &[u8]) {
+    fn receive(
+        &mut self,
+        topic: &str,
+        key: Option<&str>,
+        headers: &[(String, String)],
+        id_header: &str,
+        payload: &[u8],
+    ) {
         let id = find(headers, id_header).unwrap_or_default();
-        let again = if self.seen.insert(id.clone()) { "" } else { "  (seen before: ignored)" };
-        println!("<- {topic:<15} key {:<7} {}{again}", key.unwrap_or("-"), String::from_utf8_lossy(payload));
+        let again = if self.seen.insert(id.clone()) {
+            ""
+        } else {
+            "  (seen before: ignored)"
+        };
+        println!(
+            "<- {topic:<15} key {:<7} {}{again}",
+            key.unwrap_or("-"),
+            String::from_utf8_lossy(payload)
+        );
         println!("   id {id}");
         for (name, value) in headers.iter().filter(|(name, _)| !is_the_relay_s(name, id_header)) {
             println!("   {name}: {value}");

@@ -26,7 +26,10 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(300) };
+    const BACKOFF: Backoff = Backoff {
+        min: Duration::from_secs(1),
+        max: Duration::from_secs(300),
+    };
 
     #[test]
     fn doubles_from_min_and_stops_at_max() {

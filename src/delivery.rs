@@ -46,7 +46,11 @@ pub struct Failure {
 impl Failure {
     /// A failure of `class` with its `code` and a line for the operator.
     pub fn new(class: FailureClass, code: impl Into<Cow<'static, str>>, error: impl Into<String>) -> Self {
-        Self { class, code: code.into(), error: error.into() }
+        Self {
+            class,
+            code: code.into(),
+            error: error.into(),
+        }
     }
 }
 
@@ -130,7 +134,10 @@ pub fn decide(outcome: Outcome, policy: Policy, jitter: f64) -> Disposition {
     } else if policy.attempt >= policy.max_attempts {
         Disposition::Fail(failure)
     } else {
-        Disposition::Retry { delay: policy.backoff.delay(policy.attempt, jitter), failure }
+        Disposition::Retry {
+            delay: policy.backoff.delay(policy.attempt, jitter),
+            failure,
+        }
     }
 }
 
@@ -142,7 +149,10 @@ mod tests {
         Policy {
             attempt,
             max_attempts: 5,
-            backoff: Backoff { min: Duration::from_secs(1), max: Duration::from_secs(60) },
+            backoff: Backoff {
+                min: Duration::from_secs(1),
+                max: Duration::from_secs(60),
+            },
             count_outages: false,
             destination_alive: false,
         }
@@ -162,22 +172,49 @@ mod tests {
 
     #[test]
     fn count_outages_makes_every_refusal_count() {
-        let counting = Policy { count_outages: true, ..policy(5) };
-        assert!(matches!(decide(refused(FailureClass::Unavailable), counting, 0.0), Disposition::Fail(_)));
-        assert!(matches!(decide(refused(FailureClass::TimedOut), counting, 0.0), Disposition::Fail(_)));
+        let counting = Policy {
+            count_outages: true,
+            ..policy(5)
+        };
+        assert!(matches!(
+            decide(refused(FailureClass::Unavailable), counting, 0.0),
+            Disposition::Fail(_)
+        ));
+        assert!(matches!(
+            decide(refused(FailureClass::TimedOut), counting, 0.0),
+            Disposition::Fail(_)
+        ));
     }
 
     #[test]
     fn a_timeout_counts_only_while_the_destination_lives() {
-        assert!(matches!(decide(refused(FailureClass::TimedOut), policy(1), 0.0), Disposition::Pause(_)));
-        let alive = Policy { destination_alive: true, ..policy(1) };
-        assert!(matches!(decide(refused(FailureClass::TimedOut), alive, 0.0), Disposition::Retry { .. }));
+        assert!(matches!(
+            decide(refused(FailureClass::TimedOut), policy(1), 0.0),
+            Disposition::Pause(_)
+        ));
+        let alive = Policy {
+            destination_alive: true,
+            ..policy(1)
+        };
+        assert!(matches!(
+            decide(refused(FailureClass::TimedOut), alive, 0.0),
+            Disposition::Retry { .. }
+        ));
     }
 
     #[test]
     fn failures_retry_until_max_attempts_and_rejections_never() {
-        assert!(matches!(decide(refused(FailureClass::Failed), policy(4), 0.0), Disposition::Retry { .. }));
-        assert!(matches!(decide(refused(FailureClass::Failed), policy(5), 0.0), Disposition::Fail(_)));
-        assert!(matches!(decide(refused(FailureClass::Rejected), policy(1), 0.0), Disposition::Fail(_)));
+        assert!(matches!(
+            decide(refused(FailureClass::Failed), policy(4), 0.0),
+            Disposition::Retry { .. }
+        ));
+        assert!(matches!(
+            decide(refused(FailureClass::Failed), policy(5), 0.0),
+            Disposition::Fail(_)
+        ));
+        assert!(matches!(
+            decide(refused(FailureClass::Rejected), policy(1), 0.0),
+            Disposition::Fail(_)
+        ));
     }
 }

@@ -68,7 +68,11 @@ impl Message {
     /// arrives although the broker still remembers its first copy.
     #[must_use]
     pub fn dedupe_id(&self) -> String {
-        if self.replay > 0 { format!("{}.{}", self.id, self.replay) } else { self.id.to_string() }
+        if self.replay > 0 {
+            format!("{}.{}", self.id, self.replay)
+        } else {
+            self.id.to_string()
+        }
     }
 
     /// Bytes this message holds in memory, about: what `relay.max_in_flight_bytes` counts.
@@ -112,7 +116,11 @@ impl Headers {
             Ok(serde_json::Value::Object(map)) => {
                 let mut list = Vec::with_capacity(map.len());
                 for (name, value) in map {
-                    let text = if let serde_json::Value::String(text) = value { text } else { value.to_string() };
+                    let text = if let serde_json::Value::String(text) = value {
+                        text
+                    } else {
+                        value.to_string()
+                    };
                     if let Err(reason) = check_header(&name, &text) {
                         return Self::Invalid(reason.into());
                     }
@@ -169,12 +177,24 @@ mod tests {
     fn json_values_become_text() {
         let headers = Headers::parse(br#"{"a":"x","n":5,"o":{"k":[1]},"t":true,"z":null}"#);
         let pairs: Vec<_> = headers.iter().collect();
-        assert_eq!(pairs, [("a", "x"), ("n", "5"), ("o", r#"{"k":[1]}"#), ("t", "true"), ("z", "null")]);
+        assert_eq!(
+            pairs,
+            [
+                ("a", "x"),
+                ("n", "5"),
+                ("o", r#"{"k":[1]}"#),
+                ("t", "true"),
+                ("z", "null")
+            ]
+        );
     }
 
     #[test]
     fn what_is_no_object_is_invalid_and_says_so() {
-        assert_eq!(Headers::parse(b"[1]"), Headers::Invalid("headers must be a JSON object, found an array".into()));
+        assert_eq!(
+            Headers::parse(b"[1]"),
+            Headers::Invalid("headers must be a JSON object, found an array".into())
+        );
         assert!(matches!(Headers::parse(b"\"x\""), Headers::Invalid(_)));
         assert!(matches!(Headers::parse(b"{"), Headers::Invalid(_)));
         assert_eq!(Headers::parse(b"null"), Headers::empty());
@@ -182,7 +202,12 @@ mod tests {
 
     #[test]
     fn a_header_never_injects_another() {
-        for json in [r#"{"a":"x\r\nb: y"}"#, r#"{"a\n":"x"}"#, r#"{"a":"\u0000"}"#, r#"{"":"x"}"#] {
+        for json in [
+            r#"{"a":"x\r\nb: y"}"#,
+            r#"{"a\n":"x"}"#,
+            r#"{"a":"\u0000"}"#,
+            r#"{"":"x"}"#,
+        ] {
             assert!(matches!(Headers::parse(json.as_bytes()), Headers::Invalid(_)), "{json}");
         }
     }

@@ -58,18 +58,29 @@ impl Template {
             if open > 0 {
                 parts.push(Part::Text(rest[..open].to_owned()));
             }
-            let close = rest[open..].find('}').ok_or_else(|| format!("{text:?} has an unclosed brace"))? + open;
+            let close = rest[open..]
+                .find('}')
+                .ok_or_else(|| format!("{text:?} has an unclosed brace"))?
+                + open;
             parts.push(match &rest[open + 1..close] {
                 "topic" => Part::Topic,
                 "key" => Part::Key,
-                other => return Err(format!("{text:?} names {{{other}}}: only {{topic}} and {{key}} are known")),
+                other => {
+                    return Err(format!(
+                        "{text:?} names {{{other}}}: only {{topic}} and {{key}} are known"
+                    ));
+                }
             });
             rest = &rest[close + 1..];
         }
         if !rest.is_empty() {
             parts.push(Part::Text(rest.to_owned()));
         }
-        if parts.is_empty() { Err("the template is empty".to_owned()) } else { Ok(Self(parts)) }
+        if parts.is_empty() {
+            Err("the template is empty".to_owned())
+        } else {
+            Ok(Self(parts))
+        }
     }
 
     fn fill(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Arc<str>, String> {
@@ -87,7 +98,11 @@ impl Template {
                 },
             }
         }
-        if filled.is_empty() { Err("the route's destination is empty for this row".to_owned()) } else { Ok(filled.into()) }
+        if filled.is_empty() {
+            Err("the route's destination is empty for this row".to_owned())
+        } else {
+            Ok(filled.into())
+        }
     }
 }
 
@@ -160,7 +175,9 @@ impl Routes {
     /// # Errors
     /// Why there is none, in words: the row is rejected with it.
     pub fn resolve(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Resolved, String> {
-        let route = self.find(topic).ok_or_else(|| format!("no route matches topic {topic:?}"))?;
+        let route = self
+            .find(topic)
+            .ok_or_else(|| format!("no route matches topic {topic:?}"))?;
         let destination = self.0[route].destination.fill(topic, key)?;
         Ok(Resolved { route, destination })
     }
@@ -172,14 +189,26 @@ mod tests {
     use std::time::Duration;
 
     fn route(topic: &str, transport: usize, destination: &str) -> Result<Route, String> {
-        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(2) };
-        Route::new(&RouteSpec { topic, transport, destination, order: Order::Key, max_attempts: 5, backoff })
+        let backoff = Backoff {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(2),
+        };
+        Route::new(&RouteSpec {
+            topic,
+            transport,
+            destination,
+            order: Order::Key,
+            max_attempts: 5,
+            backoff,
+        })
     }
 
     #[test]
     fn the_first_match_wins() {
-        let routes =
-            Routes::new(vec![route("orders.*", 1, "{topic}").unwrap(), route("*", 0, "all-{topic}.{key}").unwrap()]);
+        let routes = Routes::new(vec![
+            route("orders.*", 1, "{topic}").unwrap(),
+            route("*", 0, "all-{topic}.{key}").unwrap(),
+        ]);
         let orders = routes.resolve(&"orders.eu.paid".into(), None).unwrap();
         assert_eq!((orders.route, &*orders.destination), (0, "orders.eu.paid"));
         let other = routes.resolve(&"users".into(), Some("7")).unwrap();
@@ -189,7 +218,10 @@ mod tests {
     #[test]
     fn no_route_and_no_key_are_said() {
         let routes = Routes::new(vec![route("a", 0, "{key}").unwrap()]);
-        assert_eq!(routes.resolve(&"b".into(), None).unwrap_err(), "no route matches topic \"b\"");
+        assert_eq!(
+            routes.resolve(&"b".into(), None).unwrap_err(),
+            "no route matches topic \"b\""
+        );
         assert!(routes.resolve(&"a".into(), None).unwrap_err().contains("{key}"));
         assert!(routes.resolve(&"a".into(), Some("")).unwrap_err().contains("empty"));
     }

@@ -27,11 +27,18 @@ async fn scene(relay: &str) -> Scene {
     let site = Site::new(&database, &(broker.section("main") + relay));
     site.migrate();
     let session = database.connect().await;
-    Scene { broker, database, session, site }
+    Scene {
+        broker,
+        database,
+        session,
+        site,
+    }
 }
 
 async fn relayed(session: &Session) -> i64 {
-    session.count("select count(*) from outbox_messages where relayed_at is not null").await
+    session
+        .count("select count(*) from outbox_messages where relayed_at is not null")
+        .await
 }
 
 /// 300,000 rows wait, the broker takes all it is given: memory stays what the window needs.
@@ -70,7 +77,10 @@ async fn large_payloads_do_not_fill_memory() {
     println!("5,000 payloads of 100 kB: peak RSS {peak} MB");
     assert_eq!(relayed(&scene.session).await, 5_000);
     // The window, a copy of it on its way through each of the two clients, and the daemon itself.
-    assert!(peak <= 150, "peak RSS {peak} MB with 100 kB payloads and a window of 16 MiB");
+    assert!(
+        peak <= 150,
+        "peak RSS {peak} MB with 100 kB payloads and a window of 16 MiB"
+    );
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
@@ -89,7 +99,9 @@ async fn a_backlog_behind_a_dead_broker_does_not_fill_memory() {
     }
     eventually("the destination is paused", Duration::from_secs(15), || async {
         let metrics = daemon.metrics().await;
-        let paused = metrics.iter().any(|(name, value)| name.starts_with("outboxd_destination_paused{") && *value > 0.0);
+        let paused = metrics
+            .iter()
+            .any(|(name, value)| name.starts_with("outboxd_destination_paused{") && *value > 0.0);
         paused.then_some(())
     })
     .await;
@@ -125,7 +137,12 @@ const NEXT_YEAR: &str = "insert into outbox_messages (topic, key, payload, avail
 
 async fn assert_quick(session: &Session, daemon: &Daemon, consumer: &mut Follower, when: &str) {
     let all = probes(session, consumer).await;
-    println!("{when}: median {:.1?}, worst {:.1?}, peak RSS {} MB", all[10], all[19], daemon.peak_rss() / MEGABYTE);
+    println!(
+        "{when}: median {:.1?}, worst {:.1?}, peak RSS {} MB",
+        all[10],
+        all[19],
+        daemon.peak_rss() / MEGABYTE
+    );
     // One of twenty may meet a checkpoint or another process on this machine.
     assert!(all[18] < Duration::from_millis(100), "{when}: due rows took {all:?}");
 }
@@ -141,10 +158,26 @@ async fn a_million_delayed_rows_in_front_do_not_delay_a_due_row() {
     let daemon = scene.site.start().await;
     let ready = Instant::now();
     let mut consumer = scene.broker.follow(&["orders"]).await;
-    consumer.next(Duration::from_secs(30)).await.expect("the row behind a million delayed ones arrives");
-    println!("started on a million delayed rows: the first due row arrived {:.0?} after ready", ready.elapsed());
-    assert!(ready.elapsed() < Duration::from_secs(2), "the first due row took {:?}", ready.elapsed());
-    assert_quick(&scene.session, &daemon, &mut consumer, "a million delayed rows in front").await;
+    consumer
+        .next(Duration::from_secs(30))
+        .await
+        .expect("the row behind a million delayed ones arrives");
+    println!(
+        "started on a million delayed rows: the first due row arrived {:.0?} after ready",
+        ready.elapsed()
+    );
+    assert!(
+        ready.elapsed() < Duration::from_secs(2),
+        "the first due row took {:?}",
+        ready.elapsed()
+    );
+    assert_quick(
+        &scene.session,
+        &daemon,
+        &mut consumer,
+        "a million delayed rows in front",
+    )
+    .await;
     assert_eq!(relayed(&scene.session).await, 21);
     let peak = daemon.peak_rss() / MEGABYTE;
     assert!(peak <= 150, "peak RSS {peak} MB with a million delayed rows");
@@ -163,7 +196,13 @@ async fn a_million_delayed_rows_committed_at_once_do_not_delay_a_due_row() {
     let first = probe(&scene.database.connect().await, &mut consumer).await;
     println!("right behind a million delayed rows committed at once: {first:.1?}");
     assert!(first < Duration::from_secs(5), "the first due row took {first:?}");
-    assert_quick(&scene.session, &daemon, &mut consumer, "a million delayed rows committed before").await;
+    assert_quick(
+        &scene.session,
+        &daemon,
+        &mut consumer,
+        "a million delayed rows committed before",
+    )
+    .await;
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
@@ -180,6 +219,9 @@ async fn a_delayed_row_is_sent_when_it_is_due() {
     let late = "select (extract(epoch from relayed_at - available_at) * 1000)::bigint from outbox_messages";
     let late = scene.session.count(late).await;
     println!("a delayed row was marked {late} ms after its time");
-    assert!((0..500).contains(&late), "a delayed row was marked {late} ms after its time");
+    assert!(
+        (0..500).contains(&late),
+        "a delayed row was marked {late} ms after its time"
+    );
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }

@@ -8,10 +8,14 @@ use crate::support::chaos::{self, KILLS, MAX_IN_FLIGHT};
 
 #[tokio::test]
 async fn duplicates_in_nats_stay_within_the_window_per_kill() {
-    chaos::verdict(Kind::Nats).await.assert_duplicates_within(KILLS * MAX_IN_FLIGHT);
+    chaos::verdict(Kind::Nats)
+        .await
+        .assert_duplicates_within(KILLS * MAX_IN_FLIGHT);
 }
 
 #[tokio::test]
 async fn duplicates_in_kafka_stay_within_the_window_per_kill() {
-    chaos::verdict(Kind::Kafka).await.assert_duplicates_within(KILLS * MAX_IN_FLIGHT);
+    chaos::verdict(Kind::Kafka)
+        .await
+        .assert_duplicates_within(KILLS * MAX_IN_FLIGHT);
 }

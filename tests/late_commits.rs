@@ -24,12 +24,17 @@ async fn a_late_commit_with_a_lower_number_is_relayed() {
 
     let early = database.connect().await;
     let late = database.connect().await;
-    early.run("begin; insert into outbox_messages (topic, key, payload) values ('orders', 'early', '1')").await;
-    late.run("insert into outbox_messages (topic, key, payload) values ('orders', 'late', '2')").await;
+    early
+        .run("begin; insert into outbox_messages (topic, key, payload) values ('orders', 'early', '1')")
+        .await;
+    late.run("insert into outbox_messages (topic, key, payload) values ('orders', 'late', '2')")
+        .await;
     let relayed = "select count(*) from outbox_messages where relayed_at is not null";
-    eventually("the higher number is relayed first", Duration::from_secs(10), || async {
-        (late.count(relayed).await == 1).then_some(())
-    })
+    eventually(
+        "the higher number is relayed first",
+        Duration::from_secs(10),
+        || async { (late.count(relayed).await == 1).then_some(()) },
+    )
     .await;
     early.run("commit").await;
     eventually("the lower number follows, at once", Duration::from_secs(2), || async {
@@ -50,8 +55,16 @@ async fn writers_with_every_habit_lose_nothing() {
     let mut daemon = site.start().await;
 
     let snapshot = database.connect().await;
-    snapshot.run("begin isolation level repeatable read; select count(*) from outbox_messages").await;
-    let writers = Writers { connections: 8, rows: 12_000, keys: 400, topics: TOPICS, habits: Habits::Adversarial };
+    snapshot
+        .run("begin isolation level repeatable read; select count(*) from outbox_messages")
+        .await;
+    let writers = Writers {
+        connections: 8,
+        rows: 12_000,
+        keys: 400,
+        topics: TOPICS,
+        habits: Habits::Adversarial,
+    };
     let mut writing = writers.start(&database).await;
     let half = tokio::sync::Mutex::new(&mut writing);
     eventually("half of the rows are written", Duration::from_secs(120), || async {
@@ -84,13 +97,19 @@ async fn a_prepared_transaction_committed_after_a_restart_is_relayed() {
     let daemon = site.start().await;
     let session = database.connect().await;
     let name = &database.name;
-    session.run("begin; insert into outbox_messages (topic, payload) values ('orders', '1')").await;
+    session
+        .run("begin; insert into outbox_messages (topic, payload) values ('orders', '1')")
+        .await;
     session.run(&format!("prepare transaction '{name}'")).await;
-    session.run("insert into outbox_messages (topic, payload) values ('orders', '2')").await;
+    session
+        .run("insert into outbox_messages (topic, payload) values ('orders', '2')")
+        .await;
     session.drained(Duration::from_secs(10)).await;
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
     let daemon = site.start().await;
-    session.run("insert into outbox_messages (topic, payload) values ('orders', '3')").await;
+    session
+        .run("insert into outbox_messages (topic, payload) values ('orders', '3')")
+        .await;
     session.drained(Duration::from_secs(10)).await;
     session.run(&format!("commit prepared '{name}'")).await;
     session.drained(Duration::from_secs(5)).await;

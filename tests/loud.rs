@@ -52,7 +52,11 @@ async fn a_missing_table_is_named() {
 async fn a_missing_column_is_named() {
     let _guard = together().await;
     let (database, site) = migrated().await;
-    database.connect().await.run("alter table outbox_messages drop column payload").await;
+    database
+        .connect()
+        .await
+        .run("alter table outbox_messages drop column payload")
+        .await;
     assert_refused(&site, &["payload"]).await;
 }
 
@@ -82,20 +86,59 @@ async fn a_second_process_of_one_instance_is_refused() {
 fn wrong_keys_and_values_are_named() {
     let database = "[database]\nurl = \"postgres://postgres@127.0.0.1:1/none\"\n";
     for (text, words) in [
-        (format!("{database}{NOWHERE}[relay]\nbatch_sise = 5\n"), vec!["batch_sise"]),
-        (format!("{database}{NOWHERE}[relay]\nbackoff_min = \"soon\"\n"), vec!["backoff_min"]),
-        (format!("{database}{NOWHERE}[relay]\nmax_in_flight = 0\n"), vec!["relay.max_in_flight"]),
-        (format!("{database}{NOWHERE}[relay]\nmax_in_flight_bytes = \"many\"\n"), vec!["max_in_flight_bytes"]),
-        (format!("{database}{NOWHERE}[outbox]\nlanes = 0\n"), vec!["outbox.lanes"]),
-        (format!("{database}{NOWHERE}[outbox]\non_relayed = \"burn\"\n"), vec!["on_relayed"]),
-        (format!("{database}{NOWHERE}[lease]\nttl = \"10ms\"\n"), vec!["lease.ttl"]),
-        (format!("{database}{NOWHERE}[http]\nlisten = \"here\"\n"), vec!["http.listen"]),
-        (format!("[database]\nurl = \"postgres://[\"\n{NOWHERE}"), vec!["database.url"]),
+        (
+            format!("{database}{NOWHERE}[relay]\nbatch_sise = 5\n"),
+            vec!["batch_sise"],
+        ),
+        (
+            format!("{database}{NOWHERE}[relay]\nbackoff_min = \"soon\"\n"),
+            vec!["backoff_min"],
+        ),
+        (
+            format!("{database}{NOWHERE}[relay]\nmax_in_flight = 0\n"),
+            vec!["relay.max_in_flight"],
+        ),
+        (
+            format!("{database}{NOWHERE}[relay]\nmax_in_flight_bytes = \"many\"\n"),
+            vec!["max_in_flight_bytes"],
+        ),
+        (
+            format!("{database}{NOWHERE}[outbox]\nlanes = 0\n"),
+            vec!["outbox.lanes"],
+        ),
+        (
+            format!("{database}{NOWHERE}[outbox]\non_relayed = \"burn\"\n"),
+            vec!["on_relayed"],
+        ),
+        (
+            format!("{database}{NOWHERE}[lease]\nttl = \"10ms\"\n"),
+            vec!["lease.ttl"],
+        ),
+        (
+            format!("{database}{NOWHERE}[http]\nlisten = \"here\"\n"),
+            vec!["http.listen"],
+        ),
+        (
+            format!("[database]\nurl = \"postgres://[\"\n{NOWHERE}"),
+            vec!["database.url"],
+        ),
         (database.to_owned(), vec!["transports"]),
-        (format!("{database}[transports.main.pigeon]\nurl = \"x\"\n"), vec!["pigeon"]),
-        (format!("{database}[transports.main.nats]\nurl = \"http://x\"\n"), vec!["transports.main.nats.url"]),
-        (format!("{database}{NOWHERE}[[routes]]\ntopic = \"*\"\ntransport = \"other\"\n"), vec!["routes", "other"]),
-        (format!("{database}{NOWHERE}[[routes]]\ntopic = \"[\"\ntransport = \"main\"\n"), vec!["routes", "topic"]),
+        (
+            format!("{database}[transports.main.pigeon]\nurl = \"x\"\n"),
+            vec!["pigeon"],
+        ),
+        (
+            format!("{database}[transports.main.nats]\nurl = \"http://x\"\n"),
+            vec!["transports.main.nats.url"],
+        ),
+        (
+            format!("{database}{NOWHERE}[[routes]]\ntopic = \"*\"\ntransport = \"other\"\n"),
+            vec!["routes", "other"],
+        ),
+        (
+            format!("{database}{NOWHERE}[[routes]]\ntopic = \"[\"\ntransport = \"main\"\n"),
+            vec!["routes", "topic"],
+        ),
         ("this is no toml".to_owned(), vec!["outboxd.toml"]),
     ] {
         let site = Site::bare();
@@ -125,14 +168,24 @@ async fn no_progress_while_rows_are_due_fails_readiness() {
     let mut daemon = site.start().await;
     broker.kill9().await;
     let session = database.connect().await;
-    session.run("insert into outbox_messages (topic, payload) values ('orders', '1')").await;
+    session
+        .run("insert into outbox_messages (topic, payload) values ('orders', '1')")
+        .await;
     let reasons = eventually("/readyz answers 503", Duration::from_secs(20), || async {
-        daemon.get("/readyz").await.filter(|(status, _)| *status == 503).map(|(_, body)| body)
+        daemon
+            .get("/readyz")
+            .await
+            .filter(|(status, _)| *status == 503)
+            .map(|(_, body)| body)
     })
     .await;
     println!("{reasons}");
     serde_json::from_str::<serde_json::Value>(&reasons).expect("the reasons are JSON");
-    assert_eq!(daemon.get("/livez").await.map(|(status, _)| status), Some(200), "it lives all the same");
+    assert_eq!(
+        daemon.get("/livez").await.map(|(status, _)| status),
+        Some(200),
+        "it lives all the same"
+    );
     broker.bring_back();
     daemon.ready(Duration::from_secs(20)).await;
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());

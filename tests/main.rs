@@ -9,5 +9,7 @@ mod order;
 mod outage;
 mod poison;
 mod shutdown;
+#[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
 mod tidy;
+mod wire;

@@ -41,7 +41,15 @@ async fn scene(route: &str) -> (Scene, Daemon) {
     site.migrate();
     let daemon = site.start().await;
     let session = database.connect().await;
-    (Scene { broker, database, session, site }, daemon)
+    (
+        Scene {
+            broker,
+            database,
+            session,
+            site,
+        },
+        daemon,
+    )
 }
 
 impl Scene {
@@ -62,7 +70,10 @@ impl Scene {
 
     async fn until_relayed(&self, key: &str, rows: i64) {
         let what = format!("{rows} rows of key {key} are relayed");
-        eventually(&what, Duration::from_secs(15), || async { (self.relayed(key).await == rows).then_some(()) }).await;
+        eventually(&what, Duration::from_secs(15), || async {
+            (self.relayed(key).await == rows).then_some(())
+        })
+        .await;
     }
 
     async fn until_failed(&self) {
@@ -104,13 +115,22 @@ async fn a_strict_key_waits_until_an_operator_acts() {
     scene.insert_behind_a_refused_row().await;
     scene.until_relayed("b", 2).await;
     scene.until_failed().await;
-    throughout("key a waits", Duration::from_secs(1), || async { scene.relayed("a").await == 0 }).await;
+    throughout("key a waits", Duration::from_secs(1), || async {
+        scene.relayed("a").await == 0
+    })
+    .await;
     // A restart forgets nothing.
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
     let daemon = scene.site.start().await;
-    throughout("key a still waits", Duration::from_secs(1), || async { scene.relayed("a").await == 0 }).await;
+    throughout("key a still waits", Duration::from_secs(1), || async {
+        scene.relayed("a").await == 0
+    })
+    .await;
 
-    scene.session.run("update outbox_messages set headers = '{}' where seq = 1").await;
+    scene
+        .session
+        .run("update outbox_messages set headers = '{}' where seq = 1")
+        .await;
     scene.site.succeed(&["failed", "retry", "1"]);
     scene.until_relayed("a", 3).await;
     let verdict = judge(&scene.database, &scene.broker, &["orders"]).await;
@@ -136,14 +156,20 @@ async fn a_held_key_is_held_again_after_a_kill() {
     let (scene, daemon) = scene("order = \"key\"\nbackoff_min = \"2h\"\nbackoff_max = \"2h\"").await;
     scene.insert_behind_a_refused_row().await;
     scene.until_relayed("b", 2).await;
-    let waiting = "select count(*) from outbox_messages where attempt = 2 and available_at > now() + interval '50 minutes'";
-    eventually("the refused row waits for its retry", Duration::from_secs(10), || async {
-        (scene.session.count(waiting).await == 1).then_some(())
-    })
+    let waiting =
+        "select count(*) from outbox_messages where attempt = 2 and available_at > now() + interval '50 minutes'";
+    eventually(
+        "the refused row waits for its retry",
+        Duration::from_secs(10),
+        || async { (scene.session.count(waiting).await == 1).then_some(()) },
+    )
     .await;
     daemon.kill9();
     let daemon = scene.site.start().await;
-    scene.session.run("insert into outbox_messages (topic, key, payload) values ('orders', 'a', '4'), ('orders', 'b', '3')").await;
+    scene
+        .session
+        .run("insert into outbox_messages (topic, key, payload) values ('orders', 'a', '4'), ('orders', 'b', '3')")
+        .await;
     scene.until_relayed("b", 3).await;
     assert_eq!(scene.relayed("a").await, 0, "key a is held again");
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());

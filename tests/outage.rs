@@ -49,7 +49,11 @@ async fn an_outage_burns_nothing(kind: Kind) {
     assert_eq!((verdict.failed, verdict.attempts_counted), (0, 0), "{verdict}");
     assert_eq!(session.count("select count(*) from outboxd_attempts").await, 0);
     // One probe interval, the client's own reconnect, and a machine that is busy with other tests.
-    assert!(back.elapsed() < Duration::from_secs(5), "recovery took {:?}", back.elapsed());
+    assert!(
+        back.elapsed() < Duration::from_secs(5),
+        "recovery took {:?}",
+        back.elapsed()
+    );
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
@@ -102,7 +106,10 @@ async fn a_missing_stream_waits_until_it_is_there() {
     let daemon = site.start().await;
     let session = database.connect().await;
     insert(&session, "orders", 50).await;
-    throughout("the rows wait untouched", Duration::from_secs(3), || async { session.count(UNTOUCHED).await == 50 }).await;
+    throughout("the rows wait untouched", Duration::from_secs(3), || async {
+        session.count(UNTOUCHED).await == 50
+    })
+    .await;
     broker.prepare(&["orders"]).await;
     session.drained(Duration::from_secs(5)).await;
     judge(&database, &broker, &["orders"]).await.assert_nothing_lost();
@@ -117,9 +124,13 @@ async fn a_dead_transport_does_not_hold_up_the_other() {
     dead.prepare(&["dead"]).await;
     live.prepare(&["live"]).await;
     let database = Cluster::shared().database().await;
-    let routes = "[[routes]]\ntopic = \"dead\"\ntransport = \"dead\"\n[[routes]]\ntopic = \"live\"\ntransport = \"live\"\n";
+    let routes =
+        "[[routes]]\ntopic = \"dead\"\ntransport = \"dead\"\n[[routes]]\ntopic = \"live\"\ntransport = \"live\"\n";
     let relay = "[relay]\nmax_in_flight = 1000\nbatch_size = 200\n";
-    let site = Site::new(&database, &[&dead.section("dead"), &live.section("live"), routes, relay].concat());
+    let site = Site::new(
+        &database,
+        &[&dead.section("dead"), &live.section("live"), routes, relay].concat(),
+    );
     site.migrate();
     let session = database.connect().await;
     dead.kill9().await;
@@ -128,11 +139,16 @@ async fn a_dead_transport_does_not_hold_up_the_other() {
     insert(&session, "live", 1_000).await;
     let inserted = Instant::now();
     let relayed = "select count(*) from outbox_messages where topic = 'live' and relayed_at is not null";
-    eventually("the living transport's rows are relayed", Duration::from_secs(10), || async {
-        (session.count(relayed).await == 1_000).then_some(())
-    })
+    eventually(
+        "the living transport's rows are relayed",
+        Duration::from_secs(10),
+        || async { (session.count(relayed).await == 1_000).then_some(()) },
+    )
     .await;
-    println!("1,000 rows passed 20,000 for a dead broker in {:.0?}", inserted.elapsed());
+    println!(
+        "1,000 rows passed 20,000 for a dead broker in {:.0?}",
+        inserted.elapsed()
+    );
     // While it is down, more of both, in one transaction.
     session.run("begin").await;
     insert(&session, "dead", 2_000).await;

@@ -23,7 +23,10 @@ async fn assert_rejected(session: &Session, key: &str, words: &[&str]) {
     println!("{key}: {error}");
     assert_eq!(attempt, 2, "{key}: one attempt, then no more");
     let lower = error.to_lowercase();
-    assert!(words.iter().any(|word| lower.contains(word)), "{key}: {error:?} says none of {words:?}");
+    assert!(
+        words.iter().any(|word| lower.contains(word)),
+        "{key}: {error:?} says none of {words:?}"
+    );
     assert!(!error.contains('\n'), "{key}: last_error is one line: {error:?}");
 }
 
@@ -59,7 +62,11 @@ async fn what_nats_cannot_take_fails_alone() {
     verdict.assert_ordered();
     assert_eq!((verdict.failed, verdict.arrived), (5, 495), "{verdict}");
     let attempts = "select count(*) from outboxd_attempts where lower(class) = 'rejected'";
-    assert_eq!(session.count(attempts).await, 5, "each rejection is in outboxd_attempts");
+    assert_eq!(
+        session.count(attempts).await,
+        5,
+        "each rejection is in outboxd_attempts"
+    );
     let listed = site.succeed(&["failed", "list", "--json"]);
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("failed list --json is JSON");
     assert_eq!(listed.as_array().map(Vec::len), Some(5), "{listed}");
@@ -103,7 +110,10 @@ async fn a_full_batch_of_poison_does_not_starve_the_rest() {
     let broker = Broker::start(Kind::Nats);
     broker.prepare(&["orders"]).await;
     let database = Cluster::shared().database().await;
-    let site = Site::new(&database, &(broker.section("main") + "[relay]\nbatch_size = 100\nmax_in_flight = 200\n"));
+    let site = Site::new(
+        &database,
+        &(broker.section("main") + "[relay]\nbatch_size = 100\nmax_in_flight = 200\n"),
+    );
     site.migrate();
     let session = database.connect().await;
     session
@@ -118,6 +128,10 @@ async fn a_full_batch_of_poison_does_not_starve_the_rest() {
     let verdict = judge(&database, &broker, &["orders"]).await;
     verdict.assert_nothing_lost();
     assert_eq!((verdict.failed, verdict.arrived), (300, 100), "{verdict}");
-    assert_eq!(session.count("select count(*) from outboxd_attempts").await, 300, "each is tried once");
+    assert_eq!(
+        session.count("select count(*) from outboxd_attempts").await,
+        300,
+        "each is tried once"
+    );
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }

@@ -19,7 +19,13 @@ async fn ten_stops_under_load(kind: Kind) {
     let database = Cluster::shared().database().await;
     let site = Site::new(&database, &broker.section("main"));
     site.migrate();
-    let writers = Writers { connections: 4, rows: 30_000, keys: 400, topics: TOPICS, habits: Habits::Plain };
+    let writers = Writers {
+        connections: 4,
+        rows: 30_000,
+        keys: 400,
+        topics: TOPICS,
+        habits: Habits::Plain,
+    };
     let writing = writers.start(&database).await;
     let session = database.connect().await;
     for round in 1..=10 {
@@ -62,19 +68,31 @@ async fn a_stop_during_an_outage_is_clean_and_in_time() {
     let broker = Broker::start(Kind::Nats);
     broker.prepare(TOPICS).await;
     let database = Cluster::shared().database().await;
-    let site = Site::new(&database, &(broker.section("main") + "[relay]\nshutdown_timeout = \"10s\"\n"));
+    let site = Site::new(
+        &database,
+        &(broker.section("main") + "[relay]\nshutdown_timeout = \"10s\"\n"),
+    );
     site.migrate();
     let daemon = site.start().await;
     broker.kill9().await;
     let session = database.connect().await;
-    session.run("insert into outbox_messages (topic, payload) select 'orders', '1' from generate_series(1, 500)").await;
+    session
+        .run("insert into outbox_messages (topic, payload) select 'orders', '1' from generate_series(1, 500)")
+        .await;
     eventually("the destination is paused", Duration::from_secs(15), || async {
         let metrics = daemon.metrics().await;
-        let paused = metrics.iter().any(|(name, value)| name.starts_with("outboxd_destination_paused{") && *value > 0.0);
+        let paused = metrics
+            .iter()
+            .any(|(name, value)| name.starts_with("outboxd_destination_paused{") && *value > 0.0);
         paused.then_some(())
     })
     .await;
     let status = daemon.terminate(Duration::from_secs(12)).await;
     assert!(status.success(), "the stop ended with {status}");
-    assert_eq!(session.count("select count(*) from outbox_messages where attempt > 1").await, 0);
+    assert_eq!(
+        session
+            .count("select count(*) from outbox_messages where attempt > 1")
+            .await,
+        0
+    );
 }

@@ -29,9 +29,31 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("transport::nats", &["transport", "message", "delivery"]),
     ("transport::redis", &["transport", "message", "delivery"]),
     ("transport::stdout", &["transport", "message", "delivery"]),
-    ("relay", &["store", "transport", "delivery", "backoff", "route", "message", "telemetry"]),
-    ("config", &["transport::kafka::config", "transport::nats::config", "transport::redis::config",
-        "transport::stdout::config", "delivery", "backoff", "route", "message"]),
+    (
+        "relay",
+        &[
+            "store",
+            "transport",
+            "delivery",
+            "backoff",
+            "route",
+            "message",
+            "telemetry",
+        ],
+    ),
+    (
+        "config",
+        &[
+            "transport::kafka::config",
+            "transport::nats::config",
+            "transport::redis::config",
+            "transport::stdout::config",
+            "delivery",
+            "backoff",
+            "route",
+            "message",
+        ],
+    ),
     ("telemetry", &["delivery", "message"]),
     ("http", &["telemetry", "relay", "store", "message", "delivery"]),
     ("testing", &["store", "transport", "delivery", "message"]),
@@ -40,8 +62,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// What a module that may import a port must still not reach through it.
-const PORTS_END_AT: &[&str] =
-    &["store::postgres", "transport::kafka", "transport::nats", "transport::redis", "transport::stdout"];
+const PORTS_END_AT: &[&str] = &[
+    "store::postgres",
+    "transport::kafka",
+    "transport::nats",
+    "transport::redis",
+    "transport::stdout",
+];
 
 /// Modules that know no runtime: plain functions over plain values.
 const PURE: &[&str] = &["message", "delivery", "backoff", "route"];
@@ -76,7 +103,12 @@ impl Source {
     fn parse(path: &str, text: &str) -> Result<Self, String> {
         let mut items = syn::parse_file(text).map_err(|error| format!("{path}: does not parse: {error}"))?;
         remove_tests(&mut items.items);
-        Ok(Self { path: path.to_owned(), module: module_of(path), text: text.to_owned(), items })
+        Ok(Self {
+            path: path.to_owned(),
+            module: module_of(path),
+            text: text.to_owned(),
+            items,
+        })
     }
 
     fn tokens(&self) -> TokenStream {
@@ -87,7 +119,11 @@ impl Source {
     fn findings(&self) -> Vec<String> {
         let mut all = Vec::new();
         for rule in [imports, lengths, tokens_that_must_not_be, left_behind] {
-            all.extend(rule(self).into_iter().map(|(line, what)| format!("{}:{line}: {what}", self.path)));
+            all.extend(
+                rule(self)
+                    .into_iter()
+                    .map(|(line, what)| format!("{}:{line}: {what}", self.path)),
+            );
         }
         all
     }
@@ -102,18 +138,25 @@ fn module_of(path: &str) -> String {
 }
 
 fn is_within(module: &str, prefix: &str) -> bool {
-    module.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    module
+        .strip_prefix(prefix)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 /// `#[cfg(test)]`, `#[cfg(all(test, ..))]` or `#[test]`.
 fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let tokens = attribute.meta.to_token_stream().to_string();
-        tokens == "test" || (tokens.starts_with("cfg") && tokens.contains("test") && !tokens.contains("feature"))
-            && !tokens.contains("not")
+        tokens == "test"
+            || (tokens.starts_with("cfg") && tokens.contains("test") && !tokens.contains("feature"))
+                && !tokens.contains("not")
     })
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "syn's enum, not ours; the other kinds are never under cfg(test)"
+)]
 fn attributes_of(item: &syn::Item) -> &[syn::Attribute] {
     match item {
         syn::Item::Const(item) => &item.attrs,
@@ -128,6 +171,10 @@ fn attributes_of(item: &syn::Item) -> &[syn::Attribute] {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "syn's enum, not ours; only these two contain items"
+)]
 fn remove_tests(items: &mut Vec<syn::Item>) {
     items.retain(|item| !is_test(attributes_of(item)));
     for item in items {
@@ -225,7 +272,6 @@ fn inside_the_crate(path: &[String], module: &str) -> Option<String> {
 }
 
 fn imports(source: &Source) -> Findings {
-    let mut found = Vec::new();
     let mut seen = BTreeSet::new();
     for (path, line) in paths(source.tokens()) {
         let complaint = match inside_the_crate(&path, &source.module) {
@@ -233,12 +279,10 @@ fn imports(source: &Source) -> Findings {
             None => forbidden_crate(&source.module, &path[0]),
         };
         if let Some(what) = complaint {
-            if seen.insert((line, what.clone())) {
-                found.push((line, what));
-            }
+            seen.insert((line, what));
         }
     }
-    found
+    seen.into_iter().collect()
 }
 
 fn forbidden_edge(module: &str, target: &str) -> Option<String> {
@@ -252,12 +296,21 @@ fn forbidden_edge(module: &str, target: &str) -> Option<String> {
         .unwrap_or(&("", &[]));
     if is_within(target, home) && !home.is_empty() {
         // A port must not know its adapters, though they lie below it.
-        let adapter = PORTS_END_AT.iter().find(|end| is_within(target, end) && !is_within(module, end));
+        let adapter = PORTS_END_AT
+            .iter()
+            .find(|end| is_within(target, end) && !is_within(module, end));
         return adapter.map(|adapter| format!("{module} is a port and names its adapter {adapter}"));
     }
-    let named = allowed.iter().filter(|prefix| **prefix == "*" || is_within(target, prefix)).max_by_key(|p| p.len());
-    let Some(named) = named else { return Some(format!("{module} must not import {target}")) };
-    let adapter = PORTS_END_AT.iter().find(|end| is_within(target, end) && !is_within(named, end));
+    let named = allowed
+        .iter()
+        .filter(|prefix| **prefix == "*" || is_within(target, prefix))
+        .max_by_key(|p| p.len());
+    let Some(named) = named else {
+        return Some(format!("{module} must not import {target}"));
+    };
+    let adapter = PORTS_END_AT
+        .iter()
+        .find(|end| is_within(target, end) && !is_within(named, end));
     match adapter {
         Some(adapter) if *named != "*" => Some(format!("{module} may import {named}, but not the adapter {adapter}")),
         _ => None,
@@ -318,7 +371,9 @@ fn lengths(source: &Source) -> Findings {
 fn test_lines(text: &str) -> usize {
     let Ok(file) = syn::parse_file(text) else { return 0 };
     let tests = file.items.iter().filter(|item| is_test(attributes_of(item)));
-    tests.map(|item| item.span().end().line - item.span().start().line + 1).sum()
+    tests
+        .map(|item| item.span().end().line - item.span().start().line + 1)
+        .sum()
 }
 
 fn tokens_that_must_not_be(source: &Source) -> Findings {
@@ -356,9 +411,7 @@ fn walk(tokens: TokenStream, found: &mut Findings) {
 
 /// `#[allow(..)]` or `#![allow(..)]`: `group` is the brackets, `before` what stands in front of them.
 fn is_allow_attribute(before: &[TokenTree], group: &proc_macro2::Group) -> bool {
-    let is_punct = |token: Option<&TokenTree>, wanted: char| {
-        matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
-    };
+    let is_punct = |token: Option<&TokenTree>, wanted: char| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted);
     let last = before.last();
     let is_attribute = is_punct(last, '#') || (is_punct(last, '!') && is_punct(before.iter().nth_back(1), '#'));
     let first = group.stream().into_iter().next();
@@ -387,14 +440,18 @@ const SQL: &[(&str, &[&str])] = &[
 ];
 
 fn suspicious_text(literal: &str) -> Option<String> {
-    let text = literal.trim_start_matches(['b', 'r', '#', '"']).trim_end_matches(['"', '#']);
+    let text = literal
+        .trim_start_matches(['b', 'r', '#', '"'])
+        .trim_end_matches(['"', '#']);
     let flat = text.replace("\\n", " ");
     let flat = flat.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
     let is_sql = |start: &str, then: &[&str]| flat.starts_with(start) && then.iter().any(|part| flat.contains(part));
     if let Some((verb, _)) = SQL.iter().find(|(start, then)| is_sql(start, then)) {
         return Some(format!("SQL in a string ({}): it belongs into sql/", verb.trim()));
     }
-    let machine = ["/home/", "/root/", "/Users/", "/work/"].iter().find(|path| text.contains(*path))?;
+    let machine = ["/home/", "/root/", "/Users/", "/work/"]
+        .iter()
+        .find(|path| text.contains(*path))?;
     Some(format!("a machine's path in a string: {machine}"))
 }
 
@@ -431,13 +488,22 @@ fn the_source_is_tidy() {
     files.sort();
     let mut findings = Vec::new();
     for file in files {
-        let path = file.strip_prefix(root).expect("below the package").to_string_lossy().into_owned();
+        let path = file
+            .strip_prefix(root)
+            .expect("below the package")
+            .to_string_lossy()
+            .into_owned();
         match Source::parse(&path, &std::fs::read_to_string(&file).expect("readable")) {
             Ok(source) => findings.extend(source.findings()),
             Err(error) => findings.push(error),
         }
     }
-    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+    assert!(
+        findings.is_empty(),
+        "{} findings:\n{}",
+        findings.len(),
+        findings.join("\n")
+    );
 }
 
 /// Each statement's file says, in comments at its top, what a reader must know before changing it.
@@ -446,7 +512,10 @@ fn every_statement_has_a_header() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("sql");
     let Ok(entries) = std::fs::read_dir(&dir) else { return };
     let mut without = Vec::new();
-    for entry in entries.flatten().filter(|entry| entry.path().extension().is_some_and(|ext| ext == "sql")) {
+    for entry in entries
+        .flatten()
+        .filter(|entry| entry.path().extension().is_some_and(|ext| ext == "sql"))
+    {
         let text = std::fs::read_to_string(entry.path()).expect("readable");
         if !text.starts_with("--") {
             without.push(entry.file_name());
@@ -470,67 +539,183 @@ mod the_checker_itself {
     #[track_caller]
     fn assert_finds(path: &str, text: &str, words: &str) {
         let found = findings(path, text);
-        assert!(found.len() == 1 && found[0].contains(words), "expected one finding with {words:?}, got {found:?}");
+        assert!(
+            found.len() == 1 && found[0].contains(words),
+            "expected one finding with {words:?}, got {found:?}"
+        );
     }
 
     #[test]
     fn edges() {
-        assert_clean("src/relay/source.rs", "use crate::store::{Room, Store}; use crate::transport::Transport;");
+        assert_clean(
+            "src/relay/source.rs",
+            "use crate::store::{Room, Store}; use crate::transport::Transport;",
+        );
         assert_clean("src/relay/lane.rs", "use super::settler::Settler;");
-        assert_clean("src/store/postgres/fetch.rs", "use super::sql::Statement; use crate::store::StoreError;");
-        assert_clean("src/cli/run.rs", "use crate::store::postgres::PostgresStore; use crate::transport::nats::Nats;");
+        assert_clean(
+            "src/store/postgres/fetch.rs",
+            "use super::sql::Statement; use crate::store::StoreError;",
+        );
+        assert_clean(
+            "src/cli/run.rs",
+            "use crate::store::postgres::PostgresStore; use crate::transport::nats::Nats;",
+        );
         assert_clean("src/config/mod.rs", "use crate::transport::kafka::config::KafkaConfig;");
-        assert_finds("src/relay/source.rs", "use crate::store::postgres::PostgresStore;", "not the adapter");
-        assert_finds("src/relay/source.rs", "use crate::store::{Room, postgres::sql};", "not the adapter");
-        assert_finds("src/relay/source.rs", "use crate::config::Config;", "must not import config");
-        assert_finds("src/store/postgres/fetch.rs", "use crate::relay::Relay;", "must not import relay");
-        assert_finds("src/store/postgres/fetch.rs", "use crate::config::Config;", "must not import config");
-        assert_finds("src/transport/nats/mod.rs", "use crate::transport::kafka::x;", "adapter transport::kafka");
-        assert_finds("src/transport/nats/mod.rs", "use super::kafka::x;", "adapter transport::kafka");
-        assert_finds("src/store/mod.rs", "use postgres_is_fine::x; use crate::store::postgres::sql;", "names its adapter");
-        assert_finds("src/config/mod.rs", "use crate::transport::kafka::Kafka;", "must not import transport::kafka::Kafka");
+        assert_finds(
+            "src/relay/source.rs",
+            "use crate::store::postgres::PostgresStore;",
+            "not the adapter",
+        );
+        assert_finds(
+            "src/relay/source.rs",
+            "use crate::store::{Room, postgres::sql};",
+            "not the adapter",
+        );
+        assert_finds(
+            "src/relay/source.rs",
+            "use crate::config::Config;",
+            "must not import config",
+        );
+        assert_finds(
+            "src/store/postgres/fetch.rs",
+            "use crate::relay::Relay;",
+            "must not import relay",
+        );
+        assert_finds(
+            "src/store/postgres/fetch.rs",
+            "use crate::config::Config;",
+            "must not import config",
+        );
+        assert_finds(
+            "src/transport/nats/mod.rs",
+            "use crate::transport::kafka::x;",
+            "adapter transport::kafka",
+        );
+        assert_finds(
+            "src/transport/nats/mod.rs",
+            "use super::kafka::x;",
+            "adapter transport::kafka",
+        );
+        assert_finds(
+            "src/store/mod.rs",
+            "use postgres_is_fine::x; use crate::store::postgres::sql;",
+            "names its adapter",
+        );
+        assert_finds(
+            "src/config/mod.rs",
+            "use crate::transport::kafka::Kafka;",
+            "must not import transport::kafka::Kafka",
+        );
         assert_finds("src/message.rs", "use crate::delivery::Outcome;", "must not import");
         assert_finds("src/backoff.rs", "fn f() { crate::message::x() }", "must not import");
-        assert_finds("src/delivery.rs", "fn f() { assert!(crate::route::x()) }", "must not import");
+        assert_finds(
+            "src/delivery.rs",
+            "fn f() { assert!(crate::route::x()) }",
+            "must not import",
+        );
     }
 
     #[test]
     fn tests_may_import_anything() {
-        assert_clean("src/message.rs", "#[cfg(test)] mod tests { use crate::relay::Relay; fn f() { x.unwrap() } }");
-        assert_finds("src/message.rs", "#[cfg(not(test))] mod tests { use crate::relay::Relay; }", "must not import");
-        assert_finds("src/message.rs", "#[cfg(feature = \"testing\")] use crate::relay::Relay;", "must not import");
+        assert_clean(
+            "src/message.rs",
+            "#[cfg(test)] mod tests { use crate::relay::Relay; fn f() { x.unwrap() } }",
+        );
+        assert_finds(
+            "src/message.rs",
+            "#[cfg(not(test))] mod tests { use crate::relay::Relay; }",
+            "must not import",
+        );
+        assert_finds(
+            "src/message.rs",
+            "#[cfg(feature = \"testing\")] use crate::relay::Relay;",
+            "must not import",
+        );
     }
 
     #[test]
     fn crates_have_homes() {
         assert_clean("src/store/postgres/database.rs", "use tokio_postgres::Row;");
         assert_clean("src/transport/mod.rs", "pub mod redis;");
-        assert_finds("src/store/mod.rs", "use tokio_postgres::Row;", "whose home is store::postgres");
-        assert_finds("src/relay/lane.rs", "use rdkafka::ClientConfig;", "whose home is transport::kafka");
-        assert_finds("src/relay/lane.rs", "fn f() -> anyhow::Result<()> { Ok(()) }", "whose home is cli or main");
-        assert_finds("src/delivery.rs", "async fn f() { tokio::time::sleep(d).await }", "is pure");
+        assert_finds(
+            "src/store/mod.rs",
+            "use tokio_postgres::Row;",
+            "whose home is store::postgres",
+        );
+        assert_finds(
+            "src/relay/lane.rs",
+            "use rdkafka::ClientConfig;",
+            "whose home is transport::kafka",
+        );
+        assert_finds(
+            "src/relay/lane.rs",
+            "fn f() -> anyhow::Result<()> { Ok(()) }",
+            "whose home is cli or main",
+        );
+        assert_finds(
+            "src/delivery.rs",
+            "async fn f() { tokio::time::sleep(d).await }",
+            "is pure",
+        );
         assert_clean("src/relay/lane.rs", "async fn f() { tokio::time::sleep(d).await }");
     }
 
     #[test]
     fn sql_lives_in_files() {
-        assert_finds("src/relay/lane.rs", "const A: &str = \"select seq from outbox_messages\";", "SQL in a string");
-        assert_finds("src/relay/lane.rs", "const A: &str = r#\"\n  UPDATE x\n SET y = 1\"#;", "SQL in a string");
-        assert_finds("src/relay/lane.rs", "fn f() { run(format!(\"delete from {t}\")) }", "SQL in a string");
-        assert_finds("src/relay/lane.rs", "fn f() { run(\"listen outboxd\") }", "SQL in a string");
-        assert_clean("src/relay/lane.rs", "/// select seq from x\nconst A: &str = \"cannot update the row: set a key\";");
-        assert_clean("src/config/mod.rs", "const A: &str = \"select a transport with routes\";");
+        assert_finds(
+            "src/relay/lane.rs",
+            "const A: &str = \"select seq from outbox_messages\";",
+            "SQL in a string",
+        );
+        assert_finds(
+            "src/relay/lane.rs",
+            "const A: &str = r#\"\n  UPDATE x\n SET y = 1\"#;",
+            "SQL in a string",
+        );
+        assert_finds(
+            "src/relay/lane.rs",
+            "fn f() { run(format!(\"delete from {t}\")) }",
+            "SQL in a string",
+        );
+        assert_finds(
+            "src/relay/lane.rs",
+            "fn f() { run(\"listen outboxd\") }",
+            "SQL in a string",
+        );
+        assert_clean(
+            "src/relay/lane.rs",
+            "/// select seq from x\nconst A: &str = \"cannot update the row: set a key\";",
+        );
+        assert_clean(
+            "src/config/mod.rs",
+            "const A: &str = \"select a transport with routes\";",
+        );
     }
 
     #[test]
     fn what_must_not_be_left_behind() {
         assert_finds("src/relay/lane.rs", "fn f() { x.unwrap(); }", "unwrap outside tests");
-        assert_finds("src/relay/lane.rs", "fn f() { assert!(x.unwrap()); }", "unwrap outside tests");
+        assert_finds(
+            "src/relay/lane.rs",
+            "fn f() { assert!(x.unwrap()); }",
+            "unwrap outside tests",
+        );
         assert_clean("src/relay/lane.rs", "fn f() { x.unwrap_or(1); x.unwrap_or_default(); }");
-        assert_finds("src/relay/lane.rs", "#[allow(dead_code)] fn f() {}", "use expect with a reason");
+        assert_finds(
+            "src/relay/lane.rs",
+            "#[allow(dead_code)] fn f() {}",
+            "use expect with a reason",
+        );
         assert_finds("src/relay/lane.rs", "#![allow(dead_code)]", "use expect with a reason");
-        assert_clean("src/relay/lane.rs", "#[expect(dead_code, reason = \"x\")] fn f() { allow(1) }");
-        assert_finds("src/relay/lane.rs", "// TODO later\nfn f() {}", "do it or open an issue");
+        assert_clean(
+            "src/relay/lane.rs",
+            "#[expect(dead_code, reason = \"x\")] fn f() { allow(1) }",
+        );
+        assert_finds(
+            "src/relay/lane.rs",
+            "// TODO later\nfn f() {}",
+            "do it or open an issue",
+        );
         assert_finds("src/relay/lane.rs", "const A: &str = \"/home/me/x\";", "machine's path");
     }
 
@@ -542,7 +727,11 @@ mod the_checker_itself {
         assert_clean("src/relay/lane.rs", &fits);
         let file = "const A: u8 = 1;\n".repeat(401);
         assert_finds("src/relay/lane.rs", &file, "401 lines outside tests");
-        let tested = format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", "const A: u8 = 1;\n".repeat(400), "const B: u8 = 1;\n".repeat(99));
+        let tested = format!(
+            "{}#[cfg(test)]\nmod tests {{\n{}}}\n",
+            "const A: u8 = 1;\n".repeat(400),
+            "const B: u8 = 1;\n".repeat(99)
+        );
         assert_clean("src/relay/lane.rs", &tested);
     }
 }

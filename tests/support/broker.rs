@@ -41,8 +41,13 @@ impl Broker {
             Kind::Nats => "nats",
             Kind::Kafka => "kafka",
         };
-        let broker =
-            Self { kind, dir: scratch(name), port: free_port(), second_port: free_port(), extra: extra.to_owned() };
+        let broker = Self {
+            kind,
+            dir: scratch(name),
+            port: free_port(),
+            second_port: free_port(),
+            extra: extra.to_owned(),
+        };
         broker.bring_back();
         broker
     }
@@ -54,7 +59,11 @@ impl Broker {
             Kind::Kafka => "dev/kafka",
         };
         let mut command = Command::new(package().join(script));
-        command.arg("start").arg(&self.dir).arg(self.port.to_string()).arg(self.second_port.to_string());
+        command
+            .arg("start")
+            .arg(&self.dir)
+            .arg(self.port.to_string())
+            .arg(self.second_port.to_string());
         run(command.env("NATS_EXTRA", &self.extra).env("KAFKA_EXTRA", &self.extra));
     }
 
@@ -123,13 +132,20 @@ impl Broker {
                     duplicate_window: Duration::from_millis(100),
                     ..Default::default()
                 };
-                async_nats::jetstream::new(client).create_stream(config).await.expect("a new stream");
+                async_nats::jetstream::new(client)
+                    .create_stream(config)
+                    .await
+                    .expect("a new stream");
             }
             Kind::Kafka => {
-                let admin: AdminClient<_> =
-                    ClientConfig::new().set("bootstrap.servers", self.address()).create().expect("an admin client");
-                let new: Vec<_> =
-                    topics.iter().map(|topic| NewTopic::new(topic, 3, TopicReplication::Fixed(1))).collect();
+                let admin: AdminClient<_> = ClientConfig::new()
+                    .set("bootstrap.servers", self.address())
+                    .create()
+                    .expect("an admin client");
+                let new: Vec<_> = topics
+                    .iter()
+                    .map(|topic| NewTopic::new(topic, 3, TopicReplication::Fixed(1)))
+                    .collect();
                 let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
                 for made in admin.create_topics(&new, &options).await.expect("Kafka is up") {
                     made.expect("a new topic");

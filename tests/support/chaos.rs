@@ -23,7 +23,10 @@ const TOPICS: &[&str] = &["orders", "payments", "shipments"];
 
 /// Rows of a chaos run: `OUTBOXD_CHAOS_ROWS`, else 100,000.
 pub(crate) fn rows() -> usize {
-    std::env::var("OUTBOXD_CHAOS_ROWS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)
+    std::env::var("OUTBOXD_CHAOS_ROWS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(100_000)
 }
 
 static NATS: OnceCell<Verdict> = OnceCell::const_new();
@@ -45,8 +48,15 @@ enum Blow {
 }
 
 /// The order of the blows: each is struck when another eighth of the rows is committed.
-const BLOWS: [Blow; KILLS] =
-    [Blow::Daemon, Blow::Broker, Blow::Daemon, Blow::Daemon, Blow::Broker, Blow::Daemon, Blow::Daemon];
+const BLOWS: [Blow; KILLS] = [
+    Blow::Daemon,
+    Blow::Broker,
+    Blow::Daemon,
+    Blow::Daemon,
+    Blow::Broker,
+    Blow::Daemon,
+    Blow::Daemon,
+];
 
 async fn run(kind: Kind) -> Verdict {
     let _guard = together().await;
@@ -59,7 +69,13 @@ async fn run(kind: Kind) -> Verdict {
     site.migrate();
     let mut daemon = site.start().await;
 
-    let writers = Writers { connections: 4, rows: rows(), keys: 1_000, topics: TOPICS, habits: Habits::Plain };
+    let writers = Writers {
+        connections: 4,
+        rows: rows(),
+        keys: 1_000,
+        topics: TOPICS,
+        habits: Habits::Plain,
+    };
     let mut writing = writers.start(&database).await;
     for (number, blow) in BLOWS.into_iter().enumerate() {
         reach(&mut writing, rows() * (number + 1) / (KILLS + 1)).await;

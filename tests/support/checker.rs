@@ -32,7 +32,8 @@ pub(crate) struct Committed {
 
 /// Reads every row of the outbox.
 pub(crate) async fn committed(session: &Session) -> Vec<Committed> {
-    let query = "select seq, id, topic, key, relayed_at is not null, failed_at is not null, attempt from outbox_messages";
+    let query =
+        "select seq, id, topic, key, relayed_at is not null, failed_at is not null, attempt from outbox_messages";
     let rows = session.query(query, &[]).await.expect("the outbox can be read");
     rows.iter()
         .map(|row| Committed {
@@ -79,7 +80,11 @@ pub(crate) fn compare(rows: &[Committed], arrivals: &[Arrival]) -> Verdict {
     let by_id: HashMap<Uuid, &Committed> = rows.iter().map(|row| (row.id, row)).collect();
     let mut seen: HashMap<Uuid, usize> = HashMap::with_capacity(rows.len());
     let mut last: HashMap<(&str, &str), i64> = HashMap::new();
-    let mut verdict = Verdict { committed: rows.len(), arrived: arrivals.len(), ..Verdict::default() };
+    let mut verdict = Verdict {
+        committed: rows.len(),
+        arrived: arrivals.len(),
+        ..Verdict::default()
+    };
     for arrival in arrivals {
         let Some(row) = by_id.get(&arrival.id) else {
             verdict.unknown.push(arrival.id);
@@ -97,7 +102,9 @@ pub(crate) fn compare(rows: &[Committed], arrivals: &[Arrival]) -> Verdict {
         if let Some(key) = row.key.as_deref() {
             let before = last.entry((&row.topic, key)).or_insert(row.seq);
             if *before > row.seq {
-                verdict.disorder.push((row.topic.clone(), key.to_owned(), *before, row.seq));
+                verdict
+                    .disorder
+                    .push((row.topic.clone(), key.to_owned(), *before, row.seq));
             }
             *before = row.seq.max(*before);
         }
@@ -119,10 +126,26 @@ pub(crate) fn compare(rows: &[Committed], arrivals: &[Arrival]) -> Verdict {
 impl Verdict {
     /// P1: every committed row arrived or is in `failed_at`, and nothing arrived that was not committed.
     pub(crate) fn assert_nothing_lost(&self) {
-        assert!(self.pending.is_empty(), "{self}: still pending {:?}", few(&self.pending));
-        assert!(self.lost.is_empty(), "{self}: marked but never sent {:?}", few(&self.lost));
-        assert!(self.unknown.is_empty(), "{self}: never committed {:?}", few(&self.unknown));
-        assert!(self.altered.is_empty(), "{self}: topic or key altered {:?}", few(&self.altered));
+        assert!(
+            self.pending.is_empty(),
+            "{self}: still pending {:?}",
+            few(&self.pending)
+        );
+        assert!(
+            self.lost.is_empty(),
+            "{self}: marked but never sent {:?}",
+            few(&self.lost)
+        );
+        assert!(
+            self.unknown.is_empty(),
+            "{self}: never committed {:?}",
+            few(&self.unknown)
+        );
+        assert!(
+            self.altered.is_empty(),
+            "{self}: topic or key altered {:?}",
+            few(&self.altered)
+        );
     }
 
     /// P2: at most `bound` copies too many.
@@ -132,7 +155,11 @@ impl Verdict {
 
     /// P3: first copies in `seq` order per (topic, key).
     pub(crate) fn assert_ordered(&self) {
-        assert!(self.disorder.is_empty(), "{self}: out of order (topic, key, after, seq) {:?}", few(&self.disorder));
+        assert!(
+            self.disorder.is_empty(),
+            "{self}: out of order (topic, key, after, seq) {:?}",
+            few(&self.disorder)
+        );
     }
 }
 
@@ -165,12 +192,26 @@ mod tests {
 
     fn row(seq: i64, key: &str) -> Committed {
         let (topic, key) = ("t".to_owned(), Some(key.to_owned()));
-        Committed { seq, id: Uuid::from_u128(seq as u128), topic, key, relayed: true, failed: false, attempt: 1 }
+        Committed {
+            seq,
+            id: Uuid::from_u128(seq as u128),
+            topic,
+            key,
+            relayed: true,
+            failed: false,
+            attempt: 1,
+        }
     }
 
     fn copy(row: &Committed) -> Arrival {
         let (topic, key) = (row.topic.clone(), row.key.clone());
-        Arrival { id: row.id, topic, key, headers: Vec::new(), payload: Vec::new() }
+        Arrival {
+            id: row.id,
+            topic,
+            key,
+            headers: Vec::new(),
+            payload: Vec::new(),
+        }
     }
 
     #[test]
@@ -190,7 +231,17 @@ mod tests {
 
     #[test]
     fn a_failed_row_is_not_lost_and_a_pending_one_is_seen() {
-        let rows = [Committed { relayed: false, failed: true, ..row(1, "a") }, Committed { relayed: false, ..row(2, "a") }];
+        let rows = [
+            Committed {
+                relayed: false,
+                failed: true,
+                ..row(1, "a")
+            },
+            Committed {
+                relayed: false,
+                ..row(2, "a")
+            },
+        ];
         let verdict = compare(&rows, &[]);
         assert!(verdict.lost.is_empty());
         assert_eq!((verdict.failed, verdict.pending), (1, vec![2]));
@@ -221,7 +272,13 @@ mod tests {
     #[test]
     fn another_key_than_the_row_s_is_seen() {
         let rows = [row(1, "a")];
-        let verdict = compare(&rows, &[Arrival { key: None, ..copy(&rows[0]) }]);
+        let verdict = compare(
+            &rows,
+            &[Arrival {
+                key: None,
+                ..copy(&rows[0])
+            }],
+        );
         assert_eq!(verdict.altered.len(), 1);
     }
 }

@@ -30,7 +30,10 @@ pub(crate) struct Arrival {
 impl Arrival {
     /// The first header called `name`.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -41,7 +44,9 @@ impl Broker {
             Kind::Nats => nats_arrivals(&self.address()).await,
             Kind::Kafka => {
                 let (address, topics) = (self.address(), topics.iter().map(|topic| (*topic).to_owned()).collect());
-                tokio::task::spawn_blocking(move || kafka_arrivals(&address, topics)).await.expect("the consumer ends")
+                tokio::task::spawn_blocking(move || kafka_arrivals(&address, topics))
+                    .await
+                    .expect("the consumer ends")
             }
         }
     }
@@ -50,7 +55,10 @@ impl Broker {
     pub(crate) async fn held(&self) -> u64 {
         assert_eq!(self.kind, Kind::Nats, "only a stream knows its count");
         let client = async_nats::connect(self.address()).await.expect("nats-server is up");
-        let mut stream = async_nats::jetstream::new(client).get_stream(STREAM).await.expect("the stream is there");
+        let mut stream = async_nats::jetstream::new(client)
+            .get_stream(STREAM)
+            .await
+            .expect("the stream is there");
         stream.info().await.expect("the stream answers").state.messages
     }
 
@@ -62,7 +70,9 @@ impl Broker {
                 let consumer: StreamConsumer = kafka_config(&self.address()).create().expect("a consumer");
                 let mut assignment = TopicPartitionList::new();
                 for (topic, partition) in partitions(&consumer, topics) {
-                    assignment.add_partition_offset(&topic, partition, Offset::Beginning).expect("a valid offset");
+                    assignment
+                        .add_partition_offset(&topic, partition, Offset::Beginning)
+                        .expect("a valid offset");
                 }
                 consumer.assign(&assignment).expect("an assignment");
                 Follower::Kafka(consumer)
@@ -98,20 +108,32 @@ impl Follower {
 
 async fn nats_ordered(address: &str) -> async_nats::jetstream::consumer::pull::Ordered {
     let client = async_nats::connect(address).await.expect("nats-server is up");
-    let stream = async_nats::jetstream::new(client).get_stream(STREAM).await.expect("the stream is there");
-    let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a consumer");
+    let stream = async_nats::jetstream::new(client)
+        .get_stream(STREAM)
+        .await
+        .expect("the stream is there");
+    let consumer = stream
+        .create_consumer(OrderedConfig::default())
+        .await
+        .expect("a consumer");
     consumer.messages().await.expect("messages")
 }
 
 async fn nats_arrivals(address: &str) -> Vec<Arrival> {
     let client = async_nats::connect(address).await.expect("nats-server is up");
-    let mut stream = async_nats::jetstream::new(client).get_stream(STREAM).await.expect("the stream is there");
+    let mut stream = async_nats::jetstream::new(client)
+        .get_stream(STREAM)
+        .await
+        .expect("the stream is there");
     let held = usize::try_from(stream.info().await.expect("the stream answers").state.messages).expect("it fits");
     let mut messages = nats_ordered(address).await;
     let mut arrivals = Vec::with_capacity(held);
     while arrivals.len() < held {
         let next = tokio::time::timeout(Duration::from_secs(30), messages.next()).await;
-        let message = next.expect("the stream's messages come").expect("the stream goes on").expect("a message");
+        let message = next
+            .expect("the stream's messages come")
+            .expect("the stream goes on")
+            .expect("a message");
         arrivals.push(nats_arrival(&message));
     }
     arrivals
@@ -119,12 +141,24 @@ async fn nats_arrivals(address: &str) -> Vec<Arrival> {
 
 fn nats_arrival(message: &async_nats::jetstream::Message) -> Arrival {
     let headers: Vec<(String, String)> = message.headers.as_ref().map_or_else(Vec::new, |headers| {
-        let pairs = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-        pairs.map(|(name, value)| (name.to_string(), value.as_str().to_owned())).collect()
+        let pairs = headers
+            .iter()
+            .flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        pairs
+            .map(|(name, value)| (name.to_string(), value.as_str().to_owned()))
+            .collect()
     });
-    let find = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
+    let find = |wanted: &str| {
+        headers
+            .iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, value)| value.clone())
+    };
     Arrival {
-        id: find("Outbox-Id").expect("every message has Outbox-Id").parse().expect("Outbox-Id is a uuid"),
+        id: find("Outbox-Id")
+            .expect("every message has Outbox-Id")
+            .parse()
+            .expect("Outbox-Id is a uuid"),
         topic: message.subject.to_string(),
         key: find("Outbox-Key"),
         headers,
@@ -146,10 +180,15 @@ fn kafka_config(address: &str) -> ClientConfig {
 
 const KAFKA_TIMEOUT: Duration = Duration::from_secs(20);
 
-fn partitions<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(consumer: &C, topics: &[&str]) -> Vec<(String, i32)> {
+fn partitions<C: Consumer<X>, X: rdkafka::consumer::ConsumerContext>(
+    consumer: &C,
+    topics: &[&str],
+) -> Vec<(String, i32)> {
     let metadata = consumer.fetch_metadata(None, KAFKA_TIMEOUT).expect("Kafka answers");
     let wanted = metadata.topics().iter().filter(|topic| topics.contains(&topic.name()));
-    wanted.flat_map(|topic| topic.partitions().iter().map(|one| (topic.name().to_owned(), one.id()))).collect()
+    wanted
+        .flat_map(|topic| topic.partitions().iter().map(|one| (topic.name().to_owned(), one.id())))
+        .collect()
 }
 
 fn kafka_arrivals(address: &str, topics: Vec<String>) -> Vec<Arrival> {
@@ -158,16 +197,23 @@ fn kafka_arrivals(address: &str, topics: Vec<String>) -> Vec<Arrival> {
     let mut assignment = TopicPartitionList::new();
     let mut ends = std::collections::HashMap::new();
     for (topic, partition) in partitions(&consumer, &names) {
-        let (low, high) = consumer.fetch_watermarks(&topic, partition, KAFKA_TIMEOUT).expect("watermarks");
+        let (low, high) = consumer
+            .fetch_watermarks(&topic, partition, KAFKA_TIMEOUT)
+            .expect("watermarks");
         if high > low {
-            assignment.add_partition_offset(&topic, partition, Offset::Beginning).expect("a valid offset");
+            assignment
+                .add_partition_offset(&topic, partition, Offset::Beginning)
+                .expect("a valid offset");
             ends.insert((topic, partition), high);
         }
     }
     consumer.assign(&assignment).expect("an assignment");
     let mut arrivals = Vec::new();
     while !ends.is_empty() {
-        let message = consumer.poll(KAFKA_TIMEOUT).expect("Kafka's messages come").expect("a message");
+        let message = consumer
+            .poll(KAFKA_TIMEOUT)
+            .expect("Kafka's messages come")
+            .expect("a message");
         let place = (message.topic().to_owned(), message.partition());
         if ends.get(&place).is_some_and(|end| message.offset() + 1 >= *end) {
             ends.remove(&place);
@@ -180,9 +226,15 @@ fn kafka_arrivals(address: &str, topics: Vec<String>) -> Vec<Arrival> {
 fn kafka_arrival(message: &impl Message) -> Arrival {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers: Vec<(String, String)> = message.headers().map_or_else(Vec::new, |headers| {
-        headers.iter().map(|header| (header.key.to_owned(), header.value.map_or_else(String::new, text))).collect()
+        headers
+            .iter()
+            .map(|header| (header.key.to_owned(), header.value.map_or_else(String::new, text)))
+            .collect()
     });
-    let id = headers.iter().find(|(name, _)| name == "id").expect("every record has the header id");
+    let id = headers
+        .iter()
+        .find(|(name, _)| name == "id")
+        .expect("every record has the header id");
     Arrival {
         id: id.1.parse().expect("the header id is a uuid"),
         topic: message.topic().to_owned(),
@@ -196,7 +248,11 @@ fn kafka_arrival(message: &impl Message) -> Arrival {
 pub(crate) async fn wait_for(follower: &mut Follower, id: Uuid, deadline: Duration) -> Arrival {
     let cell = tokio::sync::Mutex::new(follower);
     eventually("the message arrived", deadline, || async {
-        cell.lock().await.next(deadline).await.filter(|arrival| arrival.id == id)
+        cell.lock()
+            .await
+            .next(deadline)
+            .await
+            .filter(|arrival| arrival.id == id)
     })
     .await
 }

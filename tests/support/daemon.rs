@@ -32,7 +32,12 @@ impl Site {
         let url = database.url();
         let port = site.port;
         // The instance's name must be unique among the daemons of all tests: it is locked per machine.
-        let instance = site.dir.file_name().expect("a scratch directory has a name").to_string_lossy().into_owned();
+        let instance = site
+            .dir
+            .file_name()
+            .expect("a scratch directory has a name")
+            .to_string_lossy()
+            .into_owned();
         write!(
             text,
             "[database]\nurl = \"{url}\"\n\n[lease]\nttl = \"3s\"\ninstance = \"{instance}\"\n\n\
@@ -45,7 +50,10 @@ impl Site {
 
     /// An installation without a configuration.
     pub(crate) fn bare() -> Self {
-        Self { dir: scratch("daemon"), port: free_port() }
+        Self {
+            dir: scratch("daemon"),
+            port: free_port(),
+        }
     }
 
     /// Replaces the configuration file.
@@ -69,14 +77,22 @@ impl Site {
     }
 
     fn command(&self, mut command: Command) -> Command {
-        command.arg("--config").arg(self.config()).env("RUNTIME_DIRECTORY", &self.dir).env("XDG_RUNTIME_DIR", &self.dir);
+        command
+            .arg("--config")
+            .arg(self.config())
+            .env("RUNTIME_DIRECTORY", &self.dir)
+            .env("XDG_RUNTIME_DIR", &self.dir);
         command
     }
 
     /// Runs a verb to its end.
     pub(crate) fn outboxd(&self, arguments: &[&str]) -> Output {
         let mut command = self.command(Command::new(BINARY));
-        command.args(arguments).stdin(Stdio::null()).output().expect("the binary starts")
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary starts")
     }
 
     /// Runs a verb that must succeed; answers its standard output.
@@ -84,7 +100,11 @@ impl Site {
         let output = self.outboxd(arguments);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let complained = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "outboxd {arguments:?} ended with {}:\n{said}{complained}", output.status);
+        assert!(
+            output.status.success(),
+            "outboxd {arguments:?} ended with {}:\n{said}{complained}",
+            output.status
+        );
         said
     }
 
@@ -95,10 +115,21 @@ impl Site {
 
     /// Starts the daemon without waiting for it.
     pub(crate) fn launch(&self) -> Daemon {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.join("daemon.log")).expect("a log file");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("daemon.log"))
+            .expect("a log file");
         let mut command = self.command(guarded(BINARY, "KILL"));
-        command.arg("run").stdout(log.try_clone().expect("a second handle")).stderr(log);
-        Daemon { child: spawn(command), port: self.port, log: self.dir.join("daemon.log") }
+        command
+            .arg("run")
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log);
+        Daemon {
+            child: spawn(command),
+            port: self.port,
+            log: self.dir.join("daemon.log"),
+        }
     }
 
     /// Starts the daemon and waits until it answers `/readyz` with 200.
@@ -115,7 +146,10 @@ impl Drop for Site {
             let log = self.log();
             let skipped = log.lines().count().saturating_sub(60);
             let tail: Vec<&str> = log.lines().skip(skipped).collect();
-            eprintln!("--- the daemon's log ({skipped} lines before)\n{}\n---", tail.join("\n"));
+            eprintln!(
+                "--- the daemon's log ({skipped} lines before)\n{}\n---",
+                tail.join("\n")
+            );
         }
         std::fs::remove_dir_all(&self.dir).ok();
     }
@@ -145,7 +179,10 @@ impl Daemon {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                 panic!("the daemon ended with {status} before it was ready:\n{log}");
             }
-            assert!(started.elapsed() < deadline, "the daemon is not ready after {deadline:?}");
+            assert!(
+                started.elapsed() < deadline,
+                "the daemon is not ready after {deadline:?}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -165,7 +202,10 @@ impl Daemon {
     /// Waits for its end.
     pub(crate) async fn ended(&mut self, deadline: Duration) -> ExitStatus {
         let child = std::cell::RefCell::new(&mut self.child);
-        eventually("the daemon has ended", deadline, || async { child.borrow_mut().try_wait().expect("it is ours") }).await
+        eventually("the daemon has ended", deadline, || async {
+            child.borrow_mut().try_wait().expect("it is ours")
+        })
+        .await
     }
 
     /// Freezes it (SIGSTOP).

@@ -39,8 +39,13 @@ impl Cluster {
     fn create(name: &str, durable: bool) -> Self {
         let dir = scratch(name);
         run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data")));
-        let cluster =
-            Self { dir, port: free_port(), durable, server: Mutex::default(), databases: AtomicUsize::default() };
+        let cluster = Self {
+            dir,
+            port: free_port(),
+            durable,
+            server: Mutex::default(),
+            databases: AtomicUsize::default(),
+        };
         give_away(&cluster.dir);
         cluster.start();
         cluster
@@ -48,9 +53,19 @@ impl Cluster {
 
     /// Starts the server; returns at once.
     pub(crate) fn start(&self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.join("postgres.log")).expect("a log");
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("postgres.log"))
+            .expect("a log");
         let mut command = as_owner("QUIT", program("postgres"));
-        command.arg("-D").arg(self.dir.join("data")).arg("-k").arg(&self.dir).arg("-p").arg(self.port.to_string());
+        command
+            .arg("-D")
+            .arg(self.dir.join("data"))
+            .arg("-k")
+            .arg(&self.dir)
+            .arg("-p")
+            .arg(self.port.to_string());
         let durability = if self.durable { "on" } else { "off" };
         for setting in [
             "listen_addresses=127.0.0.1",
@@ -70,28 +85,50 @@ impl Cluster {
 
     /// The postmaster's process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.server.lock().expect("no panic under the lock").as_ref().expect("the server was started").id()
+        self.server
+            .lock()
+            .expect("no panic under the lock")
+            .as_ref()
+            .expect("the server was started")
+            .id()
     }
 
     /// `kill -9` of the postmaster; its children follow by themselves. Returns once all of them are gone.
     pub(crate) async fn kill9(&self) {
-        let mut server = self.server.lock().expect("no panic under the lock").take().expect("the server was started");
+        let mut server = self
+            .server
+            .lock()
+            .expect("no panic under the lock")
+            .take()
+            .expect("the server was started");
         let children = super::processes::children(server.id());
         server.kill().expect("it can be killed");
         server.wait().expect("it can be waited for");
-        eventually("the postmaster's children are gone", Duration::from_secs(30), || async {
-            let left = children.iter().any(|pid| Path::new("/proc").join(pid.to_string()).exists());
-            (!left).then_some(())
-        })
+        eventually(
+            "the postmaster's children are gone",
+            Duration::from_secs(30),
+            || async {
+                let left = children
+                    .iter()
+                    .any(|pid| Path::new("/proc").join(pid.to_string()).exists());
+                (!left).then_some(())
+            },
+        )
         .await;
     }
 
     /// A new, empty database.
     pub(crate) async fn database(&self) -> Database {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let admin = Database { name: "postgres".to_owned(), port: self.port };
+        let admin = Database {
+            name: "postgres".to_owned(),
+            port: self.port,
+        };
         let session = admin.connect_when_up().await;
-        session.batch_execute(&format!("create database {name} strategy file_copy")).await.expect("a new database");
+        session
+            .batch_execute(&format!("create database {name} strategy file_copy"))
+            .await
+            .expect("a new database");
         Database { name, port: self.port }
     }
 }
@@ -123,13 +160,17 @@ impl Database {
 
     /// A connection; the server must be up.
     pub(crate) async fn connect(&self) -> Session {
-        self.try_connect().await.unwrap_or_else(|error| panic!("cannot connect to {}: {error}", self.url()))
+        self.try_connect()
+            .await
+            .unwrap_or_else(|error| panic!("cannot connect to {}: {error}", self.url()))
     }
 
     /// A connection, once the server accepts one.
     pub(crate) async fn connect_when_up(&self) -> Session {
-        eventually("PostgreSQL accepts connections", Duration::from_secs(60), || async { self.try_connect().await.ok() })
-            .await
+        eventually("PostgreSQL accepts connections", Duration::from_secs(60), || async {
+            self.try_connect().await.ok()
+        })
+        .await
     }
 
     async fn try_connect(&self) -> Result<Session, tokio_postgres::Error> {
@@ -139,7 +180,10 @@ impl Database {
             // The error reaches whoever uses the client.
             connection.await.ok();
         });
-        Ok(Session { client, _driver: driver })
+        Ok(Session {
+            client,
+            _driver: driver,
+        })
     }
 }
 
@@ -160,12 +204,19 @@ impl Deref for Session {
 impl Session {
     /// The single number a query answers.
     pub(crate) async fn count(&self, query: &str) -> i64 {
-        self.client.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error}")).get(0)
+        self.client
+            .query_one(query, &[])
+            .await
+            .unwrap_or_else(|error| panic!("{query}: {error}"))
+            .get(0)
     }
 
     /// Runs statements that must succeed.
     pub(crate) async fn run(&self, statements: &str) {
-        self.client.batch_execute(statements).await.unwrap_or_else(|error| panic!("{statements}: {error}"));
+        self.client
+            .batch_execute(statements)
+            .await
+            .unwrap_or_else(|error| panic!("{statements}: {error}"));
     }
 
     /// Waits until no row is pending, and says how many were left when the deadline passes.
@@ -179,7 +230,11 @@ impl Session {
             })
             .await;
         });
-        assert!(done.await.is_ok(), "{} rows still pending after {deadline:?}", last.get());
+        assert!(
+            done.await.is_ok(),
+            "{} rows still pending after {deadline:?}",
+            last.get()
+        );
     }
 }
 
@@ -189,7 +244,12 @@ fn program(name: &str) -> PathBuf {
         .into_iter()
         .flatten()
         .flatten()
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin").join(name))))
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin").join(name),
+            ))
+        })
         .filter(|(_, path)| path.exists())
         .collect();
     found.sort();
@@ -215,7 +275,13 @@ fn give_away(dir: &Path) {
 /// A freshly made cluster to copy from: `initdb` takes longer than everything else here.
 fn template() -> PathBuf {
     let initdb = program("initdb");
-    let version = initdb.ancestors().nth(2).and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    let version = initdb
+        .ancestors()
+        .nth(2)
+        .and_then(Path::file_name)
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let template = scratch_root().join(format!("template-{version}"));
     if template.join("PG_VERSION").exists() {
         return template;
@@ -223,7 +289,14 @@ fn template() -> PathBuf {
     let fresh = scratch("template");
     give_away(&fresh);
     let mut command = as_owner("KILL", initdb);
-    command.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "-D"]);
+    command.args([
+        "--no-sync",
+        "--auth=trust",
+        "--username=postgres",
+        "--encoding=UTF8",
+        "--locale=C",
+        "-D",
+    ]);
     if Command::new("setpriv").arg("--version").output().is_err() {
         panic!("setpriv is missing: install util-linux");
     }

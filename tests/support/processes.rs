@@ -26,7 +26,11 @@ static SPAWNER: LazyLock<Mutex<Sender<Request>>> = LazyLock::new(|| {
 pub(crate) fn spawn(command: Command) -> Child {
     let (reply, answer) = channel();
     let shown = format!("{command:?}");
-    SPAWNER.lock().expect("no panic while sending").send((command, reply)).expect("the spawner never ends");
+    SPAWNER
+        .lock()
+        .expect("no panic while sending")
+        .send((command, reply))
+        .expect("the spawner never ends");
     match answer.recv().expect("the spawner never ends") {
         Ok(child) => child,
         Err(error) => panic!("cannot start {shown}: {error}"),
@@ -36,22 +40,36 @@ pub(crate) fn spawn(command: Command) -> Child {
 /// A command for `program` that gets `signal` ("KILL", "QUIT") when the test binary ends, however it ends.
 pub(crate) fn guarded(program: impl AsRef<std::ffi::OsStr>, signal: &str) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", signal, "--"]).arg(program).stdin(Stdio::null());
+    command
+        .args(["--pdeathsig", signal, "--"])
+        .arg(program)
+        .stdin(Stdio::null());
     command
 }
 
 /// Sends `signal` ("TERM", "STOP", "CONT", "KILL") to the process `pid`, which must exist.
 pub(crate) fn signal(pid: u32, signal: &str) {
-    let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().expect("kill starts");
+    let status = Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(pid.to_string())
+        .status()
+        .expect("kill starts");
     assert!(status.success(), "cannot send SIG{signal} to {pid}");
 }
 
 /// Runs a command to its end and returns its standard output; panics with everything it said when it fails.
 pub(crate) fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} ended with {}:\n{said}{complained}", output.status);
+    assert!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{said}{complained}",
+        output.status
+    );
     said
 }
 
@@ -91,10 +109,14 @@ pub(crate) fn scratch(name: &str) -> PathBuf {
 
 /// Ends servers and removes directories of test binaries that no longer run.
 fn remove_orphans() {
-    let Ok(entries) = std::fs::read_dir(scratch_root()) else { return };
+    let Ok(entries) = std::fs::read_dir(scratch_root()) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(owner) = name.strip_prefix("run-").and_then(|rest| rest.split('-').next()) else { continue };
+        let Some(owner) = name.strip_prefix("run-").and_then(|rest| rest.split('-').next()) else {
+            continue;
+        };
         if Path::new("/proc").join(owner).exists() {
             continue;
         }
@@ -118,24 +140,40 @@ fn end_if_ours(pid: &str, dir: &Path) {
 /// The most memory `pid` ever held resident, in bytes.
 pub(crate) fn peak_rss(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("the kernel reports VmHWM");
-    let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("VmHWM is a number");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .expect("the kernel reports VmHWM");
+    let kilobytes: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|text| text.parse().ok())
+        .expect("VmHWM is a number");
     kilobytes * 1024
 }
 
 /// CPU time `pid` and its reaped children have used, in seconds.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return 0.0 };
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return 0.0;
+    };
     // Fields after the parenthesised name: state is number 3, utime 14, stime 15, cutime 16, cstime 17 (proc(5)).
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: f64 = fields[11..15].iter().filter_map(|field| field.parse::<f64>().ok()).sum();
+    let ticks: f64 = fields[11..15]
+        .iter()
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum();
     ticks / 100.0
 }
 
 /// The processes whose parent is `pid`.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let numbers = entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let numbers = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
     numbers.filter(|child| parent(*child) == Some(pid)).collect()
 }
 

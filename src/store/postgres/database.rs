@@ -78,14 +78,27 @@ impl Database {
         let count = options.pool_size.clamp(1, Role::ALL.len());
         let mut pools = Vec::with_capacity(count);
         for index in 0..count {
-            let roles: Vec<&str> = Role::ALL.iter().filter(|role| **role as usize % count == index).map(|r| r.name()).collect();
+            let roles: Vec<&str> = Role::ALL
+                .iter()
+                .filter(|role| **role as usize % count == index)
+                .map(|r| r.name())
+                .collect();
             let mut config = tokio_postgres::Config::from_str(&options.url)
                 .map_err(|error| StoreError::Misconfigured(format!("database.url: {error}")))?;
             config.application_name(format!("{}/{}", options.application, roles.join("+")));
             config.connect_timeout(Duration::from_secs(5));
-            let manager =
-                Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-            let extra = if index == count - 1 { options.pool_size - count } else { 0 };
+            let manager = Manager::from_config(
+                config,
+                NoTls,
+                ManagerConfig {
+                    recycling_method: RecyclingMethod::Fast,
+                },
+            );
+            let extra = if index == count - 1 {
+                options.pool_size - count
+            } else {
+                0
+            };
             let pool = Pool::builder(manager)
                 .max_size(1 + extra)
                 .runtime(Runtime::Tokio1)
@@ -104,7 +117,9 @@ impl Database {
 
     async fn connection(&self, role: Role) -> Result<Object, StoreError> {
         let pool = &self.pools[role as usize % self.pools.len()];
-        pool.get().await.map_err(|error| StoreError::Unavailable(Box::new(error)))
+        pool.get()
+            .await
+            .map_err(|error| StoreError::Unavailable(Box::new(error)))
     }
 
     fn limit(&self, role: Role) -> Duration {
@@ -223,7 +238,9 @@ fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
 /// What an error of the driver means for the caller. A missing object or right is for a person; everything else passes.
 #[must_use]
 pub fn classify(error: tokio_postgres::Error) -> StoreError {
-    let Some(database) = error.as_db_error() else { return StoreError::Unavailable(Box::new(error)) };
+    let Some(database) = error.as_db_error() else {
+        return StoreError::Unavailable(Box::new(error));
+    };
     let code = database.code();
     let person = [
         SqlState::UNDEFINED_TABLE,

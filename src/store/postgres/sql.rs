@@ -26,8 +26,22 @@ pub struct Names {
 
 /// The columns of the messages table, by our names.
 pub const COLUMNS: [&str; 16] = [
-    "seq", "id", "topic", "key", "payload", "headers", "attempt", "max_attempts", "priority", "available_at", "replay",
-    "relayed_at", "failed_at", "last_error", "inserted_at", "updated_at",
+    "seq",
+    "id",
+    "topic",
+    "key",
+    "payload",
+    "headers",
+    "attempt",
+    "max_attempts",
+    "priority",
+    "available_at",
+    "replay",
+    "relayed_at",
+    "failed_at",
+    "last_error",
+    "inserted_at",
+    "updated_at",
 ];
 
 impl Names {
@@ -35,7 +49,12 @@ impl Names {
     #[must_use]
     pub fn new(schema: &str, table: &str, lanes: u16) -> Self {
         let columns = COLUMNS.iter().map(|name| (*name, (*name).to_owned())).collect();
-        Self { schema: schema.to_owned(), table: table.to_owned(), columns, lanes }
+        Self {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            columns,
+            lanes,
+        }
     }
 
     /// Calls our column `ours` `theirs` in the database. Unknown names are ignored: the configuration has checked them.
@@ -70,7 +89,10 @@ impl Names {
     /// What the database calls our column `ours`, unquoted.
     #[must_use]
     pub fn column(&self, ours: &str) -> &str {
-        self.columns.iter().find(|(name, _)| *name == ours).map_or("", |(_, actual)| actual)
+        self.columns
+            .iter()
+            .find(|(name, _)| *name == ours)
+            .map_or("", |(_, actual)| actual)
     }
 
     /// The messages table, quoted and qualified.
@@ -99,7 +121,10 @@ impl Names {
     /// On an unknown placeholder: the files are part of the binary, and a test fills every one of them.
     #[must_use]
     pub fn fill(&self, file: &str) -> String {
-        let body: Vec<&str> = file.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
+        let body: Vec<&str> = file
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .collect();
         self.fill_keeping_comments(body.join("\n").trim())
     }
 
@@ -112,13 +137,17 @@ impl Names {
         let mut filled = String::with_capacity(file.len() * 2);
         let mut rest = file;
         while let Some(open) = rest.find('{') {
-            let Some(close) = rest[open..].find('}').map(|at| at + open) else { break };
+            let Some(close) = rest[open..].find('}').map(|at| at + open) else {
+                break;
+            };
             let name = &rest[open + 1..close];
             filled.push_str(&rest[..open]);
             match self.value(name) {
                 Some(value) => filled.push_str(&value),
                 // An array or JSON literal, not one of ours.
-                None if !name.bytes().all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_'))
+                None if !name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'.' | b'_'))
                     || name.is_empty() =>
                 {
                     filled.push_str(&rest[open..=close]);
@@ -193,7 +222,10 @@ mod tests {
     #[test]
     fn identifiers_and_literals_are_quoted() {
         let names = Names::new("we\"ird", "outbox", 64).with_column("key", "aggregateid");
-        assert_eq!(names.fill("-- no\nselect {c.key} from {messages}"), "select \"aggregateid\" from \"we\"\"ird\".\"outbox\"");
+        assert_eq!(
+            names.fill("-- no\nselect {c.key} from {messages}"),
+            "select \"aggregateid\" from \"we\"\"ird\".\"outbox\""
+        );
         assert_eq!(names.fill("select {channel}"), "select 'outboxd_we\"ird_outbox'");
         assert_eq!(quote_literal("it's"), "'it''s'");
     }
@@ -201,6 +233,9 @@ mod tests {
     #[test]
     fn literals_of_sql_survive() {
         let names = Names::new("public", "outbox_messages", 64);
-        assert_eq!(names.fill("select '{}'::jsonb, '{1,2}'::int[]"), "select '{}'::jsonb, '{1,2}'::int[]");
+        assert_eq!(
+            names.fill("select '{}'::jsonb, '{1,2}'::int[]"),
+            "select '{}'::jsonb, '{1,2}'::int[]"
+        );
     }
 }
