@@ -5,6 +5,7 @@ mod duplicates;
 mod late_commits;
 mod loss;
 mod loud;
+mod migrate;
 mod order;
 mod outage;
 mod poison;

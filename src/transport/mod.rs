@@ -17,13 +17,16 @@
 //! - **Bounded.** `publish` and `probe` answer within the transport's own timeout, whatever the broker does; what is not
 //!   known by then is `TimedOut`.
 
+pub mod chain;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod settings;
 pub mod stdout;
+mod throttle;
 
 use std::sync::Arc;
 
@@ -41,6 +44,18 @@ pub struct Envelope {
     pub destination: Arc<str>,
     /// The route's policy: how careful the transport must be within a key.
     pub order: Order,
+}
+
+/// What is wrong in a transport's section of the configuration. Never that a broker is away: that is waited for.
+#[derive(Debug, thiserror::Error)]
+#[error("transports.{transport}.{key}: {problem}")]
+pub struct ConnectError {
+    /// The transport's name in the configuration.
+    pub transport: String,
+    /// Kind and key below it, as in `nats.credentials_file`.
+    pub key: String,
+    /// What is wrong with the value and what to do, in one line.
+    pub problem: String,
 }
 
 /// One configured broker connection. See the module for the laws.

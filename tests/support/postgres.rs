@@ -74,6 +74,7 @@ impl Cluster {
             "shared_buffers=256MB",
             "max_wal_size=4GB",
             "checkpoint_timeout=30min",
+            "timezone=UTC",
             &format!("fsync={durability}"),
             &format!("full_page_writes={durability}"),
         ] {
@@ -119,18 +120,39 @@ impl Cluster {
 
     /// A new, empty database.
     pub(crate) async fn database(&self) -> Database {
-        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        let admin = Database {
-            name: "postgres".to_owned(),
-            port: self.port,
-        };
-        let session = admin.connect_when_up().await;
-        session
-            .batch_execute(&format!("create database {name} strategy file_copy"))
-            .await
-            .expect("a new database");
+        let name = self.next_name();
+        let admin = self.admin();
+        admin.connect_when_up().await.run(&creation(&name)).await;
         Database { name, port: self.port }
     }
+
+    fn next_name(&self) -> String {
+        format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn admin(&self) -> Database {
+        Database {
+            name: "postgres".to_owned(),
+            port: self.port,
+        }
+    }
+
+    /// Blocks until the server accepts connections.
+    fn wait(&self) {
+        let started = std::time::Instant::now();
+        while !psql(&self.admin().url(), "select 1").status.success() {
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "PostgreSQL does not start: {}",
+                self.dir.display()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+fn creation(name: &str) -> String {
+    format!("create database {name} template template0 strategy file_copy")
 }
 
 impl Drop for Cluster {
@@ -236,6 +258,64 @@ impl Session {
             last.get()
         );
     }
+}
+
+/// A database of the shared cluster for tests that need no connection of their own: statements go through psql.
+pub(crate) struct TestDatabase {
+    /// libpq URL.
+    pub(crate) url: String,
+}
+
+impl TestDatabase {
+    /// A new, empty database.
+    pub(crate) fn create() -> Self {
+        let cluster = Cluster::shared();
+        cluster.wait();
+        let name = cluster.next_name();
+        Self {
+            url: cluster.admin().url(),
+        }
+        .psql(&creation(&name));
+        Self {
+            url: Database {
+                name,
+                port: cluster.port,
+            }
+            .url(),
+        }
+    }
+
+    /// Runs SQL by psql and returns its output, unaligned, without headers.
+    pub(crate) fn psql(&self, sql: &str) -> String {
+        let (ok, out, err) = self.try_psql(sql);
+        assert!(ok, "psql failed: {err}\n{sql}");
+        out
+    }
+
+    /// As [`Self::psql`], with whether it succeeded, its output and its errors.
+    pub(crate) fn try_psql(&self, sql: &str) -> (bool, String, String) {
+        let output = psql(&self.url, sql);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8").trim_end().to_owned();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    }
+
+    /// The database's schema as pg_dump prints it.
+    pub(crate) fn dump(&self) -> String {
+        let text = run(Command::new(program("pg_dump")).args(["--schema-only", "-d", &self.url]));
+        // \restrict lines hold a random word.
+        text.lines()
+            .filter(|line| !line.starts_with('\\'))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+fn psql(url: &str, sql: &str) -> std::process::Output {
+    let mut command = Command::new(program("psql"));
+    command
+        .args(["-XqAt", "-v", "ON_ERROR_STOP=1", url, "-c", sql])
+        .env_remove("PGOPTIONS");
+    command.output().expect("psql is installed: apt-get install postgresql")
 }
 
 /// The path of a server program: the newest version installed, else the PATH.

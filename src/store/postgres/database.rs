@@ -174,6 +174,22 @@ impl Database {
         refused.map_or(Ok(()), Err)
     }
 
+    /// Runs `statement` and returns how many rows it wrote.
+    ///
+    /// # Errors
+    /// See [`classify`].
+    pub async fn execute(&self, role: Role, statement: &Statement, params: &[Param<'_>]) -> Result<u64, StoreError> {
+        let connection = self.connection(role).await?;
+        let work = async {
+            let stream = self.stream(&connection, statement, params).await?;
+            futures_util::pin_mut!(stream);
+            while stream.try_next().await?.is_some() {}
+            Ok(stream.rows_affected().unwrap_or(0))
+        };
+        let outcome = tokio::time::timeout(self.limit(role), work).await;
+        self.finish(connection, outcome).await
+    }
+
     /// Runs several statements without parameters, outside any time limit: migrations.
     ///
     /// # Errors

@@ -1,0 +1,89 @@
+//! The state of the connection, as the client's events tell it.
+//!
+//! The client reconnects by itself for ever. What we keep is whether it is connected, how often it broke (a message sent
+//! before a break will never be acknowledged), and the last reason, for the operator. A broken connection is logged once,
+//! then every 30 seconds.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_nats::Event;
+
+use crate::delivery::{Failure, FailureClass};
+use crate::transport::throttle::Throttle;
+
+#[derive(Debug)]
+pub(super) struct Link {
+    name: String,
+    breaks: AtomicU64,
+    reason: Mutex<Option<Arc<str>>>,
+    log: Throttle,
+}
+
+impl Link {
+    /// The link of transport `name`, not connected yet.
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            breaks: AtomicU64::new(0),
+            reason: Mutex::default(),
+            log: Throttle::default(),
+        }
+    }
+
+    /// How often the connection broke so far.
+    pub(super) fn breaks(&self) -> u64 {
+        self.breaks.load(Ordering::Acquire)
+    }
+
+    /// Notes an event; `true` when batches in flight must look again.
+    pub(super) fn note(&self, event: &Event) -> bool {
+        match event {
+            Event::Connected => {
+                self.set_reason(None);
+                self.log.reset();
+                tracing::info!(transport = self.name, "connected to nats");
+                false
+            }
+            Event::Disconnected | Event::Closed => {
+                self.breaks.fetch_add(1, Ordering::AcqRel);
+                self.complain("connection lost");
+                true
+            }
+            Event::ServerError(error) => {
+                self.set_reason(Some(error.to_string().into()));
+                self.complain(&error.to_string());
+                false
+            }
+            Event::ClientError(error) => {
+                self.set_reason(Some(error.to_string().into()));
+                self.complain(&error.to_string());
+                false
+            }
+            Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {
+                tracing::info!(transport = self.name, %event, "nats");
+                false
+            }
+        }
+    }
+
+    /// What a message meets while there is no connection.
+    pub(super) fn failure(&self) -> Failure {
+        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let error = match reason {
+            Some(reason) => format!("not connected to nats: {reason}"),
+            None => "not connected to nats".to_owned(),
+        };
+        Failure::new(FailureClass::Unavailable, "DISCONNECTED", error)
+    }
+
+    fn set_reason(&self, reason: Option<Arc<str>>) {
+        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    fn complain(&self, what: &str) {
+        if let Some(held) = self.log.pass() {
+            tracing::warn!(transport = self.name, held, "nats: {what}; reconnecting");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! How transports read their settings: values that may arrive as text (from the environment), and secrets from files.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::de::{self, Deserializer, Visitor};
+
+use super::ConnectError;
+
+/// A duration written as text: "250ms", "5s", "2min".
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    struct Text;
+    impl Visitor<'_> for Text {
+        type Value = Duration;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a duration such as \"250ms\" or \"5s\"")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+            humantime::parse_duration(text).map_err(|error| E::custom(format!("{text:?} is no duration: {error}")))
+        }
+    }
+    deserializer.deserialize_str(Text)
+}
+
+/// A number, or text that holds one.
+///
+/// # Errors
+/// What is wrong with the value.
+pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    struct Number;
+    impl Visitor<'_> for Number {
+        type Value = u64;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+        fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
+            Ok(value)
+        }
+        fn visit_i64<E: de::Error>(self, value: i64) -> Result<u64, E> {
+            u64::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Signed(value), &self))
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<u64, E> {
+            text.parse()
+                .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_any(Number)
+}
+
+/// Like [`number`], for a key that may be left out.
+///
+/// # Errors
+/// What is wrong with the value.
+pub fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    number(deserializer).map(Some)
+}
+
+/// `true` or `false`, or text that says so.
+///
+/// # Errors
+/// What is wrong with the value.
+pub fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    struct Flag;
+    impl Visitor<'_> for Flag {
+        type Value = bool;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("true or false")
+        }
+        fn visit_bool<E: de::Error>(self, value: bool) -> Result<bool, E> {
+            Ok(value)
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<bool, E> {
+            text.parse()
+                .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+    deserializer.deserialize_any(Flag)
+}
+
+/// Text; a number or a boolean is taken as its text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scalar(pub String);
+
+impl<'de> de::Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+        impl Visitor<'_> for Any {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("text, a number, true or false")
+            }
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Scalar, E> {
+                Ok(Scalar(value.to_string()))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar(text.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+/// Makes a [`ConnectError`] for keys of one transport: `section` is its kind (`nats`).
+#[derive(Clone, Copy, Debug)]
+pub struct Section<'a> {
+    /// The transport's name.
+    pub name: &'a str,
+    /// Its kind, the last part of the section's name.
+    pub kind: &'static str,
+}
+
+impl Section<'_> {
+    /// `key` has `problem`.
+    #[must_use]
+    pub fn wrong(&self, key: &str, problem: impl fmt::Display) -> ConnectError {
+        ConnectError {
+            transport: self.name.to_owned(),
+            key: format!("{}.{key}", self.kind),
+            problem: problem.to_string().replace('\n', " "),
+        }
+    }
+
+    /// The secret in the file at `path`, without the line end an editor adds.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not UTF-8 or is empty; named by `key`.
+    pub fn secret(&self, key: &str, path: &Path) -> Result<SecretString, ConnectError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| self.wrong(key, format!("cannot read {}: {error}", path.display())))?;
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.is_empty() {
+            return Err(self.wrong(key, format!("{} is empty", path.display())));
+        }
+        Ok(text.to_owned().into())
+    }
+
+    /// Checks that the file at `path` can be opened; libraries that open it later say it less clearly.
+    ///
+    /// # Errors
+    /// It cannot; named by `key`.
+    pub fn readable(&self, key: &str, path: Option<&Path>) -> Result<(), ConnectError> {
+        let Some(path) = path else { return Ok(()) };
+        std::fs::read(path)
+            .map(drop)
+            .map_err(|error| self.wrong(key, format!("cannot read {}: {error}", path.display())))
+    }
+}
