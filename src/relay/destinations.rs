@@ -35,7 +35,6 @@ pub(crate) struct DestinationId(pub(crate) usize);
 pub(crate) enum Breaker {
     Closed,
     Open {
-        since: Instant,
         next_probe: Instant,
         probing: bool,
         failure: Failure,
@@ -63,7 +62,8 @@ pub(crate) struct Destination {
     pub(crate) outstanding: usize,
     /// The last acknowledgement or successful probe.
     pub(crate) alive_at: Option<Instant>,
-    /// When the oldest batch in flight was sent; cleared when nothing is in flight.
+    /// Since when an answer is awaited: the first batch sent, or the last answer while more is outstanding. Means nothing
+    /// while nothing is outstanding.
     pub(crate) waiting_since: Option<Instant>,
     pub(crate) watched: bool,
     topics: BTreeSet<Arc<str>>,
@@ -130,16 +130,6 @@ impl Destination {
         } else if met {
             self.lag = None;
             self.topics.clear();
-        }
-    }
-
-    /// The reread failed: as if it had not been started.
-    pub(crate) fn reread_failed(&mut self) {
-        if let Some(lag) = &mut self.lag {
-            lag.reading = false;
-            if let Some(back) = lag.back_to.take() {
-                lag.next = lag.next.min(back);
-            }
         }
     }
 
@@ -249,7 +239,6 @@ impl Destinations {
                 // The first look comes early: most outages are a reconnect long.
                 let next_probe = now + interval / 4;
                 destination.breaker = Breaker::Open {
-                    since: now,
                     next_probe,
                     probing: false,
                     failure,
@@ -259,7 +248,6 @@ impl Destinations {
             Breaker::Trial => {
                 let next_probe = now + interval;
                 destination.breaker = Breaker::Open {
-                    since: now,
                     next_probe,
                     probing: false,
                     failure,
@@ -302,9 +290,10 @@ impl Destinations {
             self.watch_at = now + self.probe_interval;
             for id in self.ids.values() {
                 let destination = &mut self.slots[id.0];
-                let silent = destination
-                    .waiting_since
-                    .is_some_and(|since| now >= since + self.probe_interval);
+                let silent = destination.outstanding > 0
+                    && destination
+                        .waiting_since
+                        .is_some_and(|since| now >= since + self.probe_interval);
                 if silent && !destination.watched && !destination.is_open() {
                     destination.watched = true;
                     due.push(*id);

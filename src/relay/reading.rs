@@ -82,6 +82,8 @@ pub(super) struct Reading {
     sweep_interval: Duration,
     /// Room was short last time and the cursor got it.
     side_first: bool,
+    /// Whose lag was read last.
+    last_lag: Option<DestinationId>,
 }
 
 impl Reading {
@@ -106,6 +108,7 @@ impl Reading {
             sweep_after: Seq(i64::MIN),
             sweep_interval: options.sweep_interval,
             side_first: false,
+            last_lag: None,
         }
     }
 
@@ -142,15 +145,17 @@ impl Reading {
         self.due_at = self.due_started;
     }
 
-    /// When a read may be due, as far as time alone decides.
-    pub(super) fn wake_at(&self, window: &Window, now: Instant) -> Instant {
+    /// When a read may be due, as far as time alone decides; `cursor_waits`: for a lag, whose end is an event of its own.
+    pub(super) fn wake_at(&self, window: &Window, cursor_waits: bool, now: Instant) -> Instant {
         let room = self.room(window, self.batch_size).is_some();
         let mut at = now + DUE_INTERVAL;
-        if self.main.is_none() && room {
+        if self.main.is_none() && room && !cursor_waits {
             at = at.min(self.pace.next());
         }
         if self.side.is_none() {
-            at = at.min(self.hold_check_at.max(now + Duration::from_millis(50)));
+            if self.hold_check_at > now {
+                at = at.min(self.hold_check_at);
+            }
             if room {
                 at = at.min(self.due_at.min(self.sweep_at).max(now + Duration::from_millis(1)));
             }
@@ -203,17 +208,27 @@ impl Engine {
     }
 
     /// The cursor stands still for the last page of a lag, or the two would never meet under load.
-    fn a_lag_is_about_to_end(&self) -> bool {
-        let near = Seq(self
-            .reading
-            .cursor
-            .0
-            .saturating_sub(i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX)));
-        self.destinations.disturbed().any(|id| {
-            let destination = self.destinations.get(id);
-            matches!(destination.breaker, Breaker::Closed)
-                && destination.lag.as_ref().is_some_and(|lag| lag.next >= near)
-        })
+    pub(super) fn a_lag_is_about_to_end(&self) -> bool {
+        self.destinations
+            .disturbed()
+            .any(|id| self.may_be_read_on(id) && self.is_about_to_end(id))
+    }
+
+    fn is_about_to_end(&self, id: DestinationId) -> bool {
+        let page = i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX);
+        let near = Seq(self.reading.cursor.0.saturating_sub(page));
+        let lag = &self.destinations.get(id).lag;
+        lag.as_ref().is_some_and(|lag| lag.next >= near)
+    }
+
+    /// Not paused; and one that is on trial only when its last rows came back.
+    fn may_be_read_on(&self, id: DestinationId) -> bool {
+        let destination = self.destinations.get(id);
+        match destination.breaker {
+            Breaker::Closed => true,
+            Breaker::Trial => destination.outstanding == 0,
+            Breaker::Open { .. } => false,
+        }
     }
 
     pub(super) fn book_read(&mut self, answer: MainAnswer, now: Instant) -> Result<(), super::RelayError> {
@@ -332,28 +347,25 @@ impl Engine {
         (now >= self.reading.sweep_at).then_some((Side::Sweep(self.reading.sweep_after), room))
     }
 
-    /// The destination whose lag may be read on: not paused, and one that is on trial only when its last rows came back.
+    /// The destination whose lag is read on next: one that is about to end, because the cursor waits for it; else they
+    /// take turns, so that one with little behind does not wait for one with much.
     fn next_lag(&mut self) -> Option<DestinationId> {
         let disturbed: Vec<DestinationId> = self.destinations.disturbed().collect();
-        let mut ready: Option<(Seq, DestinationId)> = None;
+        let mut ready = Vec::new();
         for id in disturbed {
             if self.destinations.tidy(id) {
                 let destination = self.destinations.get(id);
                 self.telemetry.recovered(destination.transport, &destination.name);
             }
-            let destination = self.destinations.get(id);
-            let may = match destination.breaker {
-                Breaker::Closed => true,
-                Breaker::Trial => destination.outstanding == 0,
-                Breaker::Open { .. } => false,
-            };
-            if let (true, Some(lag)) = (may, &destination.lag)
-                && ready.is_none_or(|(next, _)| lag.next < next)
-            {
-                ready = Some((lag.next, id));
+            if self.destinations.get(id).lag.is_some() && self.may_be_read_on(id) {
+                ready.push(id);
             }
         }
-        ready.map(|(_, id)| id)
+        let last = self.reading.last_lag;
+        let ending = ready.iter().find(|id| self.is_about_to_end(**id));
+        let next = ending.or_else(|| ready.iter().find(|id| last.is_none_or(|last| **id > last)));
+        self.reading.last_lag = next.or(ready.first()).copied();
+        self.reading.last_lag
     }
 
     pub(super) fn book_side(&mut self, answer: SideAnswer, now: Instant) -> Result<(), super::RelayError> {
@@ -441,6 +453,15 @@ impl Engine {
             }
         }
         if let Some(queue) = queue {
+            // A sweep may have queued some of them already, behind later ones.
+            entries.extend(self.lanes.remove_from(queue, |entry| {
+                let message = &entry.envelope.message;
+                message.seq <= upto && message.topic == id.0 && message.key.as_deref() == Some(&*id.1)
+            }));
+            entries.sort_by_key(|entry| entry.envelope.message.seq);
+            for entry in &mut entries {
+                entry.released = true;
+            }
             self.lanes.push_front(queue, entries);
         }
         self.holds.recalled(id, upto);
