@@ -18,7 +18,7 @@ use crate::config::{self, Config, OnRelayed};
 use crate::http;
 use crate::relay::{Options, Relay};
 use crate::store::StoreError;
-use crate::store::postgres::database::{ConnectOptions, Database};
+use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
 use crate::telemetry::{Telemetry, log, systemd};
 
@@ -156,6 +156,9 @@ async fn validated(
                     tracing::warn!("{warning}");
                 }
                 return Ok(());
+            }
+            Err(error) if refused_login(&error).is_some() => {
+                return Err(StoreError::Misconfigured(refused_login(&error).unwrap_or_default()).into());
             }
             Err(StoreError::Unavailable(error)) => {
                 telemetry.health.database_down(&*error, Instant::now());
