@@ -72,22 +72,29 @@ async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
         Err(error) => return Ended::Lost(Some(error)),
     };
     let mut messages = poll_fn(move |context| connection.poll_message(context));
-    let asked = client.batch_execute(&listener.sql);
+    let asking = async {
+        match client.batch_execute(&listener.sql).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => Err(Some(error)),
+        }
+    };
     let heard = async {
         while let Some(message) = messages.next().await {
             match message {
-                Ok(AsyncMessage::Notification(note)) if note.payload() == PROBE => return Ok(true),
+                Ok(AsyncMessage::Notification(note)) if note.payload() == PROBE => return Ok(()),
                 Ok(_) => {}
                 Err(error) => return Err(Some(error)),
             }
         }
         Err(None)
     };
-    let proven = tokio::time::timeout(PROBE_TIMEOUT, async { tokio::join!(asked, heard).1 }).await;
+    // The notification comes before the answer to the statement, so whoever hears it is done.
+    let both = async { tokio::select! { heard = heard => heard, refused = asking => refused } };
+    let proven = tokio::time::timeout(PROBE_TIMEOUT, both).await;
     match proven {
         Err(_) => return Ended::Deaf,
         Ok(Err(error)) => return Ended::Lost(error),
-        Ok(Ok(_)) => {}
+        Ok(Ok(())) => {}
     }
     if std::mem::replace(said_lost, false) {
         tracing::info!("notifications are back");

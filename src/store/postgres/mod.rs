@@ -5,15 +5,20 @@
 
 pub mod connect;
 pub mod database;
+pub mod enqueue;
+pub mod failed;
 mod feed;
 mod gaps;
 mod lease;
 mod listen;
 pub mod migrate;
+pub mod moment;
 mod rows;
+pub mod schema;
 mod settle;
 pub mod sql;
 mod tls;
+pub mod status;
 mod walks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
