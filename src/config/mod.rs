@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, the environment over it, validated once.
 //!
-//! `raw` is what the file says, `source` reads it, `check` turns it into [`Config`], in which nothing is left to parse.
+//! `raw` is what the file says, `source` reads it, `check` and `routing` turn it into [`Config`], in which nothing is left to parse.
 //! Every mistake is one line that names the key (or the environment variable), the value and what would be accepted;
 //! the first one found is reported. Secrets are [`SecretString`]s: no `Debug` shows them.
 //!
@@ -9,6 +9,7 @@
 
 mod check;
 mod raw;
+mod routing;
 mod source;
 mod units;
 

@@ -319,7 +319,7 @@ fn psql(url: &str, sql: &str) -> std::process::Output {
 }
 
 /// The path of a server program: the newest version installed, else the PATH.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -337,7 +337,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// A command that runs as somebody PostgreSQL accepts (never root) and gets `signal` when the test binary ends.
-fn as_owner(signal: &str, program: PathBuf) -> Command {
+pub(crate) fn as_owner(signal: &str, program: PathBuf) -> Command {
     let mut command = Command::new("setpriv");
     if uid() == 0 {
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
