@@ -12,6 +12,8 @@ pub(crate) mod consumer;
 pub(crate) mod daemon;
 pub(crate) mod postgres;
 pub(crate) mod processes;
+#[cfg(test)]
+mod selftest;
 pub(crate) mod writers;
 
 use std::future::Future;

@@ -18,12 +18,30 @@ use super::processes::{free_port, run, scratch, scratch_root, signal, spawn, uid
 pub(crate) struct Cluster {
     dir: PathBuf,
     port: u16,
-    durable: bool,
+    settings: Settings,
     server: Mutex<Option<Child>>,
     databases: AtomicUsize,
 }
 
-static SHARED: LazyLock<Cluster> = LazyLock::new(|| Cluster::create("postgres", false));
+/// What differs between clusters.
+#[derive(Clone, Copy, Default)]
+struct Settings {
+    /// fsync on: its server will be killed.
+    durable: bool,
+    /// `max_prepared_transactions`. Where it is above 0 the wake trigger is silent, and the daemon lives by polling.
+    prepared_transactions: u32,
+}
+
+static SHARED: LazyLock<Cluster> = LazyLock::new(|| Cluster::create("postgres", Settings::default()));
+static TWO_PHASE: LazyLock<Cluster> = LazyLock::new(|| {
+    Cluster::create(
+        "postgres-2pc",
+        Settings {
+            prepared_transactions: 20,
+            ..Settings::default()
+        },
+    )
+});
 
 impl Cluster {
     /// The cluster all tests share. Without fsync: nobody kills it.
@@ -31,18 +49,29 @@ impl Cluster {
         &SHARED
     }
 
-    /// A cluster of one's own, with fsync, to kill.
-    pub(crate) fn own() -> Self {
-        Self::create("postgres-own", true)
+    /// A cluster that takes prepared transactions, shared too.
+    pub(crate) fn two_phase() -> &'static Self {
+        &TWO_PHASE
     }
 
-    fn create(name: &str, durable: bool) -> Self {
+    /// A cluster of one's own, with fsync, to kill.
+    pub(crate) fn own() -> Self {
+        Self::create(
+            "postgres-own",
+            Settings {
+                durable: true,
+                ..Settings::default()
+            },
+        )
+    }
+
+    fn create(name: &str, settings: Settings) -> Self {
         let dir = scratch(name);
         run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data")));
         let cluster = Self {
             dir,
             port: free_port(),
-            durable,
+            settings,
             server: Mutex::default(),
             databases: AtomicUsize::default(),
         };
@@ -66,11 +95,11 @@ impl Cluster {
             .arg(&self.dir)
             .arg("-p")
             .arg(self.port.to_string());
-        let durability = if self.durable { "on" } else { "off" };
+        let durability = if self.settings.durable { "on" } else { "off" };
         for setting in [
             "listen_addresses=127.0.0.1",
             "max_connections=200",
-            "max_prepared_transactions=20",
+            &format!("max_prepared_transactions={}", self.settings.prepared_transactions),
             "shared_buffers=256MB",
             "max_wal_size=4GB",
             "checkpoint_timeout=30min",
