@@ -1,5 +1,7 @@
 //! Migrations: what they make, that a DBA can run them by hand, and that they may meet a live or a hand-made table.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use outboxd::store::StoreError;

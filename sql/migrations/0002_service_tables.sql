@@ -43,14 +43,16 @@ create table if not exists {attempts} (
 create index if not exists outboxd_attempts_seq on {attempts} (seq);
 create index if not exists outboxd_attempts_at on {attempts} (at);
 
--- What people did. `detail` is json, not jsonb: a discarded row is kept as it was, key order and all.
+-- What people did; only ever inserted into. One row for each step of a bulk command (its steps share `command`), and one
+-- for each discarded message. `detail` is json, not jsonb: a discarded row is kept as it was, key order and all.
 create table if not exists {audit} (
-    id     bigint generated always as identity primary key,
-    at     timestamptz not null default now(),
-    who    text not null,
-    role   text not null default current_user,
-    action text not null,
-    filter jsonb not null default '{}',
-    count  bigint not null,
-    detail json
+    id      bigint generated always as identity primary key,
+    at      timestamptz not null default now(),
+    who     text not null,
+    role    text not null default current_user,
+    command uuid not null default gen_random_uuid(),
+    action  text not null,
+    filter  jsonb not null default '{}',
+    count   bigint not null,
+    detail  json
 );

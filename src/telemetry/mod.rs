@@ -1,36 +1,114 @@
-//! Metrics, health and logs.
-use crate::delivery::{Failure, FailureClass};
+//! What the outside sees of a running relay: logs, metrics, health, and what systemd is told.
+//!
+//! The engine reports facts, by the indexes it works with; [`Telemetry`] knows the names. Everything here only keeps and
+//! shows, never fails and never waits for others.
+
+pub mod health;
+pub mod log;
+pub mod metrics;
+mod process;
+pub mod systemd;
+
 use std::sync::Arc;
-use std::time::Duration;
+
 use tokio::time::Instant;
 
-#[derive(Clone, Default)]
-pub struct Telemetry { pub metrics: Arc<M>, pub health: Arc<H> }
-#[derive(Default)]
-pub struct M;
-#[derive(Default)]
-pub struct H;
+use crate::delivery::Failure;
+use crate::route::Routes;
+use health::{Backlog, Health};
+use metrics::Metrics;
+
+/// Metrics and health of one relay. A clone shares both.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What is known.
+    pub health: Arc<Health>,
+    transports: Arc<[Arc<str>]>,
+    /// Glob and transport of each route.
+    routes: Arc<[(Arc<str>, usize)]>,
+}
+
+impl Default for Telemetry {
+    /// Without transports and routes: whatever the indexes, the names are `none`.
+    fn default() -> Self {
+        Self::new(&[], &Routes::default())
+    }
+}
+
 impl Telemetry {
-    pub fn paused(&self, _transport: usize, _name: &Arc<str>, _error: &str) { tracing::warn!(destination=%_name, error=%_error, "paused"); }
-    pub fn recovered(&self, _transport: usize, _name: &Arc<str>) { tracing::info!(destination=%_name, "recovered"); }
-    pub fn attempt_failed(&self, _transport: usize, _failure: &Failure) {}
-    pub fn failed(&self, _route: usize, _failure: &Failure) {}
-}
-impl M {
-    pub fn settle_latency(&self, _d: Duration) {}
-    pub fn fetch_latency(&self, _d: Duration) {}
-    pub fn publish_latency(&self, _t: usize, _d: Duration) {}
-    pub fn window(&self, _rows: usize, _bytes: usize) {}
-    pub fn lease_lost(&self) {}
-    pub fn lanes_owned(&self, _n: usize) {}
-    pub fn gaps_open(&self, _n: usize) {}
-    pub fn relayed(&self, _route: usize, _latency: Duration, _duplicate: bool) {}
-    pub fn attempt_failed(&self, _t: &str, _class: FailureClass, _code: &str) {}
-    pub fn failed(&self, _t: &str, _route: &str, _class: FailureClass) {}
-}
-impl H {
-    pub fn progress(&self) {}
-    pub fn database_up(&self) {}
-    pub fn database_down(&self, _e: &(dyn std::error::Error + 'static), _now: Instant) { tracing::warn!(error=%_e, "database away"); }
-    pub fn lanes(&self, _held: usize, _of: usize) {}
+    /// For these transports (their names, in configuration order) and routes.
+    #[must_use]
+    pub fn new(transports: &[Arc<str>], routes: &Routes) -> Self {
+        Self {
+            metrics: Arc::new(Metrics::new(transports, routes)),
+            health: Arc::new(Health::new()),
+            transports: transports.into(),
+            routes: routes
+                .iter()
+                .map(|route| (Arc::clone(&route.pattern), route.transport))
+                .collect(),
+        }
+    }
+
+    fn transport(&self, index: usize) -> &str {
+        self.transports.get(index).map_or("none", |name| &**name)
+    }
+
+    /// A destination takes no messages: `error` says why.
+    pub fn paused(&self, transport: usize, destination: &Arc<str>, error: &str) {
+        let transport = self.transport(transport);
+        self.metrics.destination_paused(transport, destination);
+        self.health.destination_paused(transport, destination, error);
+        tracing::warn!(transport, destination = %destination, error, "destination paused: its messages wait, nothing is counted");
+    }
+
+    /// A destination takes messages again.
+    pub fn recovered(&self, transport: usize, destination: &Arc<str>) {
+        let transport = self.transport(transport);
+        self.metrics.destination_recovered(transport, destination);
+        if self.health.destination_recovered(transport, destination) {
+            tracing::info!(transport, destination = %destination, "destination takes messages again");
+        }
+    }
+
+    /// An attempt was not acknowledged, whether or not it counts.
+    pub fn attempt_failed(&self, transport: usize, failure: &Failure) {
+        self.metrics
+            .attempt_failed(self.transport(transport), failure.class, &failure.code);
+    }
+
+    /// A message of `route` failed for good.
+    pub fn failed(&self, route: usize, failure: &Failure) {
+        let (pattern, transport) = self
+            .routes
+            .get(route)
+            .map_or(("none", usize::MAX), |(glob, at)| (&**glob, *at));
+        self.metrics.failed(self.transport(transport), pattern, failure.class);
+    }
+
+    /// What the upkeep query found in the table.
+    pub fn backlog(&self, backlog: Backlog) {
+        self.metrics.pending(backlog.pending);
+        self.metrics.failed_rows(backlog.failed);
+        self.metrics.oldest_due_age(backlog.oldest_due_age.unwrap_or_default());
+        self.health.backlog(backlog);
+    }
+
+    /// All metrics as OpenMetrics text.
+    #[must_use]
+    pub fn encode_metrics(&self) -> String {
+        if let Some(progress) = self.health.facts().progress {
+            self.metrics
+                .last_progress(Instant::now().saturating_duration_since(progress));
+        }
+        self.metrics.encode()
+    }
+
+    /// One line for `systemctl status`.
+    #[must_use]
+    pub fn status_line(&self) -> String {
+        self.health.status_line(self.metrics.in_flight())
+    }
 }

@@ -91,6 +91,27 @@ impl Ledger {
         None
     }
 
+    /// Notes the answer for `index` and nothing else: for messages sent without waiting for the one before.
+    pub fn answer_alone(&mut self, index: u32, outcome: Outcome) {
+        if self.is_open(index) {
+            self.put(index, outcome);
+        }
+    }
+
+    /// The message behind `index` in its chain.
+    #[must_use]
+    pub fn behind(&self, index: u32) -> Option<u32> {
+        Some(self.next[index as usize]).filter(|next| *next != NONE)
+    }
+
+    /// Answers `Withheld` for everything that is open.
+    pub fn withhold_all(&mut self) {
+        for outcome in &mut self.outcomes {
+            outcome.get_or_insert(Outcome::Withheld);
+        }
+        self.open = 0;
+    }
+
     /// Notes a refusal of `index`.
     pub fn refuse(&mut self, index: u32, failure: Failure) {
         let released = self.answer(index, Outcome::Refused(failure));

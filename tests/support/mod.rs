@@ -10,8 +10,13 @@ pub(crate) mod chaos;
 pub(crate) mod checker;
 pub(crate) mod consumer;
 pub(crate) mod daemon;
+pub(crate) mod kafka;
+pub(crate) mod nats;
+pub(crate) mod ports;
 pub(crate) mod postgres;
+pub(crate) mod process;
 pub(crate) mod processes;
+pub(crate) mod redis;
 #[cfg(test)]
 mod selftest;
 pub(crate) mod writers;

@@ -10,7 +10,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
 use tokio::sync::Notify;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::AsyncMessage;
+
+use super::connect::Connection;
 
 /// Payload of the notification a connection sends to itself; the same text stands in `sql/listen.sql`.
 const PROBE: &str = "outboxd probe";
@@ -24,7 +26,7 @@ const DEAF_RETRY: Duration = Duration::from_secs(60);
 /// How to listen.
 #[derive(Clone, Debug)]
 pub(super) struct Listener {
-    pub(super) config: tokio_postgres::Config,
+    pub(super) connection: Connection,
     /// LISTEN, and the notification to itself.
     pub(super) sql: String,
     pub(super) hint: Arc<Notify>,
@@ -65,27 +67,34 @@ pub(super) async fn listen(listener: Listener) {
 }
 
 async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
-    let (client, mut connection) = match listener.config.connect(NoTls).await {
+    let (client, mut connection) = match listener.connection.connect().await {
         Ok(pair) => pair,
         Err(error) => return Ended::Lost(Some(error)),
     };
     let mut messages = poll_fn(move |context| connection.poll_message(context));
-    let asked = client.batch_execute(&listener.sql);
+    let asking = async {
+        match client.batch_execute(&listener.sql).await {
+            Ok(()) => std::future::pending().await,
+            Err(error) => Err(Some(error)),
+        }
+    };
     let heard = async {
         while let Some(message) = messages.next().await {
             match message {
-                Ok(AsyncMessage::Notification(note)) if note.payload() == PROBE => return Ok(true),
+                Ok(AsyncMessage::Notification(note)) if note.payload() == PROBE => return Ok(()),
                 Ok(_) => {}
                 Err(error) => return Err(Some(error)),
             }
         }
         Err(None)
     };
-    let proven = tokio::time::timeout(PROBE_TIMEOUT, async { tokio::join!(asked, heard).1 }).await;
+    // The notification comes before the answer to the statement, so whoever hears it is done.
+    let both = async { tokio::select! { heard = heard => heard, refused = asking => refused } };
+    let proven = tokio::time::timeout(PROBE_TIMEOUT, both).await;
     match proven {
         Err(_) => return Ended::Deaf,
         Ok(Err(error)) => return Ended::Lost(error),
-        Ok(Ok(_)) => {}
+        Ok(Ok(())) => {}
     }
     if std::mem::replace(said_lost, false) {
         tracing::info!("notifications are back");

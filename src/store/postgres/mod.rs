@@ -3,15 +3,22 @@
 //! Four statements make the hot path: `fetch.sql` (with `holders.sql` while gaps are open), `mark.sql`, and every few
 //! seconds `renew.sql`. Everything about names is decided once, when the statements are filled in.
 
+pub mod connect;
 pub mod database;
+pub mod enqueue;
+pub mod failed;
 mod feed;
 mod gaps;
 mod lease;
 mod listen;
 pub mod migrate;
+pub mod moment;
 mod rows;
+pub mod schema;
 mod settle;
 pub mod sql;
+mod tls;
+pub mod status;
 mod walks;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,7 +52,7 @@ pub struct StoreOptions {
     /// Wait for the WAL flush of each mark.
     pub durable_marks: bool,
     /// Where to listen for notifications; `None`: polling only.
-    pub listen: Option<tokio_postgres::Config>,
+    pub listen: Option<connect::Connection>,
 }
 
 /// The outbox table and its lease.
@@ -111,7 +118,11 @@ impl Statements {
             holds: statement!(names, "holds", [BYTEA, BOOL]),
             holds_among: statement!(names, "holds_among", [BYTEA, INT8_ARRAY]),
             mark: statement!(names, "mark", [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT]),
-            mark_verified: statement!(names, "mark_verified", [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY]),
+            mark_verified: statement!(
+                names,
+                "mark_verified",
+                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY]
+            ),
             delete: statement!(names, "delete", [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT]),
             delete_verified: statement!(
                 names,
@@ -140,9 +151,13 @@ impl PostgresStore {
     pub fn new(database: Database, names: Names, options: StoreOptions) -> Self {
         let hint = Arc::new(Notify::new());
         let mut listening = JoinSet::new();
-        if let Some(config) = options.listen.clone() {
+        if let Some(connection) = options.listen.clone() {
             let sql = names.fill(include_str!("../../../sql/listen.sql"));
-            listening.spawn(listen::listen(listen::Listener { config, sql, hint: Arc::clone(&hint) }));
+            listening.spawn(listen::listen(listen::Listener {
+                connection,
+                sql,
+                hint: Arc::clone(&hint),
+            }));
         }
         Self {
             database,

@@ -1,1 +1,259 @@
-//! Stub.
+//! Kafka, through librdkafka's idempotent producer with `acks=all`.
+//!
+//! `publish` hands a batch to the producer and waits for its delivery reports ([`flight`], [`session`]); librdkafka
+//! retries what is transient, until `ack_timeout`. Two producers: the main one builds record sets, the single one (made when
+//! needed) sends every record alone.
+//!
+//! **Prefix per key.** [`Order::Strict`](crate::delivery::Order) goes one message at a time. With `Order::Key` the
+//! messages of a key are pipelined: one key is one partition, librdkafka keeps a partition's order through its retries,
+//! and the sequence numbers of the idempotent producer make the broker refuse what comes after a gap. What does not stop
+//! the later ones is a gap librdkafka accepts itself:
+//! - *A message expires* (`message.timeout.ms`, three times `ack_timeout`). By then its batch was answered: all of its
+//!   key's open messages as timed out. The topic takes nothing more until librdkafka is done with all of them ("stuck"),
+//!   so copies cannot pile up and no new message enters between. Messages of one batch are handed over within
+//!   milliseconds and expire in one-second scans: only if a scan falls between two of a key and the partition comes back
+//!   within that very second, after being away for all that time, the later one arrives first.
+//! - *The broker refuses a record set for good.* Records too large for the topic, which is the usual cause, are rejected
+//!   before they are sent (`max.message.bytes` is read from the topic). Otherwise all records of a refused set are sent
+//!   once more, alone, so that only the guilty are refused, and for a minute the topic goes one record a request and one
+//!   message of a key at a time. So the window is the first refused set: record sets with later messages of its keys that
+//!   were on their way already (five at most per broker).
+//!
+//! **Outages.** librdkafka reports brokers that are down or refuse the password only on the side ([`health`]); while that
+//! is so, `publish` answers `Unavailable` at once. A message without a report after `ack_timeout` is `TimedOut`, or
+//! `Unavailable` when the brokers are known to be down. Replicas missing, or a partition without leader, is found by
+//! [`Transport::probe`].
+//!
+//! A producer that met a fatal error is replaced by the next `publish`. [`Transport::abandon`] purges both producers and
+//! replaces them. Shutdown flushes what is left, for at most `ack_timeout`.
+
+pub mod config;
+
+mod classify;
+mod flight;
+mod health;
+mod record;
+mod session;
+mod topics;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+pub use classify::classify;
+
+use self::classify::code_name;
+use self::config::KafkaConfig;
+use self::flight::Flight;
+use self::health::Health;
+use self::session::Session;
+use self::topics::{Limits, Topics};
+use super::{ConnectError, Envelope, Transport};
+use crate::delivery::{Failure, FailureClass, Outcome};
+
+/// A Kafka transport. See the module.
+#[derive(Debug)]
+pub struct Kafka {
+    main: Slot,
+    single: Slot,
+    health: Arc<Health>,
+    topics: Topics,
+    id_header: String,
+    ack_timeout: Duration,
+    compresses: bool,
+    batch_bytes: u64,
+}
+
+/// A producer that is made when first needed and replaced when dead.
+#[derive(Debug)]
+struct Slot {
+    config: ClientConfig,
+    health: Arc<Health>,
+    session: Mutex<Option<Arc<Session>>>,
+}
+
+impl Slot {
+    fn new(config: ClientConfig, health: &Arc<Health>) -> Self {
+        Self {
+            config,
+            health: Arc::clone(health),
+            session: Mutex::default(),
+        }
+    }
+
+    fn get(&self) -> Result<Arc<Session>, Failure> {
+        let mut slot = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = &*slot
+            && !session.is_dead()
+        {
+            return Ok(Arc::clone(session));
+        }
+        let session = Session::new(&self.config, Arc::clone(&self.health))
+            .map(Arc::new)
+            .map_err(|error| {
+                Failure::new(
+                    FailureClass::Unavailable,
+                    "CLIENT",
+                    format!("cannot make a kafka producer: {error}"),
+                )
+            })?;
+        retire(slot.replace(Arc::clone(&session)));
+        Ok(session)
+    }
+
+    fn take(&self) -> Option<Arc<Session>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Purges a producer and ends it on a thread of its own: librdkafka joins its threads, which must not hold anybody up.
+fn retire(session: Option<Arc<Session>>) {
+    let Some(session) = session else { return };
+    session.purge();
+    let ended = std::thread::Builder::new()
+        .name("kafka-retire".to_owned())
+        .spawn(move || drop(session));
+    if let Err(error) = ended {
+        tracing::warn!(%error, "no thread to end a kafka producer: it was ended in place");
+    }
+}
+
+impl Kafka {
+    /// A transport for `config`. Connects in the background: brokers that are away are waited for.
+    ///
+    /// # Errors
+    /// Only what is wrong in the configuration of transport `name`.
+    pub async fn connect(name: &str, config: &KafkaConfig) -> Result<Self, ConnectError> {
+        let client = config.client(name)?;
+        let health = Arc::new(Health::new(name));
+        let mut single = client.clone();
+        single.set("batch.num.messages", "1").set("linger.ms", "0");
+        let kafka = Self {
+            main: Slot::new(client.clone(), &health),
+            single: Slot::new(single, &health),
+            health: Arc::clone(&health),
+            topics: Topics::new(&client),
+            id_header: config.id_header.clone(),
+            ack_timeout: config.ack_timeout,
+            compresses: config.compresses(),
+            batch_bytes: config.batch_bytes(),
+        };
+        let session = Session::new(&client, health).map_err(|error| config::client_error(name, &error))?;
+        *kafka.main.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(session));
+        Ok(kafka)
+    }
+
+    /// How long to wait for a topic's limits before sending without knowing them.
+    fn patience(&self) -> Duration {
+        (self.ack_timeout / 4).min(Duration::from_secs(1))
+    }
+
+    async fn metadata(&self, topic: &str) -> Result<Metadata, Failure> {
+        let client_failure = |error: KafkaError| {
+            let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+            let failure = Failure::new(
+                classify(code),
+                code_name(code),
+                format!("cannot ask kafka about topic {topic:?}: {error}"),
+            );
+            self.health.outage().unwrap_or(failure)
+        };
+        let admin = self.topics.admin().await.map_err(client_failure)?;
+        let (name, timeout) = (topic.to_owned(), self.ack_timeout);
+        tokio::task::spawn_blocking(move || admin.inner().fetch_metadata(Some(&name), timeout))
+            .await
+            .expect("fetch_metadata does not panic")
+            .map_err(client_failure)
+    }
+}
+
+/// Whether every partition of `topic` could take messages.
+fn judge(topic: &str, metadata: &Metadata, limits: Limits) -> Result<(), Failure> {
+    let unavailable = |code: Code, what: String| {
+        let error = format!("kafka topic {topic:?} {what}");
+        Err(Failure::new(FailureClass::Unavailable, code_name(code), error))
+    };
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+        return unavailable(Code::UnknownTopicOrPartition, "does not exist".to_owned());
+    };
+    if let Some(error) = found.error() {
+        let code = Code::from(error);
+        let error = format!("kafka topic {topic:?}: {}", KafkaError::MetadataFetch(code));
+        return Err(Failure::new(classify(code), code_name(code), error));
+    }
+    if found.partitions().is_empty() {
+        return unavailable(Code::UnknownTopicOrPartition, "has no partitions".to_owned());
+    }
+    for partition in found.partitions() {
+        if partition.leader() < 0 {
+            return unavailable(
+                Code::LeaderNotAvailable,
+                format!("partition {} has no leader", partition.id()),
+            );
+        }
+        let in_sync = partition.isr().len();
+        if limits.in_sync.is_some_and(|needed| in_sync < needed) {
+            let what = format!(
+                "partition {} has {in_sync} replicas in sync, fewer than min.insync.replicas",
+                partition.id()
+            );
+            return unavailable(Code::NotEnoughReplicas, what);
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Transport for Kafka {
+    async fn publish(&self, batch: &[Envelope]) -> Vec<Outcome> {
+        if let Some(failure) = self.health.outage() {
+            return vec![Outcome::Refused(failure); batch.len()];
+        }
+        let mut topics = Vec::with_capacity(batch.len());
+        for (index, envelope) in batch.iter().enumerate() {
+            if index > 0 && batch[index - 1].destination == envelope.destination {
+                topics.push(Arc::clone(&topics[index - 1]));
+                continue;
+            }
+            let topic = self.topics.get(&envelope.destination);
+            if record::check_topic(&envelope.destination).is_ok() {
+                self.topics.learn(&envelope.destination, &topic, self.patience()).await;
+            }
+            topics.push(topic);
+        }
+        Flight::new(self, batch, topics, false).run().await
+    }
+
+    async fn probe(&self, destination: &str) -> Result<(), Failure> {
+        record::check_topic(destination)?;
+        let metadata = self.metadata(destination).await?;
+        let topic = self.topics.get(&destination.into());
+        self.topics.learn(destination, &topic, self.patience()).await;
+        judge(destination, &metadata, topic.limits())?;
+        self.health.success();
+        topic.stuck().map_or(Ok(()), Err)
+    }
+
+    fn abandon(&self) {
+        retire(self.main.take());
+        retire(self.single.take());
+    }
+
+    async fn close(&self) {
+        for session in [self.main.take(), self.single.take()].into_iter().flatten() {
+            let timeout = self.ack_timeout;
+            let ended = tokio::task::spawn_blocking(move || {
+                if let Err(error) = session.flush(timeout) {
+                    tracing::warn!(%error, "kafka producer closed with messages unsent");
+                }
+                session.purge();
+            });
+            ended.await.expect("closing a producer does not panic");
+        }
+    }
+}

@@ -1,1 +1,3 @@
-//! Stub.
+//! Stand-in until the redis transport is merged.
+
+pub mod config;

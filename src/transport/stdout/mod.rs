@@ -1,1 +1,3 @@
-//! Stub.
+//! Stand-in until the stdout transport is merged.
+
+pub mod config;

@@ -1,0 +1,129 @@
+//! What librdkafka tells on the side: brokers down, a wrong password, a dead producer.
+//!
+//! A delivery report does not say why nothing gets through (a wrong password is a bare timeout there), the error callback
+//! does. Trouble is believed for a few seconds after it was last reported (librdkafka repeats it with every reconnect) or
+//! until something succeeds.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use super::classify::code_name;
+use crate::delivery::{Failure, FailureClass};
+use crate::transport::throttle::Throttle;
+
+const BELIEVED: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+pub(super) struct Health {
+    name: String,
+    troubled: AtomicBool,
+    trouble: Mutex<Trouble>,
+    log: Throttle,
+}
+
+#[derive(Debug, Default)]
+struct Trouble {
+    down: Option<Instant>,
+    /// The latest cause, and whether it is better than "connection refused".
+    cause: Option<(Instant, Code, String)>,
+}
+
+impl Health {
+    pub(super) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            troubled: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            log: Throttle::default(),
+        }
+    }
+
+    /// The transport's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Something got through.
+    pub(super) fn success(&self) {
+        if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::AcqRel) {
+            *self.lock() = Trouble::default();
+            self.log.reset();
+            tracing::info!(transport = self.name, "kafka answers again");
+        }
+    }
+
+    /// librdkafka reports `code`.
+    pub(super) fn note(&self, code: Code, reason: &str) {
+        let now = Instant::now();
+        {
+            let mut trouble = self.lock();
+            if code == Code::AllBrokersDown {
+                trouble.down = Some(now);
+            } else {
+                let telling = |code| matches!(code, Code::Authentication | Code::SSL);
+                let keep = trouble
+                    .cause
+                    .as_ref()
+                    .is_some_and(|(at, old, _)| telling(*old) && !telling(code) && at.elapsed() < BELIEVED);
+                if !keep {
+                    trouble.cause = Some((now, code, reason.to_owned()));
+                }
+                if telling(code) {
+                    trouble.down = Some(now);
+                }
+            }
+        }
+        self.troubled.store(true, Ordering::Release);
+        if let Some(held) = self.log.pass() {
+            tracing::warn!(transport = self.name, held, code = code_name(code), "kafka: {reason}");
+        }
+    }
+
+    /// Why nothing can be sent now, if that is known.
+    pub(super) fn outage(&self) -> Option<Failure> {
+        if !self.troubled.load(Ordering::Acquire) {
+            return None;
+        }
+        let trouble = self.lock();
+        trouble.down.filter(|at| at.elapsed() < BELIEVED)?;
+        let (code, error) = match &trouble.cause {
+            Some((_, code @ Code::Authentication, reason)) => (*code, format!("kafka authentication failed: {reason}")),
+            Some((_, code, reason)) => (*code, format!("no kafka broker can be reached: {reason}")),
+            None => (Code::AllBrokersDown, "no kafka broker can be reached".to_owned()),
+        };
+        Some(Failure::new(
+            FailureClass::Unavailable,
+            code_name(code),
+            error.replace('\n', " "),
+        ))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_password_is_said_though_connections_fail_after_it() {
+        let health = Health::new("main");
+        assert_eq!(health.outage(), None);
+        health.note(Code::Authentication, "bad password");
+        health.note(Code::BrokerTransportFailure, "connection refused");
+        health.note(Code::AllBrokersDown, "1/1 brokers are down");
+        let failure = health.outage().unwrap();
+        assert_eq!(
+            (failure.class, &*failure.code),
+            (FailureClass::Unavailable, "AUTHENTICATION")
+        );
+        assert_eq!(failure.error, "kafka authentication failed: bad password");
+        health.success();
+        assert_eq!(health.outage(), None);
+    }
+}

@@ -1,0 +1,186 @@
+//! What is known of each topic: its limits, whether it is handled with care, and what is stuck on its way to it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+
+use crate::delivery::{Failure, FailureClass};
+
+/// Limits are read again after this long, and after failing to read them (no permission, broker busy) a bit earlier.
+const REFRESH: Duration = Duration::from_secs(300);
+const REFRESH_UNKNOWN: Duration = Duration::from_secs(60);
+/// How long a topic is handled with care after the broker refused a record set.
+const CARE: Duration = Duration::from_secs(60);
+/// Topics remembered; destination templates can make any number.
+const REMEMBERED: usize = 10_000;
+
+/// Limits of a topic; `None` where unknown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Limits {
+    /// `max.message.bytes`: the largest record set.
+    pub(super) message_bytes: Option<u64>,
+    /// `min.insync.replicas`.
+    pub(super) in_sync: Option<usize>,
+}
+
+/// One topic.
+#[derive(Debug, Default)]
+pub(super) struct Topic {
+    stuck: AtomicUsize,
+    limits: Mutex<Option<(Instant, Limits)>>,
+    careful: Mutex<Option<Instant>>,
+    fetching: tokio::sync::Mutex<()>,
+}
+
+impl Topic {
+    pub(super) fn add_stuck(&self) {
+        self.stuck.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn remove_stuck(&self) {
+        self.stuck.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// While earlier messages are neither acknowledged nor given up, sending more would only make copies.
+    pub(super) fn stuck(&self) -> Option<Failure> {
+        let count = self.stuck.load(Ordering::Acquire);
+        (count > 0).then(|| {
+            let error = format!("{count} messages sent earlier to this kafka topic are still unanswered");
+            Failure::new(FailureClass::Unavailable, "STUCK", error)
+        })
+    }
+
+    /// From now on, for a while: one record a request, one message of a key at a time.
+    pub(super) fn handle_with_care(&self) {
+        *self.careful.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a record set was refused lately.
+    pub(super) fn is_careful(&self) -> bool {
+        self.careful
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|since| since.elapsed() < CARE)
+    }
+
+    /// The limits as last read.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or_else(Limits::default, |(_, limits)| limits)
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.limits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|(read, limits)| {
+                read.elapsed()
+                    < if limits.message_bytes.is_some() {
+                        REFRESH
+                    } else {
+                        REFRESH_UNKNOWN
+                    }
+            })
+    }
+}
+
+/// The callbacks of the client that asks questions: the producer's say the same, once.
+#[derive(Debug)]
+pub(super) struct Quiet;
+
+impl ClientContext for Quiet {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::trace!("librdkafka {facility}: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, "librdkafka: {reason}");
+    }
+}
+
+/// All topics met so far.
+pub(super) struct Topics {
+    known: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
+    config: ClientConfig,
+    admin: tokio::sync::OnceCell<Arc<AdminClient<Quiet>>>,
+}
+
+impl std::fmt::Debug for Topics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Topics").finish_non_exhaustive()
+    }
+}
+
+impl Topics {
+    /// `config`: the producer's settings.
+    pub(super) fn new(config: &ClientConfig) -> Self {
+        let mut config = config.clone();
+        config.set("allow.auto.create.topics", "false");
+        Self {
+            known: Mutex::default(),
+            config,
+            admin: tokio::sync::OnceCell::new(),
+        }
+    }
+
+    /// The client that asks questions. It never makes a broker create a topic.
+    pub(super) async fn admin(&self) -> Result<Arc<AdminClient<Quiet>>, KafkaError> {
+        let create = || async { AdminClient::from_config_and_context(&self.config, Quiet).map(Arc::new) };
+        self.admin.get_or_try_init(create).await.map(Arc::clone)
+    }
+
+    /// The topic called `name`.
+    pub(super) fn get(&self, name: &Arc<str>) -> Arc<Topic> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(topic) = known.get(name) {
+            return Arc::clone(topic);
+        }
+        if known.len() >= REMEMBERED {
+            known.retain(|_, topic| topic.stuck.load(Ordering::Acquire) > 0 || Arc::strong_count(topic) > 1);
+        }
+        Arc::clone(known.entry(Arc::clone(name)).or_default())
+    }
+
+    /// Reads the limits of `topic` unless they are known; after `patience` it goes on without.
+    pub(super) async fn learn(&self, name: &str, topic: &Topic, patience: Duration) {
+        if topic.is_fresh() {
+            return;
+        }
+        let _one_at_a_time = topic.fetching.lock().await;
+        if topic.is_fresh() {
+            return;
+        }
+        let limits = match tokio::time::timeout(patience, self.describe(name, patience)).await {
+            Ok(Some(limits)) => limits,
+            Ok(None) | Err(_) => Limits {
+                message_bytes: None,
+                ..topic.limits()
+            },
+        };
+        *topic.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), limits));
+    }
+
+    async fn describe(&self, name: &str, patience: Duration) -> Option<Limits> {
+        let admin = self.admin().await.ok()?;
+        let options = AdminOptions::new().request_timeout(Some(patience));
+        let answer = admin
+            .describe_configs(&[ResourceSpecifier::Topic(name)], &options)
+            .await
+            .ok()?;
+        let resource = answer.into_iter().next()?.ok()?;
+        let read = |key: &str| resource.get(key).and_then(|entry| entry.value.clone());
+        Some(Limits {
+            message_bytes: read("max.message.bytes").and_then(|value| value.parse().ok()),
+            in_sync: read("min.insync.replicas").and_then(|value| value.parse().ok()),
+        })
+    }
+}

@@ -1,0 +1,93 @@
+//! A real nats-server with JetStream on a file store.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock};
+
+use super::ports;
+use super::process::Server;
+
+const HINT: &str = "apt-get install nats-server (or put one on the PATH)";
+
+/// A nats-server of its own directory and port.
+pub struct NatsServer {
+    port: u16,
+    config: PathBuf,
+    folder: tempfile::TempDir,
+    server: Mutex<Option<Server>>,
+}
+
+impl NatsServer {
+    /// Starts one with the defaults.
+    pub fn start() -> Self {
+        Self::with("")
+    }
+
+    /// Starts one with extra lines in its configuration file.
+    pub fn with(extra: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = ports::free();
+        let config = folder.path().join("nats.conf");
+        let store = folder.path().join("store");
+        let lines = format!(
+            "listen: 127.0.0.1:{port}\nserver_name: test\njetstream {{ store_dir: {store:?}, max_mem: 64MB, max_file: 8GB }}\n{extra}\n"
+        );
+        std::fs::write(&config, lines).unwrap();
+        let server = Self {
+            port,
+            config,
+            folder,
+            server: Mutex::new(None),
+        };
+        server.up();
+        server
+    }
+
+    /// The server all tests share that do not stop it.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<NatsServer> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// `nats://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it (again) on the same port and store.
+    pub fn up(&self) {
+        let log = self.folder.path().join("nats.log");
+        let server = Server::start("nats-server", &["-c", self.config.to_str().unwrap()], &log, HINT);
+        server.wait_for_output("Server is ready");
+        *self.server.lock().unwrap() = Some(server);
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill(&self) {
+        self.server.lock().unwrap().take().expect("running").kill();
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        self.server.lock().unwrap().as_ref().expect("running").signal(signal);
+    }
+
+    /// Creates a stream called `name` for `subjects`.
+    pub async fn create_stream(&self, name: &str, subjects: &[&str]) {
+        let config = async_nats::jetstream::stream::Config {
+            name: name.to_owned(),
+            subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(),
+            ..Default::default()
+        };
+        self.jetstream().await.create_stream(config).await.unwrap();
+    }
+
+    /// A client of the test's own.
+    pub async fn jetstream(&self) -> async_nats::jetstream::Context {
+        async_nats::jetstream::new(async_nats::connect(self.url()).await.unwrap())
+    }
+}
