@@ -1,7 +1,10 @@
 //! Every test from outside, one binary: servers are started once, and files are named after the promise they keep.
 
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
-#![expect(unreachable_pub, reason = "a test binary exports nothing: pub marks what other test modules use")]
+#![expect(
+    unreachable_pub,
+    reason = "a test binary exports nothing: pub marks what other test modules use"
+)]
 
 mod bounds;
 mod cli;
@@ -16,6 +19,7 @@ mod migrate;
 mod order;
 mod outage;
 mod poison;
+mod selftest;
 mod shutdown;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;

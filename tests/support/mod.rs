@@ -17,8 +17,6 @@ pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod processes;
 pub(crate) mod redis;
-#[cfg(test)]
-mod selftest;
 pub(crate) mod writers;
 
 use std::future::Future;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
-use super::eventually;
-use super::processes::{free_port, run, scratch, scratch_root, signal, spawn, uid};
+use super::processes::{run, scratch, scratch_root, signal, spawn, uid};
+use super::{eventually, ports};
 
 /// A running cluster; stopped and removed on drop.
 pub(crate) struct Cluster {
@@ -70,7 +70,7 @@ impl Cluster {
         run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data")));
         let cluster = Self {
             dir,
-            port: free_port(),
+            port: ports::free(),
             settings,
             server: Mutex::default(),
             databases: AtomicUsize::default(),
@@ -87,7 +87,7 @@ impl Cluster {
             .append(true)
             .open(self.dir.join("postgres.log"))
             .expect("a log");
-        let mut command = as_owner("QUIT", program("postgres"));
+        let mut command = as_owner("QUIT", bin("postgres"));
         command
             .arg("-D")
             .arg(self.dir.join("data"))
@@ -330,7 +330,7 @@ impl TestDatabase {
 
     /// The database's schema as pg_dump prints it.
     pub(crate) fn dump(&self) -> String {
-        let text = run(Command::new(program("pg_dump")).args(["--schema-only", "-d", &self.url]));
+        let text = run(Command::new(bin("pg_dump")).args(["--schema-only", "-d", &self.url]));
         // \restrict lines hold a random word.
         text.lines()
             .filter(|line| !line.starts_with('\\'))
@@ -340,7 +340,7 @@ impl TestDatabase {
 }
 
 fn psql(url: &str, sql: &str) -> std::process::Output {
-    let mut command = Command::new(program("psql"));
+    let mut command = Command::new(bin("psql"));
     command
         .args(["-XqAt", "-v", "ON_ERROR_STOP=1", url, "-c", sql])
         .env_remove("PGOPTIONS");
@@ -348,7 +348,7 @@ fn psql(url: &str, sql: &str) -> std::process::Output {
 }
 
 /// The path of a server program: the newest version installed, else the PATH.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn bin(name: &str) -> PathBuf {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -383,7 +383,7 @@ fn give_away(dir: &Path) {
 
 /// A freshly made cluster to copy from: `initdb` takes longer than everything else here.
 fn template() -> PathBuf {
-    let initdb = program("initdb");
+    let initdb = bin("initdb");
     let version = initdb
         .ancestors()
         .nth(2)

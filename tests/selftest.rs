@@ -8,8 +8,8 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use uuid::Uuid;
 
-use super::broker::{Broker, Kind};
-use super::together;
+use crate::support::broker::{Broker, Kind};
+use crate::support::together;
 
 fn id(number: u128) -> String {
     Uuid::from_u128(number).to_string()
