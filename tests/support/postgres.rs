@@ -348,7 +348,7 @@ fn psql(url: &str, sql: &str) -> std::process::Output {
 }
 
 /// The path of a server program: the newest version installed, else the PATH.
-pub(crate) fn bin(name: &str) -> PathBuf {
+pub(crate) fn bin(name: &str) -> String {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -362,11 +362,11 @@ pub(crate) fn bin(name: &str) -> PathBuf {
         .filter(|(_, path)| path.exists())
         .collect();
     found.sort();
-    found.pop().map_or_else(|| PathBuf::from(name), |(_, path)| path)
+    found.pop().map_or_else(|| name.to_owned(), |(_, path)| path.to_string_lossy().into_owned())
 }
 
 /// A command that runs as somebody PostgreSQL accepts (never root) and gets `signal` when the test binary ends.
-fn as_owner(signal: &str, program: PathBuf) -> Command {
+fn as_owner(signal: &str, program: String) -> Command {
     let mut command = Command::new("setpriv");
     if uid() == 0 {
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
@@ -384,7 +384,7 @@ fn give_away(dir: &Path) {
 /// A freshly made cluster to copy from: `initdb` takes longer than everything else here.
 fn template() -> PathBuf {
     let initdb = bin("initdb");
-    let version = initdb
+    let version = Path::new(&initdb)
         .ancestors()
         .nth(2)
         .and_then(Path::file_name)
