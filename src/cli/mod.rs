@@ -13,6 +13,8 @@ mod reference;
 mod run;
 mod status;
 mod terminal;
+mod transports;
+mod upkeep;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -107,14 +109,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         return reference::print(&verb);
     }
     let config = config::load(&cli.config, std::env::vars_os())?;
-    let mut runtime = if matches!(cli.verb, Verb::Run) {
-        tokio::runtime::Builder::new_multi_thread()
-    } else {
-        tokio::runtime::Builder::new_current_thread()
-    };
-    runtime.enable_all().build()?.block_on(async {
+    // One thread: the engine is one task, and a connection polled on its thread needs no wake-up across threads.
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         match cli.verb {
-            Verb::Run => run::run(config).await,
+            Verb::Run => run::run(config, &cli.config).await,
             Verb::Check(args) => check::check(&config, &args).await,
             Verb::Migrate(args) => migrate::migrate(&config, &args).await,
             Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,

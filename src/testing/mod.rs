@@ -1,1 +1,3 @@
-//! Stub.
+//! What tests run the engine on instead of a database and a broker.
+
+pub mod scripted_transport;

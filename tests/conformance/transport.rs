@@ -1,7 +1,11 @@
 //! The laws of `src/transport/mod.rs`, one test body per law, run for every transport.
 
+mod kafka;
 mod laws;
 mod nats;
+mod redis;
+mod scripted;
+mod stdout;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

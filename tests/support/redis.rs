@@ -1,1 +1,75 @@
-//! Later.
+//! A real redis-server with an append-only file.
+
+use std::sync::{Mutex, OnceLock};
+
+use super::ports;
+use super::process::Server;
+
+const HINT: &str = "apt-get install redis-server";
+
+/// A redis-server of its own folder and port.
+pub struct RedisServer {
+    port: u16,
+    folder: tempfile::TempDir,
+    server: Mutex<Option<Server>>,
+}
+
+impl RedisServer {
+    /// Starts one.
+    pub fn start() -> Self {
+        let server = Self {
+            port: ports::free(),
+            folder: tempfile::tempdir().unwrap(),
+            server: Mutex::new(None),
+        };
+        server.up();
+        server
+    }
+
+    /// The server all tests share that do not stop it.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<RedisServer> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// `redis://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it (again) on the same port and data.
+    pub fn up(&self) {
+        let folder = self.folder.path().to_str().unwrap();
+        let port = self.port.to_string();
+        let args = [
+            "--port",
+            &port,
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            folder,
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+        ];
+        let server = Server::start("redis-server", &args, &self.folder.path().join("redis.log"), HINT);
+        server.wait_for_output("Ready to accept connections");
+        *self.server.lock().unwrap() = Some(server);
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill(&self) {
+        self.server.lock().unwrap().take().expect("running").kill();
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: &str) {
+        self.server.lock().unwrap().as_ref().expect("running").signal(signal);
+    }
+}

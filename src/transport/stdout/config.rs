@@ -1,22 +1,20 @@
-//! `[transports.<name>.stdout]`. Stand-in until the transport is merged.
+//! `[transports.<name>.stdout]`: nothing to set.
 
 use serde::Deserialize;
 
-/// The section's keys.
-#[derive(Clone, Debug, Deserialize)]
+use crate::transport::ConnectError;
+
+/// Standard output can be told nothing.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StdoutConfig {}
 
 impl StdoutConfig {
-    /// Checks what the types cannot. `name` is the transport's name.
+    /// Nothing can be wrong.
     ///
     /// # Errors
-    /// The first wrong key.
-    pub fn validate(&self, name: &str) -> Result<(), String> {
-        if name.is_empty() {
-            Err("transports: a name is empty".to_owned())
-        } else {
-            Ok(())
-        }
+    /// None.
+    pub fn validate(&self, _name: &str) -> Result<(), ConnectError> {
+        Ok(())
     }
 }

@@ -1,7 +1,6 @@
 //! The laws. Each takes a fixture of its own or a shared one, and leaves a broker that answers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outboxd::delivery::{FailureClass, Order, Outcome};
@@ -350,9 +349,4 @@ async fn outage(fixture: &impl Fixture, hang: bool) {
         ids.retain(|id| known.insert(id.clone()));
     }
     assert_eq!(firsts, sent_by_key(&all), "first occurrences in order");
-}
-
-/// Keeps a fixture's transport alive as the trait object the laws use.
-pub fn shared<T: outboxd::transport::Transport + 'static>(transport: T) -> Arc<dyn outboxd::transport::Transport> {
-    Arc::new(transport)
 }

@@ -1,0 +1,187 @@
+//! Kafka against a real broker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use outboxd::delivery::{FailureClass, Order, Outcome};
+use outboxd::transport::kafka::Kafka;
+use outboxd::transport::kafka::config::KafkaConfig;
+use outboxd::transport::{Envelope, Transport};
+use uuid::Uuid;
+
+use super::laws::uphold;
+use super::{Fixture, Seen, acknowledged, message};
+use crate::support::kafka::KafkaServer;
+
+enum Server {
+    Shared(&'static KafkaServer),
+    Own(KafkaServer),
+}
+
+struct OverKafka {
+    server: Server,
+    transport: Arc<Kafka>,
+}
+
+impl OverKafka {
+    async fn on(server: Server) -> Self {
+        let brokers = match &server {
+            Server::Shared(server) => server.brokers(),
+            Server::Own(server) => server.brokers(),
+        };
+        let config: KafkaConfig =
+            serde_json::from_value(serde_json::json!({ "brokers": brokers, "ack_timeout": "2s" })).unwrap();
+        Self {
+            server,
+            transport: Arc::new(Kafka::connect("main", &config).await.unwrap()),
+        }
+    }
+
+    async fn shared() -> Self {
+        Self::on(Server::Shared(
+            tokio::task::spawn_blocking(KafkaServer::shared).await.unwrap(),
+        ))
+        .await
+    }
+
+    async fn own() -> Self {
+        Self::on(Server::Own(
+            tokio::task::spawn_blocking(KafkaServer::start).await.unwrap(),
+        ))
+        .await
+    }
+
+    fn server(&self) -> &KafkaServer {
+        match &self.server {
+            Server::Shared(server) => server,
+            Server::Own(server) => server,
+        }
+    }
+}
+
+#[async_trait]
+impl Fixture for OverKafka {
+    fn transport(&self) -> Arc<dyn Transport> {
+        Arc::clone(&self.transport) as Arc<dyn Transport>
+    }
+
+    async fn destination(&self) -> Arc<str> {
+        let name = format!("orders.{}", Uuid::new_v4().simple());
+        self.server().create_topic(&name, 3).await;
+        while self.transport.probe(&name).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        name.into()
+    }
+
+    fn missing(&self) -> Option<Arc<str>> {
+        Some("nobody.created.this".into())
+    }
+
+    async fn visible(&self, destination: &str) -> Vec<Seen> {
+        tokio::task::block_in_place(|| self.server().read(destination))
+            .into_iter()
+            .map(|record| {
+                let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+                let headers: BTreeMap<_, _> = record
+                    .headers
+                    .into_iter()
+                    .map(|(name, value)| (name, text(value)))
+                    .collect();
+                Seen {
+                    id: headers["id"].clone(),
+                    key: record.key.map(text),
+                    headers,
+                    payload: record.value,
+                }
+            })
+            .collect()
+    }
+
+    fn spoil(&self, envelope: &mut Envelope) {
+        envelope.message.payload = vec![b'x'; 2 << 20].into();
+    }
+
+    fn added(&self, id: &str, _key: Option<&str>) -> BTreeMap<String, String> {
+        BTreeMap::from([("id".to_owned(), id.to_owned())])
+    }
+
+    async fn hang(&self) {
+        self.server().signal("STOP");
+    }
+
+    async fn stop(&self) {
+        self.server().kill();
+    }
+
+    async fn heal(&self) {
+        let Server::Own(server) = &self.server else {
+            panic!("a shared broker is never stopped")
+        };
+        if std::net::TcpStream::connect(("127.0.0.1", server.port())).is_ok() {
+            server.signal("CONT");
+        } else {
+            tokio::task::block_in_place(|| server.up());
+        }
+    }
+
+    fn bound(&self) -> Duration {
+        Duration::from_millis(3_700)
+    }
+}
+
+uphold!(OverKafka::shared(), OverKafka::own());
+
+/// The broker refuses a whole record set for its one big record; the limit known to the client is out of date.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_record_too_large_for_its_topic_takes_no_other_with_it() {
+    let fixture = OverKafka::shared().await;
+    let destination = fixture.destination().await;
+    let first = [message(&destination, None, Order::Key)];
+    assert!(acknowledged(&fixture.transport.publish(&first).await[0]));
+    fixture
+        .server()
+        .alter_topic(&destination, "max.message.bytes", "2000")
+        .await;
+    let mut batch: Vec<_> = (0..60)
+        .map(|n| message(&destination, Some(&format!("key-{n}")), Order::Key))
+        .collect();
+    batch[20].message.payload = vec![b'x'; 5_000].into();
+    let outcomes = fixture.transport.publish(&batch).await;
+    for (index, outcome) in outcomes.iter().enumerate() {
+        match outcome {
+            Outcome::Refused(failure) if index == 20 => {
+                assert_eq!(
+                    (failure.class, &*failure.code),
+                    (FailureClass::Rejected, "MSG_SIZE_TOO_LARGE")
+                );
+            }
+            outcome => assert!(acknowledged(outcome), "{index}: {outcome:?}"),
+        }
+    }
+    let seen = fixture.visible(&destination).await;
+    assert_eq!(seen.len(), 60, "everything else once");
+}
+
+/// A broker nobody can reach is no bare timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_down_at_start_is_waited_for_and_publish_answers_quickly() {
+    let config: KafkaConfig = serde_json::from_value(serde_json::json!({
+        "brokers": format!("127.0.0.1:{}", crate::support::ports::free()), "ack_timeout": "2s",
+    }))
+    .unwrap();
+    let kafka = Kafka::connect("main", &config).await.unwrap();
+    let batch = [message(&"orders".into(), Some("k"), Order::Key)];
+    let Outcome::Refused(failure) = &kafka.publish(&batch).await[0] else {
+        panic!("acknowledged by nobody")
+    };
+    assert_eq!(failure.class, FailureClass::Unavailable, "{failure:?}");
+    let start = std::time::Instant::now();
+    let Outcome::Refused(failure) = &kafka.publish(&batch).await[0] else {
+        panic!("acknowledged by nobody")
+    };
+    assert_eq!(failure.class, FailureClass::Unavailable, "{failure:?}");
+    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+}
