@@ -110,17 +110,20 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let config = config::load(&cli.config, std::env::vars_os())?;
     // One thread: the engine is one task, and a connection polled on its thread needs no wake-up across threads.
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        match cli.verb {
-            Verb::Run => run::run(config, &cli.config).await,
-            Verb::Check(args) => check::check(&config, &args).await,
-            Verb::Migrate(args) => migrate::migrate(&config, &args).await,
-            Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
-            Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
-            Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
-            Verb::Reference(verb) => reference::print(&verb),
-        }
-    })
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async {
+            match cli.verb {
+                Verb::Run => run::run(config, &cli.config).await,
+                Verb::Check(args) => check::check(&config, &args).await,
+                Verb::Migrate(args) => migrate::migrate(&config, &args).await,
+                Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
+                Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
+                Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
+                Verb::Reference(verb) => reference::print(&verb),
+            }
+        })
 }
 
 /// Where the database lacks something, says what and what to do, instead of what the statement that noticed said.

@@ -47,9 +47,15 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         application: application.clone(),
         statement_timeout: STATEMENT_TIMEOUT,
     })?;
-    let names_of_transports: Vec<Arc<str>> = config.transports.iter().map(|transport| Arc::clone(&transport.name)).collect();
+    let names_of_transports: Vec<Arc<str>> = config
+        .transports
+        .iter()
+        .map(|transport| Arc::clone(&transport.name))
+        .collect();
     let telemetry = Telemetry::new(&names_of_transports, &config.routes);
-    let listener = http::bind(&config.http.listen).await.map_err(|error| Usage(error.to_string()))?;
+    let listener = http::bind(&config.http.listen)
+        .await
+        .map_err(|error| Usage(error.to_string()))?;
     let transports = transports::connect(&config).await?;
 
     let stop = CancellationToken::new();
@@ -91,7 +97,13 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
             listen,
         },
     ));
-    tasks.spawn(upkeep::keep(database, names, config.routes.clone(), telemetry.clone(), stop.clone()));
+    tasks.spawn(upkeep::keep(
+        database,
+        names,
+        config.routes.clone(),
+        telemetry.clone(),
+        stop.clone(),
+    ));
     let relay = Relay {
         leases: Arc::clone(&store) as _,
         store,
@@ -131,7 +143,11 @@ async fn drive(relay: Relay, signals: &mut Signals, level: &log::LevelHandle, pa
 }
 
 /// Waits for the database, then for nothing: what is wrong with the schema is an error.
-async fn validated(database: &Database, names: &crate::store::postgres::sql::Names, telemetry: &Telemetry) -> anyhow::Result<()> {
+async fn validated(
+    database: &Database,
+    names: &crate::store::postgres::sql::Names,
+    telemetry: &Telemetry,
+) -> anyhow::Result<()> {
     loop {
         match schema::validate(database, names).await {
             Ok(schema) => {
@@ -170,9 +186,19 @@ fn options(config: &Config) -> Options {
 fn scope(config: &Config) -> String {
     let place = connect::parse_url(config.database.url.expose_secret()).map(|connection| {
         let target = connection.config;
-        format!("{:?} {:?} {:?}", target.get_hosts(), target.get_ports(), target.get_dbname())
+        format!(
+            "{:?} {:?} {:?}",
+            target.get_hosts(),
+            target.get_ports(),
+            target.get_dbname()
+        )
     });
-    format!("{} {}.{}", place.unwrap_or_default(), config.outbox.schema, config.outbox.table)
+    format!(
+        "{} {}.{}",
+        place.unwrap_or_default(),
+        config.outbox.schema,
+        config.outbox.table
+    )
 }
 
 /// The signals the daemon answers to.

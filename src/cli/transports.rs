@@ -14,20 +14,28 @@ pub(super) async fn connect(config: &Config) -> anyhow::Result<Vec<Arc<dyn Trans
         let refused = |error: &dyn std::fmt::Display| StoreError::Misconfigured(error.to_string());
         transports.push(match &transport.config {
             #[cfg(feature = "nats")]
-            TransportConfig::Nats(nats) => {
-                Arc::new(crate::transport::nats::Nats::connect(name, nats).await.map_err(|error| refused(&error))?)
-            }
+            TransportConfig::Nats(nats) => Arc::new(
+                crate::transport::nats::Nats::connect(name, nats)
+                    .await
+                    .map_err(|error| refused(&error))?,
+            ),
             #[cfg(feature = "kafka")]
-            TransportConfig::Kafka(kafka) => {
-                Arc::new(crate::transport::kafka::Kafka::connect(name, kafka).await.map_err(|error| refused(&error))?)
-            }
+            TransportConfig::Kafka(kafka) => Arc::new(
+                crate::transport::kafka::Kafka::connect(name, kafka)
+                    .await
+                    .map_err(|error| refused(&error))?,
+            ),
             #[cfg(feature = "redis")]
-            TransportConfig::Redis(redis) => {
-                Arc::new(crate::transport::redis::Redis::connect(name, redis).await.map_err(|error| refused(&error))?)
-            }
-            TransportConfig::Stdout(stdout) => {
-                Arc::new(crate::transport::stdout::Stdout::connect(name, stdout).await.map_err(|error| refused(&error))?)
-            }
+            TransportConfig::Redis(redis) => Arc::new(
+                crate::transport::redis::Redis::connect(name, redis)
+                    .await
+                    .map_err(|error| refused(&error))?,
+            ),
+            TransportConfig::Stdout(stdout) => Arc::new(
+                crate::transport::stdout::Stdout::connect(name, stdout)
+                    .await
+                    .map_err(|error| refused(&error))?,
+            ),
         });
     }
     Ok(transports)

@@ -25,7 +25,13 @@ const TELL_INTERVAL: Duration = Duration::from_secs(5);
 const START_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Until stopped.
-pub(super) async fn keep(database: Database, names: Names, routes: Routes, telemetry: Telemetry, stop: CancellationToken) {
+pub(super) async fn keep(
+    database: Database,
+    names: Names,
+    routes: Routes,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) {
     let look = look_again_and_again(&database, &names, &routes, &telemetry);
     tokio::select! {
         () = stop.cancelled() => {}
@@ -57,7 +63,11 @@ fn backlog(status: &status::Status) -> Backlog {
         held: count(status.pending.held),
     };
     let oldest = Duration::try_from_secs_f64(status.oldest_due_age_seconds).unwrap_or_default();
-    Backlog { pending, failed: count(status.failed), oldest_due_age: (pending.due > 0).then_some(oldest) }
+    Backlog {
+        pending,
+        failed: count(status.failed),
+        oldest_due_age: (pending.due > 0).then_some(oldest),
+    }
 }
 
 /// READY=1 once the lanes are held or others hold them; then the watchdog, as long as there is no unexplained standstill.

@@ -56,16 +56,33 @@ impl Engine {
         if self.window.holds(message.seq) {
             return Admission::Passed;
         }
-        let resolved = match (&message.headers, self.routes.resolve(&message.topic, message.key.as_deref())) {
+        let resolved = match (
+            &message.headers,
+            self.routes.resolve(&message.topic, message.key.as_deref()),
+        ) {
             (Headers::Valid(_), Ok(resolved)) => resolved,
             (Headers::Invalid(reason), _) => {
                 let failure = Failure::new(FailureClass::Rejected, "headers", &**reason);
-                self.reject(&Row { lane, message: message.clone() }, failure, now);
+                self.reject(
+                    &Row {
+                        lane,
+                        message: message.clone(),
+                    },
+                    failure,
+                    now,
+                );
                 return Admission::Passed;
             }
             (Headers::Valid(_), Err(reason)) => {
                 let failure = Failure::new(FailureClass::Rejected, "no_route", reason);
-                self.reject(&Row { lane, message: message.clone() }, failure, now);
+                self.reject(
+                    &Row {
+                        lane,
+                        message: message.clone(),
+                    },
+                    failure,
+                    now,
+                );
                 return Admission::Passed;
             }
         };
@@ -83,9 +100,20 @@ impl Engine {
             return Admission::Passed;
         }
         self.destinations.get_mut(id).outstanding += 1;
-        let envelope = Envelope { message, destination: resolved.destination, order };
+        let envelope = Envelope {
+            message,
+            destination: resolved.destination,
+            order,
+        };
         let released = found == Found::Released;
-        let entry = Entry { envelope, lane, destination: id, route: resolved.route, size, released };
+        let entry = Entry {
+            envelope,
+            lane,
+            destination: id,
+            route: resolved.route,
+            size,
+            released,
+        };
         Admission::Queued(self.lanes.queue(lane, transport), entry)
     }
 
@@ -113,13 +141,23 @@ impl Engine {
             return;
         };
         tracing::warn!(seq = %message.seq, id = %message.id, topic = %message.topic, error = %failure.error, "message rejected");
-        self.telemetry.metrics.attempt_failed("none", failure.class, &failure.code);
+        self.telemetry
+            .metrics
+            .attempt_failed("none", failure.class, &failure.code);
         self.telemetry.metrics.failed("none", "none", failure.class);
-        let strict = self.routes.find(&message.topic).is_some_and(|route| self.routes.get(route).order == Order::Strict);
+        let strict = self
+            .routes
+            .find(&message.topic)
+            .is_some_and(|route| self.routes.get(route).order == Order::Strict);
         if let (true, Some(key)) = (strict, &message.key) {
             self.holds.hold(&message.topic, key, message.seq, true);
         }
-        let mark = Mark { seq: message.seq, id: message.id, lane: row.lane, epoch };
+        let mark = Mark {
+            seq: message.seq,
+            id: message.id,
+            lane: row.lane,
+            epoch,
+        };
         self.settler.failed(
             FailedAttempt {
                 mark,
@@ -136,7 +174,9 @@ impl Engine {
 
     /// Puts a hold found in the database in force, as its route's order says.
     pub(super) fn remember_hold(&mut self, hold: &Hold) {
-        let Some(route) = self.routes.find(&hold.topic) else { return };
+        let Some(route) = self.routes.find(&hold.topic) else {
+            return;
+        };
         let order = self.routes.get(route).order;
         let holds = match order {
             Order::None => false,
@@ -144,7 +184,8 @@ impl Engine {
             Order::Strict => true,
         };
         if holds {
-            self.holds.hold(&hold.topic, &hold.key, hold.seq, order == Order::Strict);
+            self.holds
+                .hold(&hold.topic, &hold.key, hold.seq, order == Order::Strict);
         }
     }
 }

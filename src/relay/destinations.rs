@@ -34,7 +34,12 @@ pub(crate) struct DestinationId(pub(crate) usize);
 #[derive(Debug)]
 pub(crate) enum Breaker {
     Closed,
-    Open { since: Instant, next_probe: Instant, probing: bool, failure: Failure },
+    Open {
+        since: Instant,
+        next_probe: Instant,
+        probing: bool,
+        failure: Failure,
+    },
     Trial,
 }
 
@@ -102,7 +107,13 @@ impl Destination {
         }
         let before = Seq(seq.0 - 1);
         match &mut self.lag {
-            None => self.lag = Some(Lag { next: before, reading: false, back_to: None }),
+            None => {
+                self.lag = Some(Lag {
+                    next: before,
+                    reading: false,
+                    back_to: None,
+                })
+            }
             Some(lag) if lag.reading => lag.back_to = Some(lag.back_to.map_or(before, |old| old.min(before))),
             Some(lag) => lag.next = lag.next.min(before),
         }
@@ -210,8 +221,11 @@ impl Destinations {
 
     /// Whether some transport has no paused destination.
     pub(crate) fn any_transport_at_peace(&self, transports: usize) -> bool {
-        let paused: BTreeSet<usize> =
-            self.disturbed().filter(|id| self.get(*id).is_open()).map(|id| self.get(id).transport).collect();
+        let paused: BTreeSet<usize> = self
+            .disturbed()
+            .filter(|id| self.get(*id).is_open())
+            .map(|id| self.get(id).transport)
+            .collect();
         paused.len() < transports
     }
 
@@ -234,12 +248,22 @@ impl Destinations {
             Breaker::Closed => {
                 // The first look comes early: most outages are a reconnect long.
                 let next_probe = now + interval / 4;
-                destination.breaker = Breaker::Open { since: now, next_probe, probing: false, failure };
+                destination.breaker = Breaker::Open {
+                    since: now,
+                    next_probe,
+                    probing: false,
+                    failure,
+                };
                 true
             }
             Breaker::Trial => {
                 let next_probe = now + interval;
-                destination.breaker = Breaker::Open { since: now, next_probe, probing: false, failure };
+                destination.breaker = Breaker::Open {
+                    since: now,
+                    next_probe,
+                    probing: false,
+                    failure,
+                };
                 false
             }
         }
@@ -259,7 +283,8 @@ impl Destinations {
     /// Settles the books of a destination whose lag may have ended. `true` when that ends a pause.
     pub(crate) fn tidy(&mut self, id: DestinationId) -> bool {
         let destination = self.get_mut(id);
-        let ended = destination.lag.is_none() && destination.outstanding == 0 && matches!(destination.breaker, Breaker::Trial);
+        let ended =
+            destination.lag.is_none() && destination.outstanding == 0 && matches!(destination.breaker, Breaker::Trial);
         if ended {
             destination.breaker = Breaker::Closed;
         }
@@ -277,7 +302,9 @@ impl Destinations {
             self.watch_at = now + self.probe_interval;
             for id in self.ids.values() {
                 let destination = &mut self.slots[id.0];
-                let silent = destination.waiting_since.is_some_and(|since| now >= since + self.probe_interval);
+                let silent = destination
+                    .waiting_since
+                    .is_some_and(|since| now >= since + self.probe_interval);
                 if silent && !destination.watched && !destination.is_open() {
                     destination.watched = true;
                     due.push(*id);
@@ -285,7 +312,9 @@ impl Destinations {
             }
         }
         for id in &self.disturbed {
-            if let Breaker::Open { next_probe, probing, .. } = &mut self.slots[id.0].breaker
+            if let Breaker::Open {
+                next_probe, probing, ..
+            } = &mut self.slots[id.0].breaker
                 && !*probing
                 && *next_probe <= now
             {
@@ -300,7 +329,11 @@ impl Destinations {
     pub(crate) fn next_probe(&self) -> Option<Instant> {
         self.disturbed()
             .filter_map(|id| match &self.get(id).breaker {
-                Breaker::Open { next_probe, probing: false, .. } => Some(*next_probe),
+                Breaker::Open {
+                    next_probe,
+                    probing: false,
+                    ..
+                } => Some(*next_probe),
                 Breaker::Open { .. } | Breaker::Closed | Breaker::Trial => None,
             })
             .min()
@@ -319,7 +352,13 @@ impl Destinations {
                 }
             }
             Err(failure) => {
-                if let Breaker::Open { next_probe, probing, failure: old, .. } = &mut destination.breaker {
+                if let Breaker::Open {
+                    next_probe,
+                    probing,
+                    failure: old,
+                    ..
+                } = &mut destination.breaker
+                {
                     *probing = false;
                     *next_probe = now + interval;
                     *old = failure;
@@ -338,7 +377,8 @@ impl Destinations {
             destination.waiting_since = None;
         }
         let slots = &self.slots;
-        self.disturbed.retain(|id| !matches!(slots[id.0].breaker, Breaker::Closed));
+        self.disturbed
+            .retain(|id| !matches!(slots[id.0].breaker, Breaker::Closed));
     }
 }
 
@@ -371,7 +411,11 @@ mod tests {
         all.get_mut(id).lag.as_mut().unwrap().reading = true;
         all.lag_from(id, Seq(6), &topic);
         all.get_mut(id).reread(Seq(9), true);
-        assert_eq!(all.get(id).lag.as_ref().unwrap().next, Seq(5), "a late row is gone back to");
+        assert_eq!(
+            all.get(id).lag.as_ref().unwrap().next,
+            Seq(5),
+            "a late row is gone back to"
+        );
         all.get_mut(id).reread(Seq(9), true);
         all.tidy(id);
         assert!(all.get(id).takes_new_rows());

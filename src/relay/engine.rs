@@ -81,9 +81,19 @@ enum Event {
 impl Engine {
     pub(super) fn new(relay: Relay, standing: watch::Receiver<Standing>) -> Self {
         let now = Instant::now();
-        let Relay { store, leases: _, transports, routes, options, telemetry } = relay;
+        let Relay {
+            store,
+            leases: _,
+            transports,
+            routes,
+            options,
+            telemetry,
+        } = relay;
         Self {
-            window: Window::new(Room { rows: options.max_in_flight, bytes: options.max_in_flight_bytes }),
+            window: Window::new(Room {
+                rows: options.max_in_flight,
+                bytes: options.max_in_flight_bytes,
+            }),
             lanes: Lanes::new(options.lanes, transports.len()),
             holds: Holds::default(),
             destinations: Destinations::new(options.probe_interval, now),
@@ -198,7 +208,11 @@ impl Engine {
             self.tenancy = self.standing.borrow().clone();
             if self.tenancy.is_valid(now) {
                 self.phase = Phase::Opening;
-                self.opening = Some(open(Arc::clone(&self.store), self.tenancy.clone(), self.routes.any_strict()));
+                self.opening = Some(open(
+                    Arc::clone(&self.store),
+                    self.tenancy.clone(),
+                    self.routes.any_strict(),
+                ));
             }
         }
         if self.writing.is_none()
@@ -223,7 +237,11 @@ impl Engine {
             Phase::Running => self.reading.wake_at(&self.window, now).min(self.tenancy.valid_until),
             Phase::Opening | Phase::Draining => far,
         };
-        let probe = if self.phase == Phase::Running { self.destinations.next_probe().unwrap_or(far) } else { far };
+        let probe = if self.phase == Phase::Running {
+            self.destinations.next_probe().unwrap_or(far)
+        } else {
+            far
+        };
         phase.min(probe).min(self.settler.wake_at().unwrap_or(far)).min(far)
     }
 
@@ -257,7 +275,9 @@ impl Engine {
 
     fn book_standing(&mut self, now: Instant) {
         let standing = self.standing.borrow_and_update().clone();
-        self.telemetry.health.lanes(standing.lanes.len(), usize::from(self.options.lanes));
+        self.telemetry
+            .health
+            .lanes(standing.lanes.len(), usize::from(self.options.lanes));
         self.telemetry.metrics.lanes_owned(standing.lanes.len());
         match self.phase {
             Phase::Running | Phase::Opening if standing.lanes != self.tenancy.lanes => self.drain("lanes changed"),
@@ -294,7 +314,10 @@ impl Engine {
                 let settlement = self.settler.written().expect("an answer follows a settlement");
                 self.telemetry.health.progress();
                 if settled.stale > 0 {
-                    tracing::warn!(rows = settled.stale, "settled rows no longer matched: changed, or lane lost");
+                    tracing::warn!(
+                        rows = settled.stale,
+                        "settled rows no longer matched: changed, or lane lost"
+                    );
                 }
                 for mark in &settlement.relayed {
                     self.window.forget(mark.seq);
@@ -326,7 +349,11 @@ fn changed(store: Arc<dyn Store>) -> BoxFuture<'static, ()> {
     Box::pin(async move { store.changed().await })
 }
 
-fn open(store: Arc<dyn Store>, standing: Standing, failed_too: bool) -> BoxFuture<'static, Result<Vec<Hold>, StoreError>> {
+fn open(
+    store: Arc<dyn Store>,
+    standing: Standing,
+    failed_too: bool,
+) -> BoxFuture<'static, Result<Vec<Hold>, StoreError>> {
     Box::pin(async move {
         store.open(&standing.lanes).await?;
         store.holds(None, failed_too).await

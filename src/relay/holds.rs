@@ -95,7 +95,9 @@ impl Holds {
     /// Whether a row of this key must wait, and if so parks it. Call it when the row's turn comes, not before.
     pub(crate) fn park(&mut self, topic: &str, key: &str, seq: Seq, released: bool) -> bool {
         let may_remember = self.parked < PARKED_IN_ALL;
-        let Some((_, hold)) = self.get_mut(topic, key) else { return false };
+        let Some((_, hold)) = self.get_mut(topic, key) else {
+            return false;
+        };
         if hold.holders.contains(&seq) || (released && hold.holders.is_empty()) {
             return false;
         }
@@ -114,7 +116,9 @@ impl Holds {
 
     /// `seq` no longer holds its key. When it was the last, the key's parked rows are released.
     pub(crate) fn resolve(&mut self, seq: Seq) {
-        let Some((id, _)) = self.holders.remove(&seq) else { return };
+        let Some((id, _)) = self.holders.remove(&seq) else {
+            return;
+        };
         let (_, hold) = self.get_mut(&id.0, &id.1).expect("a holder's key is held");
         hold.holders.remove(&seq);
         if !hold.holders.is_empty() || hold.recalling {
@@ -209,7 +213,10 @@ mod tests {
         holds.resolve(Seq(5));
         let (id, recall) = holds.next_recall(1).unwrap();
         assert_eq!(recall, Recall::Rows(vec![Seq(7)]));
-        assert!(holds.park("t", "k", Seq(11), false), "new rows stay behind what is parked");
+        assert!(
+            holds.park("t", "k", Seq(11), false),
+            "new rows stay behind what is parked"
+        );
         holds.recalled(id, Seq(7));
         assert!(!holds.park("t", "k", Seq(7), true), "released rows pass");
         let (id, recall) = holds.next_recall(10).unwrap();
@@ -230,7 +237,10 @@ mod tests {
         holds.recalled(id, Seq(2));
         holds.hold(&topic(), "k", Seq(2), false);
         assert_eq!(holds.next_recall(10), None);
-        assert!(holds.park("t", "k", Seq(3), true), "a released row waits behind the new holder");
+        assert!(
+            holds.park("t", "k", Seq(3), true),
+            "a released row waits behind the new holder"
+        );
         holds.resolve(Seq(2));
         assert_eq!(holds.next_recall(10).unwrap().1, Recall::Rows(vec![Seq(3), Seq(4)]));
     }

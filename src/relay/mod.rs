@@ -84,7 +84,9 @@ pub enum RelayError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The stop took longer than allowed; the number of messages that will be sent again.
-    #[error("stopped after relay.shutdown_timeout with {0} acknowledged messages not yet marked: they will be sent again")]
+    #[error(
+        "stopped after relay.shutdown_timeout with {0} acknowledged messages not yet marked: they will be sent again"
+    )]
     ShutdownTimedOut(usize),
     /// A task ended that should not have: a bug.
     #[error("the lease task ended unexpectedly")]

@@ -25,7 +25,14 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(min: Duration, max: Duration, now: Instant) -> Self {
-        Self { min, max, interval: min, next: now, burst_until: now, gaps: 0 }
+        Self {
+            min,
+            max,
+            interval: min,
+            next: now,
+            burst_until: now,
+            gaps: 0,
+        }
     }
 
     /// When the next read is due.
@@ -84,7 +91,10 @@ mod tests {
             pace.read(now, 0, false, 0);
             now = pace.next();
         }
-        assert_eq!(pace.next() + 250 * MS, { pace.read(now, 0, false, 0); pace.next() });
+        assert_eq!(pace.next() + 250 * MS, {
+            pace.read(now, 0, false, 0);
+            pace.next()
+        });
         pace.hint(now);
         assert_eq!(pace.next(), now);
         pace.read(now, 1, false, 0);

@@ -44,14 +44,23 @@ impl Engine {
                 continue;
             }
             for slip in &slips {
-                self.destinations.get_mut(slip.destination).waiting_since.get_or_insert(now);
+                self.destinations
+                    .get_mut(slip.destination)
+                    .waiting_since
+                    .get_or_insert(now);
             }
             self.lanes.depart(queue);
             let transport = Arc::clone(&self.transports[self.lanes.transport(queue)]);
             self.publishing.push(Box::pin(async move {
                 let sent_at = Instant::now();
                 let outcomes = transport.publish(&batch).await;
-                Published { queue, sent_at, batch, slips, outcomes }
+                Published {
+                    queue,
+                    sent_at,
+                    batch,
+                    slips,
+                    outcomes,
+                }
             }));
         }
     }
@@ -77,9 +86,23 @@ impl Engine {
                 continue;
             };
             bytes += entry.size;
-            let Entry { envelope, lane, destination, route, size, released } = entry;
+            let Entry {
+                envelope,
+                lane,
+                destination,
+                route,
+                size,
+                released,
+            } = entry;
             batch.push(envelope);
-            slips.push(Slip { lane, epoch, destination, route, size, released });
+            slips.push(Slip {
+                lane,
+                epoch,
+                destination,
+                route,
+                size,
+                released,
+            });
         }
         (batch, slips)
     }
@@ -96,23 +119,37 @@ impl Engine {
         let message = &entry.envelope.message;
         // A row that waited for a time is found again by that, once the destination is back.
         if message.attempt == 1 && message.replay == 0 {
-            self.destinations.lag_from(entry.destination, message.seq, &message.topic);
+            self.destinations
+                .lag_from(entry.destination, message.seq, &message.topic);
         }
         self.let_go(entry);
     }
 
     pub(super) fn book_published(&mut self, published: Published, now: Instant) {
-        let Published { queue, sent_at, batch, slips, mut outcomes } = published;
+        let Published {
+            queue,
+            sent_at,
+            batch,
+            slips,
+            mut outcomes,
+        } = published;
         outcomes.resize_with(batch.len(), || {
-            Outcome::Refused(Failure::new(crate::delivery::FailureClass::TimedOut, "no_answer", "the transport gave no answer"))
+            Outcome::Refused(Failure::new(
+                crate::delivery::FailureClass::TimedOut,
+                "no_answer",
+                "the transport gave no answer",
+            ))
         });
         let latency = now.saturating_duration_since(sent_at);
-        self.telemetry.metrics.publish_latency(self.lanes.transport(queue), latency);
+        self.telemetry
+            .metrics
+            .publish_latency(self.lanes.transport(queue), latency);
         // Acknowledgements first: they tell whether a destination is alive.
         for (slip, outcome) in slips.iter().zip(&outcomes) {
             let destination = self.destinations.get_mut(slip.destination);
             destination.waiting_since = (destination.outstanding > 0).then_some(now);
-            if matches!(outcome, Outcome::Acknowledged { .. }) && self.destinations.acknowledged(slip.destination, now) {
+            if matches!(outcome, Outcome::Acknowledged { .. }) && self.destinations.acknowledged(slip.destination, now)
+            {
                 self.report_recovered(slip.destination);
             }
         }
@@ -135,9 +172,18 @@ impl Engine {
         (sent_at, now): (Instant, Instant),
     ) -> Option<Entry> {
         let message = &envelope.message;
-        let mark = Mark { seq: message.seq, id: message.id, lane: slip.lane, epoch: slip.epoch };
+        let mark = Mark {
+            seq: message.seq,
+            id: message.id,
+            lane: slip.lane,
+            epoch: slip.epoch,
+        };
         if let Outcome::Acknowledged { duplicate } = outcome {
-            self.telemetry.metrics.relayed(slip.route, message.age + now.saturating_duration_since(sent_at), duplicate);
+            self.telemetry.metrics.relayed(
+                slip.route,
+                message.age + now.saturating_duration_since(sent_at),
+                duplicate,
+            );
             self.leave_for_settling(&slip);
             self.settler.relayed(mark, now);
             if !self.holds.is_empty() {
@@ -151,7 +197,11 @@ impl Engine {
             max_attempts: message.max_attempts.unwrap_or(route.max_attempts),
             backoff: route.backoff,
             count_outages: self.options.count_outages,
-            destination_alive: self.destinations.get(slip.destination).alive_at.is_some_and(|alive| alive >= sent_at),
+            destination_alive: self
+                .destinations
+                .get(slip.destination)
+                .alive_at
+                .is_some_and(|alive| alive >= sent_at),
         };
         let (failure, retry_in) = match decide(outcome, policy, fastrand::f64()) {
             Disposition::Relay => return None,
@@ -172,7 +222,8 @@ impl Engine {
             Order::None => false,
         };
         if let (true, Some(key)) = (holds, &message.key) {
-            self.holds.hold(&message.topic, key, message.seq, envelope.order == Order::Strict);
+            self.holds
+                .hold(&message.topic, key, message.seq, envelope.order == Order::Strict);
         }
         self.leave_for_settling(&slip);
         let attempt = FailedAttempt {
@@ -256,7 +307,8 @@ impl Engine {
             let destination = self.destinations.get(id);
             let transport = Arc::clone(&self.transports[destination.transport]);
             let name = Arc::clone(&destination.name);
-            self.probing.push(Box::pin(async move { (id, transport.probe(&name).await) }));
+            self.probing
+                .push(Box::pin(async move { (id, transport.probe(&name).await) }));
         }
     }
 
@@ -274,6 +326,20 @@ impl Engine {
 }
 
 fn entry(envelope: Envelope, slip: Slip) -> Entry {
-    let Slip { lane, epoch: _, destination, route, size, released } = slip;
-    Entry { envelope, lane, destination, route, size, released }
+    let Slip {
+        lane,
+        epoch: _,
+        destination,
+        route,
+        size,
+        released,
+    } = slip;
+    Entry {
+        envelope,
+        lane,
+        destination,
+        route,
+        size,
+        released,
+    }
 }

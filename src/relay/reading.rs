@@ -94,7 +94,10 @@ impl Reading {
             side_room: None,
             cursor: Seq(0),
             batch_size: options.batch_size,
-            limit: Room { rows: options.max_in_flight, bytes: options.max_in_flight_bytes },
+            limit: Room {
+                rows: options.max_in_flight,
+                bytes: options.max_in_flight_bytes,
+            },
             due_at: now,
             due_after: None,
             due_started: now,
@@ -160,7 +163,10 @@ impl Reading {
         let free = window.free();
         let worth = window.is_empty()
             || (free.rows >= rows.min(self.batch_size).min(self.limit.rows / 4) && free.bytes >= self.limit.bytes / 8);
-        (worth && free.rows > 0 && free.bytes > 0).then(|| Room { rows: free.rows.min(rows), bytes: free.bytes.min(self.limit.bytes / 2) })
+        (worth && free.rows > 0 && free.bytes > 0).then(|| Room {
+            rows: free.rows.min(rows),
+            bytes: free.bytes.min(self.limit.bytes / 2),
+        })
     }
 }
 
@@ -179,23 +185,34 @@ impl Engine {
         if self.reading.main.is_some() || now < self.reading.pace.next() || self.a_lag_is_about_to_end() {
             return;
         }
-        let Some(room) = self.reading.room(&self.window, self.reading.batch_size) else { return };
+        let Some(room) = self.reading.room(&self.window, self.reading.batch_size) else {
+            return;
+        };
         self.window.reserve(room);
         self.reading.main_room = Some(room);
         self.reading.side_first = true;
         let store = Arc::clone(&self.store);
         self.reading.main = Some(Box::pin(async move {
             let started = Instant::now();
-            MainAnswer { room, started, page: store.read(room).await }
+            MainAnswer {
+                room,
+                started,
+                page: store.read(room).await,
+            }
         }));
     }
 
     /// The cursor stands still for the last page of a lag, or the two would never meet under load.
     fn a_lag_is_about_to_end(&self) -> bool {
-        let near = Seq(self.reading.cursor.0.saturating_sub(i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX)));
+        let near = Seq(self
+            .reading
+            .cursor
+            .0
+            .saturating_sub(i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX)));
         self.destinations.disturbed().any(|id| {
             let destination = self.destinations.get(id);
-            matches!(destination.breaker, Breaker::Closed) && destination.lag.as_ref().is_some_and(|lag| lag.next >= near)
+            matches!(destination.breaker, Breaker::Closed)
+                && destination.lag.as_ref().is_some_and(|lag| lag.next >= near)
         })
     }
 
@@ -207,7 +224,9 @@ impl Engine {
             Ok(page) => page,
             Err(error) => return self.read_failed(error, now),
         };
-        self.telemetry.metrics.fetch_latency(now.saturating_duration_since(started));
+        self.telemetry
+            .metrics
+            .fetch_latency(now.saturating_duration_since(started));
         self.telemetry.metrics.gaps_open(page.gaps);
         self.telemetry.health.database_up();
         self.reading.cursor = page.cursor;
@@ -237,7 +256,9 @@ impl Engine {
         if self.reading.side.is_some() || self.phase != Phase::Running {
             return;
         }
-        let Some((side, room)) = self.choose_side(now) else { return };
+        let Some((side, room)) = self.choose_side(now) else {
+            return;
+        };
         self.window.reserve(room);
         self.window.overlap_begins();
         self.reading.side_room = Some(room);
@@ -245,7 +266,10 @@ impl Engine {
         let upto = self.reading.cursor;
         let scope = match &side {
             Side::Behind(id) => self.destinations.get(*id).scope(),
-            Side::Recall(id, Recall::From(_)) => Scope { topics: Some(vec![Arc::clone(&id.0)]), key: Some(id.1.clone()) },
+            Side::Recall(id, Recall::From(_)) => Scope {
+                topics: Some(vec![Arc::clone(&id.0)]),
+                key: Some(id.1.clone()),
+            },
             Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) | Side::Sweep(_) => Scope::default(),
         };
         let after = match &side {
@@ -258,7 +282,13 @@ impl Engine {
         self.reading.side = Some(Box::pin(async move {
             let started = Instant::now();
             let found = fetch(&*store, &side, &scope, (after, upto), room).await;
-            SideAnswer { side, room, upto, started, found }
+            SideAnswer {
+                side,
+                room,
+                upto,
+                started,
+                found,
+            }
         }));
     }
 
@@ -287,7 +317,12 @@ impl Engine {
         }
         if !self.holds.is_empty() && now >= self.reading.hold_check_at {
             let window = &self.window;
-            let seqs: Vec<Seq> = self.holds.holders().filter(|seq| !window.holds(*seq)).take(HOLDS_CHECKED).collect();
+            let seqs: Vec<Seq> = self
+                .holds
+                .holders()
+                .filter(|seq| !window.holds(*seq))
+                .take(HOLDS_CHECKED)
+                .collect();
             self.reading.hold_check_at = now + HOLD_CHECK_INTERVAL;
             if !seqs.is_empty() {
                 return Some((Side::CheckHolds(Arc::new(seqs)), Room { rows: 0, bytes: 0 }));
@@ -322,7 +357,13 @@ impl Engine {
     }
 
     pub(super) fn book_side(&mut self, answer: SideAnswer, now: Instant) -> Result<(), super::RelayError> {
-        let SideAnswer { side, room, upto, started, found } = answer;
+        let SideAnswer {
+            side,
+            room,
+            upto,
+            started,
+            found,
+        } = answer;
         self.window.unreserve(room);
         self.reading.side_room = None;
         let found = match found {
@@ -336,12 +377,19 @@ impl Engine {
         match (side, found) {
             (Side::Recall(id, Recall::Rows(asked)), Answer::Rows(rows)) => {
                 // A recall may stop early for its bytes: what it did not reach stays parked.
-                let all = rows.len() == asked.len() || rows.iter().map(|row| row.message.size()).sum::<usize>() < room.bytes;
-                let last = if all { asked.last() } else { rows.last().map(|row| &row.message.seq) };
+                let all =
+                    rows.len() == asked.len() || rows.iter().map(|row| row.message.size()).sum::<usize>() < room.bytes;
+                let last = if all {
+                    asked.last()
+                } else {
+                    rows.last().map(|row| &row.message.seq)
+                };
                 let upto = last.copied().expect("a recall asks for one row at least");
                 self.release(id, rows, upto, now);
             }
-            (Side::Recall(id, Recall::From(_)), Answer::Reread(reread)) => self.release(id, reread.rows, reread.position, now),
+            (Side::Recall(id, Recall::From(_)), Answer::Reread(reread)) => {
+                self.release(id, reread.rows, reread.position, now)
+            }
             (Side::Due(_), Answer::Due(page)) => self.book_due(page, now),
             (Side::Behind(id), Answer::Reread(reread)) => {
                 let met = reread.done && upto == self.reading.cursor;
@@ -358,7 +406,11 @@ impl Engine {
                     tracing::debug!(rows = queued, "found by the sweep");
                 }
                 self.reading.sweep_after = if reread.done { Seq(i64::MIN) } else { reread.position };
-                let pause = if reread.done { self.reading.sweep_interval } else { Duration::ZERO };
+                let pause = if reread.done {
+                    self.reading.sweep_interval
+                } else {
+                    Duration::ZERO
+                };
                 self.reading.sweep_at = now + pause.max(took * NET_SHARE);
             }
             (Side::CheckHolds(asked), Answer::Holds(holds)) => self.book_hold_check(&asked, &holds),

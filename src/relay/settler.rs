@@ -105,7 +105,12 @@ mod tests {
     use crate::message::{MessageId, Seq};
 
     fn mark(seq: i64) -> Mark {
-        Mark { seq: Seq(seq), id: MessageId::Number(seq), lane: 0, epoch: 1 }
+        Mark {
+            seq: Seq(seq),
+            id: MessageId::Number(seq),
+            lane: 0,
+            epoch: 1,
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,7 +25,10 @@ pub(crate) struct Standing {
 impl Standing {
     /// No lanes.
     pub(crate) fn none(now: Instant) -> Self {
-        Self { lanes: Arc::new(Tenancy::new()), valid_until: now }
+        Self {
+            lanes: Arc::new(Tenancy::new()),
+            valid_until: now,
+        }
     }
 
     /// Whether messages may be sent.

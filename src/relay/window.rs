@@ -26,7 +26,9 @@ impl Hasher for SeqHasher {
     }
 
     fn write_i64(&mut self, value: i64) {
-        self.0 = (self.0 ^ value.cast_unsigned()).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+        self.0 = (self.0 ^ value.cast_unsigned())
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .rotate_left(26);
     }
 }
 

@@ -284,7 +284,10 @@ pub async fn show(database: &Database, names: &Names, id: &MessageRef) -> Result
     let raw = |text: String| RawValue::from_string(text).expect("the database's JSON is JSON");
     Ok(rows.first().map(|row| {
         let (names, values): (Vec<String>, Vec<String>) = (row.get(0), row.get(1));
-        Shown { columns: names.into_iter().zip(values.into_iter().map(raw)).collect(), attempts: raw(row.get(2)) }
+        Shown {
+            columns: names.into_iter().zip(values.into_iter().map(raw)).collect(),
+            attempts: raw(row.get(2)),
+        }
     }))
 }
 

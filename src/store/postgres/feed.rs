@@ -67,13 +67,21 @@ impl PostgresStore {
         let sequence: Option<Oid> = row.try_get("sequence").map_err(|error| unreadable(&error))?;
         let mut feed = self.feed.lock().await;
         let topics = std::mem::take(&mut feed.topics);
-        *feed = Feed { cursor: i64::MIN, sequence, first_pass_upto: Some(last), topics, ..Feed::default() };
+        *feed = Feed {
+            cursor: i64::MIN,
+            sequence,
+            first_pass_upto: Some(last),
+            topics,
+            ..Feed::default()
+        };
         feed.first_holders = Some(self.read_holders(sequence).await?);
         Ok(())
     }
 
     async fn read_holders(&self, sequence: Option<Oid>) -> Result<Holders, StoreError> {
-        let Some(sequence) = sequence else { return Ok(Arc::default()) };
+        let Some(sequence) = sequence else {
+            return Ok(Arc::default());
+        };
         let rows = self.database.query(Role::Read, &self.sql.holders, &[&sequence]).await?;
         let holders: Result<HashSet<String>, _> = rows.iter().map(|row| row.try_get("holder")).collect();
         Ok(Arc::new(holders.map_err(|error| unreadable(&error))?))
@@ -105,19 +113,28 @@ impl PostgresStore {
 
     /// Pending rows up to where the sequence stood at `open`; what is behind is not worth walking.
     async fn first_pass(&self, feed: &mut Feed, upto: i64, room: Room) -> Result<Page, StoreError> {
-        let answer = self.reread_rows(&Scope::default(), Seq(feed.cursor), Seq(upto), room).await?;
+        let answer = self
+            .reread_rows(&Scope::default(), Seq(feed.cursor), Seq(upto), room)
+            .await?;
         feed.cursor = answer.position.0;
         if answer.done {
             feed.cursor = upto;
             feed.first_pass_upto = None;
         }
-        Ok(Page { rows: answer.rows, more: true, ..Page::default() })
+        Ok(Page {
+            rows: answer.rows,
+            more: true,
+            ..Page::default()
+        })
     }
 
     async fn skim(&self, feed: &mut Feed) -> Result<Page, StoreError> {
         feed.skimming = false;
         let mask = self.mask();
-        let rows = self.database.query(Role::Read, &self.sql.skim, &[&feed.cursor, &SKIM_ROWS, &*mask]).await?;
+        let rows = self
+            .database
+            .query(Role::Read, &self.sql.skim, &[&feed.cursor, &SKIM_ROWS, &*mask])
+            .await?;
         let row = rows.first().expect("an aggregate has one row");
         let seen = Skimmed::read(row).map_err(|error| unreadable(&error))?;
         if let (Some(first), Some(last)) = (seen.first, seen.last)
@@ -127,7 +144,11 @@ impl PostgresStore {
             feed.cursor = seen.first_wanted.map_or(last, |wanted| wanted - 1);
             feed.skimming = seen.first_wanted.is_none() && seen.rows == SKIM_ROWS;
         }
-        Ok(Page { more: true, next_due: seen.next_due, ..Page::default() })
+        Ok(Page {
+            more: true,
+            next_due: seen.next_due,
+            ..Page::default()
+        })
     }
 
     async fn follow(&self, feed: &mut Feed, room: Room) -> Result<Page, StoreError> {
@@ -143,11 +164,15 @@ impl PostgresStore {
         let mut topics = topics;
         let take = |row: PgRow| taken.take(&row, &mut topics, &mut feed.gaps);
         let fetched = if looked_at.0.is_empty() {
-            self.database.query_while(Role::Read, &self.sql.fetch, &[&feed.cursor, &limit, &*mask], take).await
+            self.database
+                .query_while(Role::Read, &self.sql.fetch, &[&feed.cursor, &limit, &*mask], take)
+                .await
         } else {
             let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
                 [&feed.cursor, &limit, &*mask, &looked_at.0, &looked_at.1];
-            self.database.query_while(Role::Read, &self.sql.fetch_with_gaps, &params, take).await
+            self.database
+                .query_while(Role::Read, &self.sql.fetch_with_gaps, &params, take)
+                .await
         };
         feed.topics = topics;
         fetched?;
@@ -167,9 +192,17 @@ impl PostgresStore {
             feed.usual_size = taken.bytes / taken.rows.len();
         }
         if feed.gaps.len() > MOST_GAPS {
-            tracing::warn!(gaps = feed.gaps.len(), "too many gaps in seq: reading waits until transactions end");
+            tracing::warn!(
+                gaps = feed.gaps.len(),
+                "too many gaps in seq: reading waits until transactions end"
+            );
         }
-        Ok(Page { rows: taken.rows, more: full || taken.cut, next_due: taken.next_due, ..Page::default() })
+        Ok(Page {
+            rows: taken.rows,
+            more: full || taken.cut,
+            next_due: taken.next_due,
+            ..Page::default()
+        })
     }
 
     /// As many rows as there is room for, and as are likely to fit the bytes.
@@ -177,7 +210,11 @@ impl PostgresStore {
         if feed.gaps.len() > MOST_GAPS {
             return 0;
         }
-        let fitting = if feed.usual_size == 0 { room.rows } else { room.bytes / feed.usual_size + 1 };
+        let fitting = if feed.usual_size == 0 {
+            room.rows
+        } else {
+            room.bytes / feed.usual_size + 1
+        };
         i64::try_from(room.rows.min(fitting).max(1)).unwrap_or(i64::MAX)
     }
 }
@@ -249,7 +286,11 @@ impl Taken {
     /// Up to which number a gap that shows no row is known to have had none.
     fn late_seen_upto(&self, limit: i64) -> i64 {
         let at_limit = i64::try_from(self.late).unwrap_or(i64::MAX) >= limit;
-        if self.cut_late || at_limit { self.last_late } else { i64::MAX }
+        if self.cut_late || at_limit {
+            self.last_late
+        } else {
+            i64::MAX
+        }
     }
 }
 

@@ -70,16 +70,30 @@ impl Gaps {
 
     /// A row has appeared at `seq`.
     pub(super) fn fill(&mut self, seq: i64) {
-        let Some((&first, gap)) = self.ranges.range(..=seq).next_back() else { return };
+        let Some((&first, gap)) = self.ranges.range(..=seq).next_back() else {
+            return;
+        };
         if seq > gap.last {
             return;
         }
         let gap = self.ranges.remove(&first).expect("the range just found");
         if first < seq {
-            self.ranges.insert(first, Gap { last: seq - 1, holders: gap.holders.clone() });
+            self.ranges.insert(
+                first,
+                Gap {
+                    last: seq - 1,
+                    holders: gap.holders.clone(),
+                },
+            );
         }
         if seq < gap.last {
-            self.ranges.insert(seq + 1, Gap { last: gap.last, holders: gap.holders });
+            self.ranges.insert(
+                seq + 1,
+                Gap {
+                    last: gap.last,
+                    holders: gap.holders,
+                },
+            );
         }
     }
 

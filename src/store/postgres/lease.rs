@@ -25,8 +25,14 @@ impl InstanceLock {
     pub fn take(instance: &str, scope: &str, directory: Option<&Path>) -> Result<Self, StoreError> {
         use sha2::{Digest, Sha256};
         let digest = Sha256::digest(format!("{instance}\n{scope}"));
-        let name = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
-        let path = directory.map_or_else(runtime_directory, Path::to_path_buf).join(format!("outboxd-{name}.lock"));
+        let name = digest
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
+        let path = directory
+            .map_or_else(runtime_directory, Path::to_path_buf)
+            .join(format!("outboxd-{name}.lock"));
         let broken = |what: &str, error: std::io::Error| {
             StoreError::Misconfigured(format!("lease.instance: cannot {what} {}: {error}", path.display()))
         };
@@ -64,7 +70,14 @@ impl PostgresStore {
             .query(
                 Role::Lease,
                 &self.sql.renew,
-                &[&options.instance, &self.session, &options.machine, &env!("CARGO_PKG_VERSION"), &lanes, &ttl.as_secs_f64()],
+                &[
+                    &options.instance,
+                    &self.session,
+                    &options.machine,
+                    &env!("CARGO_PKG_VERSION"),
+                    &lanes,
+                    &ttl.as_secs_f64(),
+                ],
             )
             .await?;
         let Some(row) = rows.first() else {
@@ -78,8 +91,13 @@ impl PostgresStore {
         };
         self.name_taken.reset();
         let anew: bool = row.try_get("anew").map_err(|error| unreadable(&error))?;
-        self.database.execute(Role::Lease, &self.sql.take_lanes, &[&options.instance, &anew]).await?;
-        let rows = self.database.query(Role::Lease, &self.sql.lanes_held, &[&options.instance]).await?;
+        self.database
+            .execute(Role::Lease, &self.sql.take_lanes, &[&options.instance, &anew])
+            .await?;
+        let rows = self
+            .database
+            .query(Role::Lease, &self.sql.lanes_held, &[&options.instance])
+            .await?;
         rows.iter()
             .map(|row| Ok((super::rows::lane(row)?, row.try_get("epoch")?)))
             .collect::<Result<Tenancy, _>>()
@@ -87,7 +105,9 @@ impl PostgresStore {
     }
 
     pub(super) async fn leave_lease(&self) -> Result<(), StoreError> {
-        self.database.execute(Role::Lease, &self.sql.leave, &[&self.options.instance, &self.session]).await?;
+        self.database
+            .execute(Role::Lease, &self.sql.leave, &[&self.options.instance, &self.session])
+            .await?;
         Ok(())
     }
 }

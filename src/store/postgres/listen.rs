@@ -89,7 +89,9 @@ async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
         Err(None)
     };
     // The notification comes before the answer to the statement, so whoever hears it is done.
-    let both = async { tokio::select! { heard = heard => heard, refused = asking => refused } };
+    let both = async {
+        tokio::select! { heard = heard => heard, refused = asking => refused }
+    };
     let proven = tokio::time::timeout(PROBE_TIMEOUT, both).await;
     match proven {
         Err(_) => return Ended::Deaf,

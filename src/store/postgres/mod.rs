@@ -17,8 +17,8 @@ mod rows;
 pub mod schema;
 mod settle;
 pub mod sql;
-mod tls;
 pub mod status;
+mod tls;
 mod walks;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -57,7 +57,9 @@ impl<'a> FromSql<'a> for Stored<'a> {
 /// What a column that cannot be read means.
 pub(super) fn unreadable(error: &tokio_postgres::Error) -> StoreError {
     let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    StoreError::Misconfigured(format!("a column of the outbox table cannot be read: {cause}; run: outboxd check --connect"))
+    StoreError::Misconfigured(format!(
+        "a column of the outbox table cannot be read: {cause}; run: outboxd check --connect"
+    ))
 }
 
 /// Reads the columns every statement that brings messages names alike.
@@ -83,7 +85,10 @@ fn read(row: &PgRow, topics: &mut Topics) -> Result<Row, tokio_postgres::Error> 
         replay: row.try_get("replay")?,
         age: Duration::try_from_secs_f64(age).unwrap_or_default(),
     };
-    Ok(Row { lane: lane(row)?, message })
+    Ok(Row {
+        lane: lane(row)?,
+        message,
+    })
 }
 
 fn message_id(row: &PgRow) -> Result<MessageId, tokio_postgres::Error> {

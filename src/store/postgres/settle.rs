@@ -23,7 +23,9 @@ impl PostgresStore {
             settled.stale += settlement.failures.len() - written;
         }
         if !settlement.relayed.is_empty() {
-            let written = self.write_marks(&settlement.relayed, settlement.verify_identity).await?;
+            let written = self
+                .write_marks(&settlement.relayed, settlement.verify_identity)
+                .await?;
             settled.written += written;
             settled.stale += settlement.relayed.len() - written;
         }
@@ -52,16 +54,25 @@ impl PostgresStore {
         verify: bool,
     ) -> Result<usize, StoreError> {
         let seqs: Vec<i64> = marks.clone().map(|mark| mark.seq.0).collect();
-        let (lanes, epochs): (Vec<i32>, Vec<i64>) = fence.iter().map(|(lane, epoch)| (i32::from(*lane), *epoch)).unzip();
+        let (lanes, epochs): (Vec<i32>, Vec<i64>) =
+            fence.iter().map(|(lane, epoch)| (i32::from(*lane), *epoch)).unzip();
         let commit = (!self.options.durable_marks).then_some("off");
         let written = if verify {
             let ids: Vec<String> = marks.map(|mark| mark.id.to_string()).collect();
-            let statement = if self.options.delete_relayed { &self.sql.delete_verified } else { &self.sql.mark_verified };
+            let statement = if self.options.delete_relayed {
+                &self.sql.delete_verified
+            } else {
+                &self.sql.mark_verified
+            };
             let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
                 [&seqs, &lanes, &epochs, &self.options.instance, &commit, &ids];
             self.database.execute(Role::Settle, statement, &params).await?
         } else {
-            let statement = if self.options.delete_relayed { &self.sql.delete } else { &self.sql.mark };
+            let statement = if self.options.delete_relayed {
+                &self.sql.delete
+            } else {
+                &self.sql.mark
+            };
             let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
                 [&seqs, &lanes, &epochs, &self.options.instance, &commit];
             self.database.execute(Role::Settle, statement, &params).await?
@@ -78,26 +89,49 @@ impl PostgresStore {
         let lanes: Vec<i32> = failures.iter().map(|failed| i32::from(failed.mark.lane)).collect();
         let epochs = column(&|failed| failed.mark.epoch);
         let attempts: Vec<i32> = failures.iter().map(|failed| failed.attempt).collect();
-        let retries: Vec<Option<i64>> = failures.iter().map(|failed| failed.retry_in.map(milliseconds)).collect();
+        let retries: Vec<Option<i64>> = failures
+            .iter()
+            .map(|failed| failed.retry_in.map(milliseconds))
+            .collect();
         let classes: Vec<&str> = failures.iter().map(|failed| failed.class.as_str()).collect();
         let codes = text(&|failed| storable(&failed.code));
         let errors = text(&|failed| storable(&failed.error));
         let latencies = column(&|failed| milliseconds(failed.latency));
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 11] = [
-            &seqs, &ids, &lanes, &epochs, &attempts, &retries, &classes, &codes, &errors, &latencies, &self.options.instance,
+            &seqs,
+            &ids,
+            &lanes,
+            &epochs,
+            &attempts,
+            &retries,
+            &classes,
+            &codes,
+            &errors,
+            &latencies,
+            &self.options.instance,
         ];
         let written = self.database.execute(Role::Settle, &self.sql.fail, &params).await?;
         Ok(usize::try_from(written).unwrap_or(usize::MAX))
     }
 
     pub(super) async fn lanes_held(&self) -> Result<Vec<(Lane, Epoch)>, StoreError> {
-        let rows = self.database.query(Role::Settle, &self.sql.lanes_held, &[&self.options.instance]).await?;
-        rows.iter().map(|row| Ok((super::rows::lane(row)?, row.try_get("epoch")?))).collect::<Result<_, _>>().map_err(|error| unreadable(&error))
+        let rows = self
+            .database
+            .query(Role::Settle, &self.sql.lanes_held, &[&self.options.instance])
+            .await?;
+        rows.iter()
+            .map(|row| Ok((super::rows::lane(row)?, row.try_get("epoch")?)))
+            .collect::<Result<_, _>>()
+            .map_err(|error| unreadable(&error))
     }
 }
 
 /// PostgreSQL's text takes no NUL; an error is one line of a bounded length.
 fn storable(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_LENGTH).collect();
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(ERROR_LENGTH)
+        .collect();
     line
 }
