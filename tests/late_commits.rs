@@ -49,7 +49,7 @@ async fn writers_with_every_habit_lose_nothing() {
     let _guard = together().await;
     let broker = Broker::start(Kind::Nats);
     broker.prepare(TOPICS).await;
-    let database = Cluster::shared().database().await;
+    let database = Cluster::two_phase().database().await;
     let site = Site::new(&database, &broker.section("main"));
     site.migrate();
     let mut daemon = site.start().await;
@@ -91,7 +91,7 @@ async fn a_prepared_transaction_committed_after_a_restart_is_relayed() {
     let _guard = together().await;
     let broker = Broker::start(Kind::Nats);
     broker.prepare(TOPICS).await;
-    let database = Cluster::shared().database().await;
+    let database = Cluster::two_phase().database().await;
     let site = Site::new(&database, &broker.section("main"));
     site.migrate();
     let daemon = site.start().await;
