@@ -164,6 +164,12 @@ impl Routes {
         self.0.iter()
     }
 
+    /// Whether failed rows hold their key on some route.
+    #[must_use]
+    pub fn any_strict(&self) -> bool {
+        self.0.iter().any(|route| route.order == Order::Strict)
+    }
+
     /// The index of the first route that matches `topic`.
     #[must_use]
     pub fn find(&self, topic: &str) -> Option<usize> {

@@ -1,8 +1,24 @@
-//! One binary for all tests: servers are started once and shared.
-#![expect(
-    unreachable_pub,
-    reason = "a test binary exports nothing: pub marks what other test modules use"
-)]
+//! Every test from outside, one binary: servers are started once, and files are named after the promise they keep.
 
+#![expect(clippy::unwrap_used, reason = "a test that panics has failed, and says where")]
+#![expect(unreachable_pub, reason = "a test binary exports nothing: pub marks what other test modules use")]
+
+mod bounds;
+mod cli;
+mod config;
 mod conformance;
+mod duplicates;
+mod http;
+mod late_commits;
+mod loss;
+mod loud;
+mod migrate;
+mod order;
+mod outage;
+mod poison;
+mod shutdown;
+#[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
+mod tidy;
+mod tls;
+mod wire;

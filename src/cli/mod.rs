@@ -1,1 +1,213 @@
-//! Stub.
+//! The command line: one file per verb, and what they share.
+//!
+//! A verb returns an error or nothing; [`main`] alone turns it into one line on standard error and an exit code: 0 done,
+//! 1 failure, 64 usage or configuration. Output goes through [`terminal::Out`]; when its reader has gone away, that is the
+//! end of the output and not an error.
+
+mod check;
+mod enqueue;
+mod failed;
+mod migrate;
+mod person;
+mod reference;
+mod run;
+mod status;
+mod terminal;
+mod transports;
+mod upkeep;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use secrecy::ExposeSecret;
+
+use crate::config::{self, Config, ConfigError};
+use crate::store::StoreError;
+use crate::store::postgres::database::{ConnectOptions, Database};
+use crate::store::postgres::schema;
+use crate::store::postgres::sql::Names;
+
+/// Usage or configuration: `EX_USAGE` of sysexits.h.
+const USAGE: u8 = 64;
+
+/// A statement of a person's command may take this long (listing, counting: six times as long).
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Relays committed rows of a PostgreSQL outbox table to Kafka, NATS JetStream or Redis Streams
+#[derive(Debug, Parser)]
+#[command(
+    name = "outboxd",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+pub struct Cli {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE", env = "OUTBOXD_CONFIG", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the daemon
+    Run,
+    /// Check the configuration, and with --connect what it points at
+    Check(check::Args),
+    /// Create or update the tables
+    Migrate(migrate::Args),
+    /// Show how the outbox stands
+    Status(status::Args),
+    /// Look at failed messages, retry or discard them
+    #[command(subcommand)]
+    Failed(failed::Verb),
+    /// Insert one message by hand; the payload is read from standard input
+    Enqueue(enqueue::Args),
+    #[command(flatten)]
+    Reference(reference::Verb),
+}
+
+/// A mistake in what was asked for, as one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Parses `args`, runs the verb and reports.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            // Nobody reads it any more: nothing left to do.
+            drop(error.print());
+            return if asked {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(USAGE)
+            };
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("outboxd: {}", one_line(&error));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    // What is only about the program itself works without a configuration.
+    if let Verb::Reference(verb) = cli.verb {
+        return reference::print(&verb);
+    }
+    let config = config::load(&cli.config, std::env::vars_os())?;
+    // One thread: the engine is one task, and a connection polled on its thread needs no wake-up across threads.
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        match cli.verb {
+            Verb::Run => run::run(config, &cli.config).await,
+            Verb::Check(args) => check::check(&config, &args).await,
+            Verb::Migrate(args) => migrate::migrate(&config, &args).await,
+            Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
+            Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
+            Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
+            Verb::Reference(verb) => reference::print(&verb),
+        }
+    })
+}
+
+/// Where the database lacks something, says what and what to do, instead of what the statement that noticed said.
+async fn explain(config: &Config, result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    let error = match result {
+        Err(error) if matches!(error.downcast_ref(), Some(StoreError::Misconfigured(_))) => error,
+        Ok(_) | Err(_) => return result,
+    };
+    match schema::validate(&database(config)?, &names(config)).await {
+        Err(better @ StoreError::Misconfigured(_)) => Err(better.into()),
+        Ok(_) | Err(StoreError::Unavailable(_)) => Err(error),
+    }
+}
+
+/// The database as a person's command uses it: one connection.
+fn database(config: &Config) -> Result<Database, StoreError> {
+    Database::new(&ConnectOptions {
+        url: config.database.url.expose_secret().to_owned(),
+        pool_size: 1,
+        prepared_statements: config.database.prepared_statements,
+        application: "outboxd/cli".to_owned(),
+        statement_timeout: STATEMENT_TIMEOUT,
+    })
+}
+
+/// The names of the configured tables and columns.
+fn names(config: &Config) -> Names {
+    let outbox = &config.outbox;
+    let names = Names::new(&outbox.schema, &outbox.table, outbox.lanes);
+    outbox
+        .columns
+        .iter()
+        .fold(names, |names, (ours, theirs)| names.with_column(ours, theirs))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let misconfigured = error.chain().any(|cause| {
+        cause.is::<Usage>()
+            || cause.is::<ConfigError>()
+            || matches!(cause.downcast_ref::<StoreError>(), Some(StoreError::Misconfigured(_)))
+    });
+    if misconfigured { USAGE } else { 1 }
+}
+
+fn reader_is_gone(error: &anyhow::Error) -> bool {
+    let broken = |io: &std::io::Error| io.kind() == std::io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<std::io::Error>().is_some_and(broken)
+}
+
+/// The error and its causes on one line; what a cause has said already is not said again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.contains(&text) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_one_line_that_repeats_nothing() {
+        let inner = StoreError::Unavailable("connection refused\n(os error 111)".into());
+        let error = anyhow::Error::new(inner).context("status");
+        assert_eq!(
+            one_line(&error),
+            "status: database unavailable: connection refused (os error 111)"
+        );
+        assert_eq!(exit_code(&error), 1);
+        let error = anyhow::Error::new(StoreError::Misconfigured("table x does not exist".into()));
+        assert_eq!(
+            (one_line(&error).as_str(), exit_code(&error)),
+            ("table x does not exist", USAGE)
+        );
+    }
+}

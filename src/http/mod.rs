@@ -1,1 +1,135 @@
-//! Stub.
+//! The HTTP server: liveness, readiness and metrics, on a loopback port or a Unix socket.
+//!
+//! It reads what the engine reported ([`Telemetry`]) and touches nothing else: a scrape costs the database
+//! nothing. Every request is limited in time; a `Host` header that is no address of ours is refused, so that no web
+//! page can read it through a name it made to point here (DNS rebinding).
+
+mod routes;
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::config::{Http, Listen};
+use crate::telemetry::Telemetry;
+
+/// What the routes read.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// What the engine reports.
+    pub telemetry: Telemetry,
+    /// `http.ready_max_age`.
+    pub ready_max_age: Duration,
+    /// `Host` headers accepted beyond addresses and `localhost`; `None`: any (Unix socket).
+    pub names: Option<Vec<String>>,
+}
+
+impl State {
+    /// The state for a server listening as `http` says.
+    #[must_use]
+    pub fn new(telemetry: Telemetry, http: &Http) -> Self {
+        let names = match &http.listen {
+            Listen::Tcp { host, port: _ } => Some(vec![host.to_ascii_lowercase(), http.host_name.to_ascii_lowercase()]),
+            Listen::Unix(_) | Listen::Off => None,
+        };
+        Self {
+            telemetry,
+            ready_max_age: http.ready_max_age,
+            names,
+        }
+    }
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket and where it is; removed when the server ends.
+    Unix(UnixListener, PathBuf),
+}
+
+/// An address that cannot be listened on. One line that names the key: exit code 64.
+#[derive(Debug, thiserror::Error)]
+#[error("http.listen: cannot listen on {address}: {source}; choose another address or \"\" for none")]
+pub struct BindError {
+    address: String,
+    source: io::Error,
+}
+
+/// Binds `listen`; `None` when it is off. A Unix socket left behind by a dead process is replaced, one that answers is not.
+///
+/// # Errors
+/// The address and why: in use, not ours, not permitted.
+pub async fn bind(listen: &Listen) -> Result<Option<Listener>, BindError> {
+    match listen {
+        Listen::Off => Ok(None),
+        Listen::Tcp { host, port } => match TcpListener::bind((host.as_str(), *port)).await {
+            Ok(listener) => Ok(Some(Listener::Tcp(listener))),
+            Err(source) if host.contains(':') => Err(BindError {
+                address: format!("[{host}]:{port}"),
+                source,
+            }),
+            Err(source) => Err(BindError {
+                address: format!("{host}:{port}"),
+                source,
+            }),
+        },
+        Listen::Unix(path) => match bind_unix(path).await {
+            Ok(listener) => Ok(Some(Listener::Unix(listener, path.clone()))),
+            Err(source) => Err(BindError {
+                address: format!("unix:{}", path.display()),
+                source,
+            }),
+        },
+    }
+}
+
+async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    let stale = match std::fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something that is no socket is in its place",
+            ));
+        }
+        Ok(_) => tokio::net::UnixStream::connect(path).await.is_err(),
+        Err(_) => false,
+    };
+    if stale {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    // The group may ask too: whoever scrapes is put into it.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves until `shutdown` returns, then lets open requests end (each is limited in time).
+///
+/// # Errors
+/// When the socket itself fails.
+pub async fn serve(
+    listener: Listener,
+    state: State,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let router = routes::router(state);
+    match listener {
+        Listener::Tcp(listener) => axum::serve(listener, router).with_graceful_shutdown(shutdown).await,
+        Listener::Unix(listener, path) => {
+            let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%error, path = %path.display(), "the HTTP socket could not be removed");
+                }
+                Ok(()) | Err(_) => {}
+            }
+            served
+        }
+    }
+}

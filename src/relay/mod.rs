@@ -1,1 +1,152 @@
-//! Stub.
+//! The relay: from committed rows to acknowledged messages to marks.
+//!
+//! ```text
+//!            hint                    rows                 batches               outcomes
+//!  Store ──changed()──> pace ──> reading ──admit──> lanes ────────> transports ────────> publishing
+//!    ^                             │  ^               │  ^              one batch              │ decide()
+//!    │                             │  │ recall        │  │ park         in flight             │
+//!    │                             v  └── holds <─────┘  └── a key      per lane              v
+//!    └───────── settle ─────────────────────────────────────── settler <──────────────────────┘
+//! ```
+//!
+//! One task owns all state and does all deciding; reads, publishes, settles and probes are futures it drives. The lease
+//! alone runs beside it ([`tenure`]). So there is no lock, and the order of events is the order this task sees them in.
+//!
+//! # Invariants
+//! - A row is in the window from admission until what became of it is settled; the window never exceeds its limits by
+//!   more than one row. That bounds memory and, per crash, duplicates.
+//! - A key is in one queue, and a queue has one batch in flight.
+//! - Nothing is settled that a transport did not answer for. Nothing is published without a valid lease.
+//! - Whatever breaks (the database, the lease), the engine drains: queued rows are forgotten, what is in flight is
+//!   answered and settled, and only then the store is opened anew. No cursor outlives a lost connection.
+//!
+//! The engine never names PostgreSQL or a broker, and holds no time but the monotonic clock's.
+
+mod admission;
+mod destinations;
+mod engine;
+mod holds;
+mod lanes;
+mod pace;
+mod publishing;
+mod reading;
+mod settler;
+mod tenure;
+mod window;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::route::Routes;
+use crate::store::{Lane, Leases, Store, StoreError};
+use crate::telemetry::Telemetry;
+use crate::transport::Transport;
+
+use engine::Engine;
+use tenure::Standing;
+
+/// Limits and times of the engine. See `config.example.toml` for what each is for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Lanes the table is divided into.
+    pub lanes: Lane,
+    /// Rows of one read, and messages of one batch, at most.
+    pub batch_size: usize,
+    /// Messages in memory at most: the bound on duplicates per crash.
+    pub max_in_flight: usize,
+    /// Bytes in memory at most.
+    pub max_in_flight_bytes: usize,
+    /// Polling while rows come.
+    pub poll_interval_min: Duration,
+    /// Polling while none come.
+    pub poll_interval_max: Duration,
+    /// A failed send counts whatever the reason.
+    pub count_outages: bool,
+    /// How long a stop may take.
+    pub shutdown_timeout: Duration,
+    /// The lease's length.
+    pub lease_ttl: Duration,
+    /// How often a paused destination is looked at.
+    pub probe_interval: Duration,
+    /// How often rows at or below the cursor are looked for, at least.
+    pub sweep_interval: Duration,
+}
+
+/// Why the relay ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The store needs a person.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The stop took longer than allowed; the number of messages that will be sent again.
+    #[error("stopped after relay.shutdown_timeout with {0} acknowledged messages not yet marked: they will be sent again")]
+    ShutdownTimedOut(usize),
+    /// A task ended that should not have: a bug.
+    #[error("the lease task ended unexpectedly")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Everything the engine works with.
+pub struct Relay {
+    /// The outbox.
+    pub store: Arc<dyn Store>,
+    /// The lease of its lanes.
+    pub leases: Arc<dyn Leases>,
+    /// In configuration order; routes name them by index.
+    pub transports: Vec<Arc<dyn Transport>>,
+    /// Where messages go.
+    pub routes: Routes,
+    /// Limits and times.
+    pub options: Options,
+    /// Metrics and health.
+    pub telemetry: Telemetry,
+}
+
+impl Relay {
+    /// Relays until `stop` is cancelled, then drains: finishes what is in flight, settles everything, hands the lanes back.
+    ///
+    /// # Errors
+    /// See [`RelayError`]. An outage of the database or a broker is not an error: it is waited for.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), RelayError> {
+        let (sender, standing) = watch::channel(Standing::none(Instant::now()));
+        let leases = Arc::clone(&self.leases);
+        let ttl = self.options.lease_ttl;
+        let shutdown_timeout = self.options.shutdown_timeout;
+        let release = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(tenure::keep(Arc::clone(&leases), ttl, sender, release.clone()));
+        let transports = self.transports.clone();
+
+        let mut engine = Engine::new(self, standing);
+        let ended = tokio::select! {
+            ended = engine.run(stop.clone()) => ended,
+            Some(lease) = tasks.join_next() => match lease? {
+                Ok(()) => unreachable!("the lease task ends only when released"),
+                Err(error) => Err(error.into()),
+            },
+            () = overdue(&stop, shutdown_timeout) => Err(RelayError::ShutdownTimedOut(engine.unmarked())),
+        };
+        release.cancel();
+        while tasks.join_next().await.is_some() {}
+        let leaving = Duration::from_secs(5).min(ttl);
+        match tokio::time::timeout(leaving, leases.leave()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "lanes not handed back: others take them when the lease ends"),
+            Err(_) => tracing::warn!("lanes not handed back in time: others take them when the lease ends"),
+        }
+        for transport in &transports {
+            transport.close().await;
+        }
+        ended
+    }
+}
+
+async fn overdue(stop: &CancellationToken, timeout: Duration) {
+    stop.cancelled().await;
+    tokio::time::sleep(timeout).await;
+}

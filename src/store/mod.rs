@@ -221,8 +221,8 @@ pub trait Store: Send + Sync {
     /// The pending rows among `seqs`, in `seq` order. May stop early for `room.bytes`, after one row at least.
     async fn recall(&self, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError>;
 
-    /// With `among: None`: every row that retries, and every failed row. With `Some`: which of those rows still do.
-    async fn holds(&self, among: Option<&[Seq]>) -> Result<Vec<Hold>, StoreError>;
+    /// Rows with a key that retry and, with `failed_too`, that have failed; of `among` only, where given.
+    async fn holds(&self, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError>;
 
     /// Writes what became of messages.
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError>;

@@ -3,7 +3,6 @@
 //! Owns connecting, prepared statements (named, or unnamed where a pooler loses them) and the time limit of every
 //! statement. A statement that runs into its limit is cancelled and its connection thrown away.
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,8 +12,10 @@ use futures_util::TryStreamExt;
 use tokio::time::error::Elapsed;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{NoTls, Row, RowStream};
+use tokio_postgres::{Row, RowStream};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::connect::parse_url;
 use super::sql::Statement;
 use crate::store::StoreError;
 
@@ -60,11 +61,20 @@ pub struct ConnectOptions {
 }
 
 /// The database, as a few pools of connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Database {
     pools: Arc<Vec<Pool>>,
+    tls: MakeRustlsConnect,
     prepared: Arc<AtomicBool>,
     statement_timeout: Duration,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database")
+            .field("pools", &self.pools)
+            .finish_non_exhaustive()
+    }
 }
 
 type Param<'a> = &'a (dyn ToSql + Sync);
@@ -75,6 +85,8 @@ impl Database {
     /// # Errors
     /// [`StoreError::Misconfigured`] when the URL cannot be read.
     pub fn new(options: &ConnectOptions) -> Result<Self, StoreError> {
+        let connection =
+            parse_url(&options.url).map_err(|problem| StoreError::Misconfigured(format!("database.url: {problem}")))?;
         let count = options.pool_size.clamp(1, Role::ALL.len());
         let mut pools = Vec::with_capacity(count);
         for index in 0..count {
@@ -83,17 +95,15 @@ impl Database {
                 .filter(|role| **role as usize % count == index)
                 .map(|r| r.name())
                 .collect();
-            let mut config = tokio_postgres::Config::from_str(&options.url)
-                .map_err(|error| StoreError::Misconfigured(format!("database.url: {error}")))?;
+            let mut config = connection.config.clone();
             config.application_name(format!("{}/{}", options.application, roles.join("+")));
-            config.connect_timeout(Duration::from_secs(5));
-            let manager = Manager::from_config(
-                config,
-                NoTls,
-                ManagerConfig {
-                    recycling_method: RecyclingMethod::Fast,
-                },
-            );
+            if config.get_connect_timeout().is_none() {
+                config.connect_timeout(Duration::from_secs(5));
+            }
+            let recycling = ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            };
+            let manager = Manager::from_config(config, connection.tls.clone(), recycling);
             let extra = if index == count - 1 {
                 options.pool_size - count
             } else {
@@ -110,6 +120,7 @@ impl Database {
         }
         Ok(Self {
             pools: Arc::new(pools),
+            tls: connection.tls,
             prepared: Arc::new(AtomicBool::new(options.prepared_statements)),
             statement_timeout: options.statement_timeout,
         })
@@ -174,6 +185,22 @@ impl Database {
         refused.map_or(Ok(()), Err)
     }
 
+    /// Runs `statement` and returns how many rows it wrote.
+    ///
+    /// # Errors
+    /// See [`classify`].
+    pub async fn execute(&self, role: Role, statement: &Statement, params: &[Param<'_>]) -> Result<u64, StoreError> {
+        let connection = self.connection(role).await?;
+        let work = async {
+            let stream = self.stream(&connection, statement, params).await?;
+            futures_util::pin_mut!(stream);
+            while stream.try_next().await?.is_some() {}
+            Ok(stream.rows_affected().unwrap_or(0))
+        };
+        let outcome = tokio::time::timeout(self.limit(role), work).await;
+        self.finish(connection, outcome).await
+    }
+
     /// Runs several statements without parameters, outside any time limit: migrations.
     ///
     /// # Errors
@@ -224,7 +251,7 @@ impl Database {
                 let cancel = connection.cancel_token();
                 drop(Object::take(connection));
                 // Best effort: the server notices the closed connection by itself, later.
-                drop(cancel.cancel_query(NoTls).await);
+                drop(cancel.cancel_query(self.tls.clone()).await);
                 Err(StoreError::Unavailable(Box::new(elapsed)))
             }
         }

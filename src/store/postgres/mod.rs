@@ -1,4 +1,250 @@
-//! The outbox in PostgreSQL.
+//! The outbox in PostgreSQL: the adapter behind [`Store`] and [`Leases`].
+//!
+//! Four statements make the hot path: `fetch.sql` (with `holders.sql` while gaps are open), `mark.sql`, and every few
+//! seconds `renew.sql`. Everything about names is decided once, when the statements are filled in.
 
+pub mod connect;
 pub mod database;
+pub mod enqueue;
+pub mod failed;
+mod feed;
+mod gaps;
+mod lease;
+mod listen;
+pub mod migrate;
+pub mod moment;
+mod rows;
+pub mod schema;
+mod settle;
 pub mod sql;
+mod tls;
+pub mod status;
+mod walks;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::JoinSet;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::message::Seq;
+use crate::store::{
+    DuePage, DuePosition, Hold, Leases, Page, Reread, Room, Row, Scope, Settled, Settlement, Store, StoreError, Tenancy,
+};
+use database::Database;
+use feed::Feed;
+pub use lease::InstanceLock;
+use sql::{Names, Statement};
+
+/// What the store needs to know beside names and connections.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// This instance's name, unique among all.
+    pub instance: String,
+    /// The machine it runs on: a restart here proves the predecessor dead (with [`InstanceLock`]).
+    pub machine: String,
+    /// `on_relayed = "delete"`.
+    pub delete_relayed: bool,
+    /// Wait for the WAL flush of each mark.
+    pub durable_marks: bool,
+    /// Where to listen for notifications; `None`: polling only.
+    pub listen: Option<connect::Connection>,
+}
+
+/// The outbox table and its lease.
+pub struct PostgresStore {
+    database: Database,
+    names: Names,
+    options: StoreOptions,
+    sql: Statements,
+    session: Uuid,
+    feed: Mutex<Feed>,
+    mask: RwLock<Arc<Vec<u8>>>,
+    hint: Arc<Notify>,
+    name_taken: Once,
+    #[expect(dead_code, reason = "dropping the set ends the listening task")]
+    listening: JoinSet<()>,
+}
+
+/// The statements of the relay, filled in.
+struct Statements {
+    start: Statement,
+    fetch: Statement,
+    fetch_with_gaps: Statement,
+    skim: Statement,
+    holders: Statement,
+    reread: Statement,
+    due: Statement,
+    next_due: Statement,
+    recall: Statement,
+    holds: Statement,
+    holds_among: Statement,
+    mark: Statement,
+    mark_verified: Statement,
+    delete: Statement,
+    delete_verified: Statement,
+    fail: Statement,
+    renew: Statement,
+    take_lanes: Statement,
+    lanes_held: Statement,
+    leave: Statement,
+}
+
+macro_rules! statement {
+    ($names:expr, $file:literal, [$($type:ident),*]) => {
+        Statement {
+            text: $names.fill(include_str!(concat!("../../../sql/", $file, ".sql"))),
+            types: const { &[$(Type::$type),*] },
+        }
+    };
+}
+
+impl Statements {
+    fn new(names: &Names) -> Self {
+        Self {
+            start: statement!(names, "start", []),
+            fetch: statement!(names, "fetch", [INT8, INT8, BYTEA]),
+            fetch_with_gaps: statement!(names, "fetch_with_gaps", [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY]),
+            skim: statement!(names, "skim", [INT8, INT8, BYTEA]),
+            holders: statement!(names, "holders", [OID]),
+            reread: statement!(names, "reread", [INT8, INT8, INT8, BYTEA, TEXT_ARRAY, TEXT]),
+            due: statement!(names, "due", [INT8, INT8, INT8, INT8, BYTEA]),
+            next_due: statement!(names, "next_due", []),
+            recall: statement!(names, "recall", [INT8_ARRAY, BYTEA]),
+            holds: statement!(names, "holds", [BYTEA, BOOL]),
+            holds_among: statement!(names, "holds_among", [BYTEA, INT8_ARRAY]),
+            mark: statement!(names, "mark", [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT]),
+            mark_verified: statement!(
+                names,
+                "mark_verified",
+                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY]
+            ),
+            delete: statement!(names, "delete", [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT]),
+            delete_verified: statement!(
+                names,
+                "delete_verified",
+                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY]
+            ),
+            fail: statement!(
+                names,
+                "fail",
+                [
+                    INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
+                    TEXT_ARRAY, INT8_ARRAY, TEXT
+                ]
+            ),
+            renew: statement!(names, "renew", [TEXT, UUID, TEXT, TEXT, INT4, FLOAT8]),
+            take_lanes: statement!(names, "take_lanes", [TEXT, BOOL]),
+            lanes_held: statement!(names, "lanes_held", [TEXT]),
+            leave: statement!(names, "leave", [TEXT, UUID]),
+        }
+    }
+}
+
+impl PostgresStore {
+    /// A store over `database`. Starts listening when the options say where; must be called inside a tokio runtime.
+    #[must_use]
+    pub fn new(database: Database, names: Names, options: StoreOptions) -> Self {
+        let hint = Arc::new(Notify::new());
+        let mut listening = JoinSet::new();
+        if let Some(connection) = options.listen.clone() {
+            let sql = names.fill(include_str!("../../../sql/listen.sql"));
+            listening.spawn(listen::listen(listen::Listener {
+                connection,
+                sql,
+                hint: Arc::clone(&hint),
+            }));
+        }
+        Self {
+            database,
+            sql: Statements::new(&names),
+            names,
+            options,
+            session: Uuid::new_v4(),
+            feed: Mutex::default(),
+            mask: RwLock::default(),
+            hint,
+            name_taken: Once::default(),
+            listening,
+        }
+    }
+
+    /// The lanes held, one bit each, as the statements take them.
+    fn mask(&self) -> Arc<Vec<u8>> {
+        Arc::clone(&self.mask.read().expect("no holder of this lock panics"))
+    }
+
+    fn set_mask(&self, lanes: &Tenancy) {
+        // get_bit counts from the least significant bit of the first byte.
+        let mut mask = vec![0; usize::from(self.names.lanes()).div_ceil(8)];
+        for lane in lanes.keys() {
+            mask[usize::from(*lane / 8)] |= 1 << (lane % 8);
+        }
+        *self.mask.write().expect("no holder of this lock panics") = Arc::new(mask);
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn open(&self, lanes: &Tenancy) -> Result<(), StoreError> {
+        self.set_mask(lanes);
+        self.open_feed().await
+    }
+
+    async fn read(&self, room: Room) -> Result<Page, StoreError> {
+        self.read_feed(room).await
+    }
+
+    async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError> {
+        self.reread_rows(scope, after, upto, room).await
+    }
+
+    async fn due(&self, after: Option<DuePosition>, upto: Seq, room: Room) -> Result<DuePage, StoreError> {
+        self.due_rows(after, upto, room).await
+    }
+
+    async fn recall(&self, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
+        self.recall_rows(seqs, room).await
+    }
+
+    async fn holds(&self, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
+        self.holding_rows(among, failed_too).await
+    }
+
+    async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
+        self.settle_all(settlement).await
+    }
+
+    async fn changed(&self) {
+        self.hint.notified().await;
+    }
+}
+
+#[async_trait]
+impl Leases for PostgresStore {
+    async fn renew(&self, ttl: Duration) -> Result<Tenancy, StoreError> {
+        self.renew_lease(ttl).await
+    }
+
+    async fn leave(&self) -> Result<(), StoreError> {
+        self.leave_lease().await
+    }
+}
+
+/// Says something once, until reset.
+#[derive(Debug, Default)]
+struct Once(AtomicBool);
+
+impl Once {
+    fn say(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{migrations}` are quoted,
 //! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table; `{lane}` is the lane
-//! expression over the alias `m`; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of.
+//! expression over the alias `m`; `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
+//! what belongs to the messages table; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of.
 
 use tokio_postgres::types::Type;
 
@@ -111,6 +112,16 @@ impl Names {
         channel
     }
 
+    /// The name of something that belongs to the messages table (an index, a constraint): `<table>_<suffix>`, at most 63 bytes.
+    #[must_use]
+    pub fn beside(&self, suffix: &str) -> String {
+        let mut end = self.table.len().min(62 - suffix.len());
+        while !self.table.is_char_boundary(end) {
+            end -= 1;
+        }
+        format!("{}_{suffix}", &self.table[..end])
+    }
+
     fn qualified(&self, table: &str) -> String {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(table))
     }
@@ -164,6 +175,12 @@ impl Names {
         if let Some(column) = name.strip_prefix("c.") {
             return COLUMNS.contains(&column).then(|| quote_identifier(self.column(column)));
         }
+        if let Some(suffix) = name.strip_prefix("name.") {
+            return Some(quote_identifier(&self.beside(suffix)));
+        }
+        if let Some(suffix) = name.strip_prefix("name_text.") {
+            return Some(quote_literal(&self.beside(suffix)));
+        }
         let c = |ours: &str| quote_identifier(self.column(ours));
         Some(match name {
             "schema" => quote_identifier(&self.schema),
@@ -174,6 +191,7 @@ impl Names {
             "messages_text" => quote_literal(&self.messages()),
             "seq_text" => quote_literal(self.column("seq")),
             "channel" => quote_literal(&self.channel()),
+            "channel_name" => quote_identifier(&self.channel()),
             "lanes_count" => self.lanes.to_string(),
             "lanes" => self.qualified("outboxd_lanes"),
             "instances" => self.qualified("outboxd_instances"),

@@ -1,0 +1,35 @@
+# One verb per task; `just` lists them. Everything runs without just too: see README.md.
+
+export CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", env("OUTBOXD_CACHE", env("HOME") / ".cache/outboxd") / "target")
+
+_default:
+    @just --list --unsorted
+
+# Everything CI runs
+check:
+    dev/test
+
+# Only tests whose names contain FILTER
+test *FILTER:
+    dev/test {{FILTER}}
+
+# The story from insert to consumer, on scratch servers (--kafka, --keep)
+demo *ARGS:
+    dev/demo {{ARGS}}
+
+# Rates, latencies and CPU on scratch servers
+bench *ARGS:
+    dev/bench {{ARGS}}
+
+fmt:
+    cargo fmt
+
+lint:
+    cargo clippy --features testing --all-targets -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features testing
+
+# Licences, advisories and sources of every dependency (needs cargo-deny)
+deny:
+    cargo deny check

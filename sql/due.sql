@@ -1,0 +1,14 @@
+-- Rows that waited for a time (a retry, a delay, an operator's retry or replay) and are due, earliest first.
+-- Locks nothing. Index: waiting. One clock: the database's.
+-- $1 and $2 position of the last row seen (available_at in microseconds, seq), $3 highest seq, $4 rows at most, $5 lanes held
+select (extract(epoch from greatest(m.{c.available_at}, timestamptz 'epoch')) * 1000000)::bigint as due_at,
+  m.{c.seq} as seq, {lane}::int as lane, m.{c.id} as id, m.{c.topic} as topic, m.{c.key} as key,
+  m.{c.payload} as payload, m.{c.headers} as headers, m.{c.attempt} as attempt, m.{c.max_attempts} as max_attempts,
+  m.{c.replay} as replay,
+  date_part('epoch', now() - greatest(least(m.{c.inserted_at}, now()), now() - interval '1 year')) as age
+from {messages} m
+where {pending} and {waiting} and m.{c.available_at} <= now() and m.{c.seq} <= $3
+  and (m.{c.available_at}, m.{c.seq}) > (timestamptz 'epoch' + $1 * interval '1 microsecond', $2)
+  and get_bit($5::bytea, {lane}::int) = 1
+order by m.{c.available_at}, m.{c.seq}
+limit $4

@@ -1,0 +1,7 @@
+-- Hands all lanes back and unregisters.
+-- Locks: its lanes and its own row.
+-- $1 instance, $2 session
+with gone as (
+  delete from {instances} i where i.instance = $1 and i.session = $2 returning i.instance
+)
+update {lanes} l set owner = null where l.owner in (select g.instance from gone g)

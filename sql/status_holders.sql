@@ -1,0 +1,14 @@
+-- The messages that may hold their key: the first retrying and the first failed one of each (topic, key), oldest first.
+-- Whether they do is the route's business. At most $1 of them.
+-- Locks nothing. Indexes on waiting and on failed rows.
+select held.topic, held.key, min(held.seq), held.failed
+from (
+    select m.{c.topic} as topic, m.{c.key} as key, m.{c.seq} as seq, false as failed
+    from {messages} m where {pending} and {waiting} and m.{c.attempt} > 1 and m.{c.key} is not null
+    union all
+    select m.{c.topic}, m.{c.key}, m.{c.seq}, true
+    from {messages} m where m.{c.failed_at} is not null and m.{c.key} is not null
+) held
+group by held.topic, held.key, held.failed
+order by min(held.seq)
+limit $1::bigint

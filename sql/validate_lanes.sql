@@ -1,0 +1,3 @@
+-- How many lanes the outbox is divided into.
+-- Locks nothing. A few rows.
+select count(*) from {lanes}

@@ -1,0 +1,267 @@
+//! `outboxd failed list|show|retry|discard`: what operators do with failed messages. Only the database is written.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value};
+
+use crate::config::Config;
+use crate::store::postgres::failed::{self, Action, Chosen, Command, FailedMessage, Filter, MessageRef, STEP};
+use crate::store::postgres::moment::Moment;
+
+use super::Usage;
+use super::terminal::{Out, Tone, age, messages, safe};
+
+/// Verbs under `failed`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Verb {
+    /// List failed messages, oldest first
+    List {
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// An array of objects keyed by column, without payload and headers
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show whole messages with headers, payload and failed attempts
+    Show {
+        /// Message ids or seqs
+        #[arg(required_unless_present = "id", value_name = "ID")]
+        ids: Vec<MessageRef>,
+        /// A message id or seq, may be given again
+        #[arg(long, value_name = "ID")]
+        id: Vec<MessageRef>,
+        /// One object a line, keyed by column, with "attempts"
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make failed messages pending again, as if new
+    Retry(BulkArgs),
+    /// Delete failed messages; the audit keeps each of them whole
+    Discard(BulkArgs),
+}
+
+/// Which messages: every filter given must hold.
+#[derive(Debug, clap::Args)]
+pub(super) struct FilterArgs {
+    /// Message ids or seqs
+    #[arg(value_name = "ID")]
+    ids: Vec<MessageRef>,
+    /// A message id or seq, may be given again
+    #[arg(long, value_name = "ID")]
+    id: Vec<MessageRef>,
+    /// Of this topic
+    #[arg(long)]
+    topic: Option<String>,
+    /// Of this key
+    #[arg(long)]
+    key: Option<String>,
+    /// Failed since: a distance ago ("90m") or an instant ("2026-01-31T12:00:00Z")
+    #[arg(long, value_name = "TIME")]
+    since: Option<Moment>,
+    /// Whose last error contains this
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+}
+
+impl From<FilterArgs> for Filter {
+    fn from(args: FilterArgs) -> Self {
+        let FilterArgs {
+            mut ids,
+            id,
+            topic,
+            key,
+            since,
+            error,
+        } = args;
+        ids.extend(id);
+        Self {
+            topic,
+            key,
+            ids,
+            since,
+            error,
+        }
+    }
+}
+
+/// Arguments of `retry` and `discard`.
+#[derive(Debug, clap::Args)]
+pub(super) struct BulkArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// All failed messages: needed when there is no filter
+    #[arg(long)]
+    all: bool,
+    /// Only say how many
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn failed(config: &Config, verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::List { filter, limit, json } => list(config, &filter.into(), limit, json).await,
+        Verb::Show { mut ids, id, json } => {
+            ids.extend(id);
+            show(config, &ids, json).await
+        }
+        Verb::Retry(args) => bulk(config, Action::Retry, args).await,
+        Verb::Discard(args) => bulk(config, Action::Discard, args).await,
+    }
+}
+
+fn known(chosen: &Chosen) -> anyhow::Result<()> {
+    match chosen.unknown.as_slice() {
+        [] => Ok(()),
+        [one] => anyhow::bail!("no failed message has id {one}, or a filter leaves it out"),
+        [first, rest @ ..] => anyhow::bail!(
+            "no failed message has id {first} (nor {} more of those given)",
+            rest.len()
+        ),
+    }
+}
+
+async fn list(config: &Config, filter: &Filter, limit: Option<usize>, json: bool) -> anyhow::Result<ExitCode> {
+    let (database, names) = (super::database(config)?, super::names(config));
+    let chosen = failed::choose(&database, &names, filter, limit).await?;
+    let mut out = Out::stdout();
+    let mut first = true;
+    for step in chosen.seqs.chunks(STEP) {
+        let page = failed::list(&database, &names, step).await?;
+        if json {
+            for message in &page {
+                out.bytes(if first { b"[\n" } else { b",\n" })?;
+                out.bytes(&serde_json::to_vec(message)?)?;
+                first = false;
+            }
+        } else {
+            out.table(
+                ["SEQ", "AGO", "TRIES", "TOPIC", "KEY", "ERROR"],
+                &page.iter().map(row).collect::<Vec<_>>(),
+                [12, 7, 5, 20, 14, 80],
+            )?;
+        }
+    }
+    if json {
+        out.bytes(if first { b"[]\n" } else { b"\n]\n" })?;
+    } else if chosen.seqs.is_empty() && chosen.unknown.is_empty() {
+        out.line("no failed messages")?;
+    }
+    out.finish()?;
+    known(&chosen)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(message: &FailedMessage) -> [String; 6] {
+    [
+        message.seq.to_string(),
+        age(message.failed_age_seconds).replace(' ', ""),
+        (message.attempt - 1).to_string(),
+        safe(&message.topic),
+        message.key.as_deref().map_or_else(|| "-".to_owned(), safe),
+        message.last_error.as_deref().map(safe).unwrap_or_default(),
+    ]
+}
+
+async fn show(config: &Config, ids: &[MessageRef], json: bool) -> anyhow::Result<ExitCode> {
+    let (database, names) = (super::database(config)?, super::names(config));
+    let mut out = Out::stdout();
+    for (index, id) in ids.iter().enumerate() {
+        let Some(shown) = failed::show(&database, &names, id).await? else {
+            out.finish()?;
+            anyhow::bail!("no failed or pending message has id {id} (a relayed one is found by its seq)");
+        };
+        if json {
+            out.json(&shown)?;
+            continue;
+        }
+        if index > 0 {
+            out.line("")?;
+        }
+        for (column, value) in &shown.columns {
+            let name = out.paint(Tone::Faint, &format!("{column:<13}"));
+            out.line(format!(
+                "{name} {}",
+                text(&serde_json::from_str(value.get())?, value.get())
+            ))?;
+        }
+        for attempt in serde_json::from_str::<Vec<Map<String, Value>>>(shown.attempts.get())? {
+            attempt_lines(&mut out, &attempt)?;
+        }
+    }
+    out.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A JSON value as a person reads it: a string's text, nothing for null, else the JSON itself.
+fn text(value: &Value, json: &str) -> String {
+    match value {
+        Value::String(text) => safe(text),
+        Value::Null => "-".to_owned(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => safe(json),
+    }
+}
+
+fn attempt_lines(out: &mut Out, attempt: &Map<String, Value>) -> std::io::Result<()> {
+    let field = |name: &str| {
+        attempt
+            .get(name)
+            .map_or_else(String::new, |value| text(value, &value.to_string()))
+    };
+    let name = out.paint(Tone::Faint, &format!("attempt {:<5}", field("attempt")));
+    let at: String = field("at").chars().take(19).collect();
+    out.line(format!(
+        "{name} {at} {} {} on {}, {} ms",
+        field("class"),
+        field("code"),
+        field("instance"),
+        field("latency_ms")
+    ))?;
+    out.line(format!("{:13} {}", "", field("error")))
+}
+
+async fn bulk(config: &Config, action: Action, args: BulkArgs) -> anyhow::Result<ExitCode> {
+    let filter: Filter = args.filter.into();
+    if filter.is_empty() && !args.all {
+        return Err(Usage("this would change every failed message: give a filter, or --all".to_owned()).into());
+    }
+    let (database, names) = (super::database(config)?, super::names(config));
+    let chosen = failed::choose(&database, &names, &filter, None).await?;
+    known(&chosen)?;
+    let (would, done) = match action {
+        Action::Retry => ("retry", "retried"),
+        Action::Discard => ("discard", "discarded"),
+    };
+    let mut out = Out::stdout();
+    if args.dry_run {
+        out.line(format!("would {would} {}", messages(chosen.seqs.len() as u64)))?;
+    } else {
+        let bar = progress(chosen.seqs.len());
+        let who = super::person::who();
+        let command = Command {
+            action,
+            who: &who,
+            filter: &filter,
+        };
+        let mut advance = |behind: usize| bar.set_position(behind as u64);
+        let changed = failed::apply(&database, &names, &command, &chosen.seqs, &mut advance).await;
+        bar.finish_and_clear();
+        out.line(format!("{done} {}", messages(changed?)))?;
+    }
+    out.finish()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar on standard error, for work of more than one step that a person watches.
+fn progress(total: usize) -> ProgressBar {
+    if total <= STEP || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style =
+        ProgressStyle::with_template("{bar:40} {human_pos} of {human_len}, {eta} left").expect("the template is right");
+    ProgressBar::new(total as u64).with_style(style)
+}

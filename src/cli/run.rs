@@ -1,0 +1,216 @@
+//! `outboxd run`: the daemon. Puts the parts together, tells systemd, and stops on a signal.
+//!
+//! What is wrong with the configuration or the schema ends it at once (64). A database or broker that is away is waited
+//! for: start order is nobody's business.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config, OnRelayed};
+use crate::http;
+use crate::relay::{Options, Relay};
+use crate::store::StoreError;
+use crate::store::postgres::database::{ConnectOptions, Database};
+use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
+use crate::telemetry::{Telemetry, log, systemd};
+
+use super::{Usage, transports, upkeep};
+
+/// A statement of the hot path may take this long; then its connection is given up.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a paused destination is looked at.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often rows hidden below the cursor are looked for, at least.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+/// Between attempts to reach a database that is away at start.
+const DATABASE_RETRY: Duration = Duration::from_millis(500);
+
+/// Runs until told to stop.
+pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode> {
+    let level = log::start(config.log.level, config.log.format)?;
+    let mut signals = Signals::new()?;
+    let application = format!("outboxd/{}", config.lease.instance);
+    let names = super::names(&config);
+    let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
+    let database = Database::new(&ConnectOptions {
+        url: config.database.url.expose_secret().to_owned(),
+        pool_size: config.database.pool_size,
+        prepared_statements: config.database.prepared_statements,
+        application: application.clone(),
+        statement_timeout: STATEMENT_TIMEOUT,
+    })?;
+    let names_of_transports: Vec<Arc<str>> = config.transports.iter().map(|transport| Arc::clone(&transport.name)).collect();
+    let telemetry = Telemetry::new(&names_of_transports, &config.routes);
+    let listener = http::bind(&config.http.listen).await.map_err(|error| Usage(error.to_string()))?;
+    let transports = transports::connect(&config).await?;
+
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    if let Some(listener) = listener {
+        let state = http::State::new(telemetry.clone(), &config.http);
+        let ended = stop.clone();
+        tasks.spawn(async move {
+            if let Err(error) = http::serve(listener, state, async move { ended.cancelled().await }).await {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        });
+    }
+    let started = async {
+        tokio::select! {
+            valid = validated(&database, &names, &telemetry) => valid.map(|()| true),
+            _ = signals.next(&level, path) => Ok(false),
+        }
+    };
+    if !started.await? {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let listen = if config.relay.notify {
+        let url = config.database.listen_url.as_ref().unwrap_or(&config.database.url);
+        let connection = connect::parse_url(url.expose_secret())
+            .map_err(|problem| Usage(format!("database.listen_url: {problem}")))?;
+        Some(connection.named(&format!("{application}/listen")))
+    } else {
+        None
+    };
+    let store = Arc::new(PostgresStore::new(
+        database.clone(),
+        names.clone(),
+        StoreOptions {
+            instance: config.lease.instance.clone(),
+            machine: config.lease.machine.clone(),
+            delete_relayed: config.outbox.on_relayed == OnRelayed::Delete,
+            durable_marks: config.relay.durable_marks,
+            listen,
+        },
+    ));
+    tasks.spawn(upkeep::keep(database, names, config.routes.clone(), telemetry.clone(), stop.clone()));
+    let relay = Relay {
+        leases: Arc::clone(&store) as _,
+        store,
+        transports,
+        routes: config.routes.clone(),
+        options: options(&config),
+        telemetry,
+    };
+    let ended = drive(relay, &mut signals, &level, path).await;
+    systemd::stopping();
+    stop.cancel();
+    let rest = async { while tasks.join_next().await.is_some() {} };
+    // A request under way is limited in time itself; nothing here is worth waiting longer for.
+    drop(tokio::time::timeout(Duration::from_secs(2), rest).await);
+    drop(lock);
+    ended
+}
+
+/// Runs the relay until a signal stops it; a second signal ends it at once.
+async fn drive(relay: Relay, signals: &mut Signals, level: &log::LevelHandle, path: &Path) -> anyhow::Result<ExitCode> {
+    let stop = CancellationToken::new();
+    let running = relay.run(stop.clone());
+    tokio::pin!(running);
+    loop {
+        tokio::select! {
+            ended = &mut running => return ended.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+            name = signals.next(level, path) => {
+                if stop.is_cancelled() {
+                    anyhow::bail!("stopped at once by a second {name}: acknowledged messages may be sent again");
+                }
+                tracing::info!(signal = name, "stopping: finishing what is in flight");
+                systemd::stopping();
+                stop.cancel();
+            }
+        }
+    }
+}
+
+/// Waits for the database, then for nothing: what is wrong with the schema is an error.
+async fn validated(database: &Database, names: &crate::store::postgres::sql::Names, telemetry: &Telemetry) -> anyhow::Result<()> {
+    loop {
+        match schema::validate(database, names).await {
+            Ok(schema) => {
+                telemetry.health.database_up();
+                for warning in schema.warnings {
+                    tracing::warn!("{warning}");
+                }
+                return Ok(());
+            }
+            Err(StoreError::Unavailable(error)) => {
+                telemetry.health.database_down(&*error, Instant::now());
+                tokio::time::sleep(DATABASE_RETRY).await;
+            }
+            Err(error @ StoreError::Misconfigured(_)) => return Err(error.into()),
+        }
+    }
+}
+
+fn options(config: &Config) -> Options {
+    Options {
+        lanes: config.outbox.lanes,
+        batch_size: config.relay.batch_size,
+        max_in_flight: config.relay.max_in_flight,
+        max_in_flight_bytes: config.relay.max_in_flight_bytes,
+        poll_interval_min: config.relay.poll_interval_min,
+        poll_interval_max: config.relay.poll_interval_max,
+        count_outages: config.relay.count_outages,
+        shutdown_timeout: config.relay.shutdown_timeout,
+        lease_ttl: config.lease.ttl,
+        probe_interval: PROBE_INTERVAL,
+        sweep_interval: SWEEP_INTERVAL,
+    }
+}
+
+/// Tells one outbox from another on this machine: where the database is, and which table.
+fn scope(config: &Config) -> String {
+    let place = connect::parse_url(config.database.url.expose_secret()).map(|connection| {
+        let target = connection.config;
+        format!("{:?} {:?} {:?}", target.get_hosts(), target.get_ports(), target.get_dbname())
+    });
+    format!("{} {}.{}", place.unwrap_or_default(), config.outbox.schema, config.outbox.table)
+}
+
+/// The signals the daemon answers to.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next signal that asks for a stop. SIGHUP puts the configuration's log level in force meanwhile.
+    async fn next(&mut self, level: &log::LevelHandle, path: &Path) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => reload(level, path),
+            }
+        }
+    }
+}
+
+fn reload(level: &log::LevelHandle, path: &Path) {
+    systemd::reloading();
+    match config::load(path, std::env::vars_os()) {
+        Ok(new) => {
+            level.set(new.log.level);
+            tracing::info!("log.level reloaded; every other key takes effect at the next start");
+        }
+        Err(error) => tracing::error!(%error, "the configuration was not reloaded: the old one stays"),
+    }
+    systemd::ready();
+}

@@ -1,0 +1,155 @@
+//! `outboxd status`: how the outbox stands.
+
+use std::io;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::delivery::Order;
+use crate::store::postgres::status::{self, EXACT, HeldKey, Status};
+
+use super::terminal::{Out, Tone, age, cut, grouped};
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Again every two seconds, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+/// Held keys shown to a person.
+const HELD_SHOWN: usize = 10;
+
+pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
+    let (database, names) = (super::database(config)?, super::names(config));
+    // A topic without a route is rejected, which holds nobody.
+    let order_of = |topic: &str| {
+        config
+            .routes
+            .find(topic)
+            .map_or(Order::None, |route| config.routes.get(route).order)
+    };
+    let mut out = Out::stdout();
+    loop {
+        let status = status::status(&database, &names, &order_of).await?;
+        if args.watch && !args.json {
+            // Clear the screen, cursor to the top; harmless in a file.
+            out.bytes(b"\x1b[2J\x1b[H")?;
+        }
+        if args.json {
+            out.json(&status)?
+        } else {
+            show(&mut out, &status)?
+        }
+        out.flush()?;
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+fn count(number: i64) -> String {
+    let about = if number > EXACT { "about " } else { "" };
+    format!("{about}{}", grouped(number.unsigned_abs()))
+}
+
+fn field(out: &Out, name: &str, value: &str) -> String {
+    format!("{} {value}", out.paint(Tone::Faint, &format!("{name:<11}")))
+}
+
+fn show(out: &mut Out, status: &Status) -> io::Result<()> {
+    let pending = &status.pending;
+    let total = pending.due + pending.delayed + pending.retrying + pending.held;
+    let line = field(out, "pending", &count(total));
+    out.line(line)?;
+    for (name, number) in [
+        ("due", pending.due),
+        ("delayed", pending.delayed),
+        ("retrying", pending.retrying),
+        ("held", pending.held),
+    ] {
+        let line = field(out, &format!("  {name}"), &count(number));
+        out.line(line)?;
+    }
+    let failed = if status.failed > 0 {
+        format!("{}  (outboxd failed list)", out.paint(Tone::Bad, &count(status.failed)))
+    } else {
+        "0".to_owned()
+    };
+    let oldest = if pending.due > 0 {
+        age(status.oldest_due_age_seconds)
+    } else {
+        "-".to_owned()
+    };
+    for (name, value) in [
+        ("failed", failed),
+        ("oldest due", oldest),
+        ("rate", format!("{:.1} messages/s", status.rate_per_second)),
+    ] {
+        let line = field(out, name, &value);
+        out.line(line)?;
+    }
+    instances(out, status)?;
+    held(out, &status.held_keys)
+}
+
+fn instances(out: &mut Out, status: &Status) -> io::Result<()> {
+    let owned = status.lanes.iter().filter(|lane| lane.owner.is_some()).count();
+    let line = field(out, "lanes", &format!("{owned} of {} owned", status.lanes.len()));
+    out.line(line)?;
+    if status.instances.is_empty() {
+        let line = field(out, "instances", "none registered: is the daemon running?");
+        return out.line(line);
+    }
+    out.line("")?;
+    let rows: Vec<[String; 4]> = status
+        .instances
+        .iter()
+        .map(|instance| {
+            let lease = if instance.lease_seconds > 0.0 {
+                format!("for {}", age(instance.lease_seconds))
+            } else {
+                format!("ended {} ago", age(-instance.lease_seconds))
+            };
+            [
+                instance.instance.clone(),
+                instance.lanes.to_string(),
+                instance.version.clone().unwrap_or_default(),
+                lease,
+            ]
+        })
+        .collect();
+    out.table(["INSTANCE", "LANES", "VERSION", "LEASE"], &rows, [36, 6, 12, 20])
+}
+
+fn held(out: &mut Out, keys: &[HeldKey]) -> io::Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let rows: Vec<[String; 4]> = keys
+        .iter()
+        .take(HELD_SHOWN)
+        .map(|held| {
+            let why = format!("message {} is {}", held.seq, held.reason);
+            [cut(&held.topic, 24), cut(&held.key, 20), held.waiting.to_string(), why]
+        })
+        .collect();
+    out.table(["HELD TOPIC", "KEY", "WAIT", "WHY"], &rows, [24, 20, 8, 40])?;
+    if keys.len() > HELD_SHOWN {
+        out.line(format!(
+            "... and {} more keys (--json shows all)",
+            keys.len() - HELD_SHOWN
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Output for people: tables that fit, colours only on a terminal, nothing from the database that could steer it.
+
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::time::Duration;
+
+/// Columns where standard output is no terminal.
+const WIDTH: usize = 80;
+
+/// What a text means, shown by its colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tone {
+    Heading,
+    Good,
+    Bad,
+    Faint,
+}
+
+/// Standard output, buffered.
+pub(super) struct Out {
+    writer: BufWriter<StdoutLock<'static>>,
+    colours: bool,
+    width: usize,
+}
+
+impl Out {
+    pub(super) fn stdout() -> Self {
+        let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
+        let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let width = console::Term::stdout()
+            .size_checked()
+            .map_or(WIDTH, |(_, columns)| usize::from(columns));
+        Self {
+            writer: BufWriter::new(stdout.lock()),
+            colours,
+            width: width.max(40),
+        }
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.write_all(bytes)
+    }
+
+    pub(super) fn line(&mut self, line: impl AsRef<str>) -> io::Result<()> {
+        writeln!(self.writer, "{}", line.as_ref())
+    }
+
+    pub(super) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+        serde_json::to_writer(&mut self.writer, value)?;
+        writeln!(self.writer)
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+
+    /// Every output ends with this: dropping would hide that it did not arrive.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.flush()
+    }
+
+    pub(super) fn paint(&self, tone: Tone, text: &str) -> String {
+        let code = match tone {
+            Tone::Heading => "1",
+            Tone::Good => "32",
+            Tone::Bad => "31",
+            Tone::Faint => "2",
+        };
+        if self.colours {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+
+    /// Rows under `heading`, each cell cut to its column. The last column takes what is left of the line.
+    pub(super) fn table<const N: usize>(
+        &mut self,
+        heading: [&str; N],
+        rows: &[[String; N]],
+        caps: [usize; N],
+    ) -> io::Result<()> {
+        let mut widths = heading.map(str::len);
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        for (width, cap) in widths.iter_mut().zip(caps) {
+            *width = (*width).min(cap);
+        }
+        let before: usize = widths[..N - 1].iter().map(|width| width + 2).sum();
+        widths[N - 1] = self.width.saturating_sub(before).max(8);
+        let heading = line(&heading.map(str::to_owned), &widths);
+        let heading = self.paint(Tone::Heading, &heading);
+        self.line(heading)?;
+        rows.iter().try_for_each(|row| self.line(line(row, &widths)))
+    }
+}
+
+fn line(cells: &[String], widths: &[usize]) -> String {
+    let mut line = String::new();
+    for (cell, width) in cells.iter().zip(widths) {
+        let cell = cut(cell, *width);
+        line.push_str(&cell);
+        line.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count()));
+    }
+    line.trim_end().to_owned()
+}
+
+/// `text` on one line of at most `width` characters, control characters made visible: what a broker answered must not
+/// steer a terminal.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    let visible = safe(text);
+    if visible.chars().count() <= width {
+        return visible;
+    }
+    visible.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// `text` with control characters made visible.
+pub(super) fn safe(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
+}
+
+/// "3 messages", "1 message".
+pub(super) fn messages(count: u64) -> String {
+    format!("{} message{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// 1234567 as "1,234,567".
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Seconds as a person says them: the two largest units.
+pub(super) fn age(seconds: f64) -> String {
+    let whole = Duration::try_from_secs_f64(seconds.max(0.0))
+        .unwrap_or(Duration::MAX)
+        .as_secs();
+    let (days, hours, minutes, seconds) = (whole / 86400, whole / 3600 % 24, whole / 60 % 60, whole % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m {seconds}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_ages_read_well() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(grouped),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [0.4, 61.0, 7265.0, 90_061.0].map(age),
+            ["0s", "1m 1s", "2h 1m", "1d 1h"]
+        );
+        assert_eq!(messages(1), "1 message");
+    }
+
+    #[test]
+    fn what_a_broker_says_cannot_steer_the_terminal() {
+        assert_eq!(cut("a\x1b[2J\nb", 40), "a\\u{1b}[2J\\nb");
+        assert_eq!(cut("abcdef", 4), "abc…");
+    }
+}

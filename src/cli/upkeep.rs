@@ -1,0 +1,78 @@
+//! Beside the relay: what the backlog looks like, for metrics and health, and what systemd is told.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::delivery::Order;
+use crate::route::Routes;
+use crate::store::StoreError;
+use crate::store::postgres::database::Database;
+use crate::store::postgres::sql::Names;
+use crate::store::postgres::status;
+use crate::telemetry::health::Backlog;
+use crate::telemetry::metrics::Pending;
+use crate::telemetry::{Telemetry, systemd};
+
+/// The backlog is counted this often, and less often where counting is dear.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// Counting takes at most this part of the time.
+const LOOK_SHARE: u32 = 50;
+/// How often systemd hears from us, without a watchdog.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
+/// While starting: how often to see whether start-up is over.
+const START_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Until stopped.
+pub(super) async fn keep(database: Database, names: Names, routes: Routes, telemetry: Telemetry, stop: CancellationToken) {
+    let look = look_again_and_again(&database, &names, &routes, &telemetry);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = look => {}
+        () = tell(&telemetry) => {}
+    }
+}
+
+async fn look_again_and_again(database: &Database, names: &Names, routes: &Routes, telemetry: &Telemetry) {
+    let order_of = |topic: &str| routes.find(topic).map_or(Order::None, |route| routes.get(route).order);
+    loop {
+        let started = Instant::now();
+        match status::status(database, names, &order_of).await {
+            Ok(status) => telemetry.backlog(backlog(&status)),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {
+                tracing::debug!(%error, "the backlog could not be counted");
+            }
+        }
+        tokio::time::sleep(LOOK_INTERVAL.max(started.elapsed() * LOOK_SHARE)).await;
+    }
+}
+
+fn backlog(status: &status::Status) -> Backlog {
+    let count = |value: i64| u64::try_from(value).unwrap_or_default();
+    let pending = Pending {
+        due: count(status.pending.due),
+        delayed: count(status.pending.delayed),
+        retrying: count(status.pending.retrying),
+        held: count(status.pending.held),
+    };
+    let oldest = Duration::try_from_secs_f64(status.oldest_due_age_seconds).unwrap_or_default();
+    Backlog { pending, failed: count(status.failed), oldest_due_age: (pending.due > 0).then_some(oldest) }
+}
+
+/// READY=1 once the lanes are held or others hold them; then the watchdog, as long as there is no unexplained standstill.
+async fn tell(telemetry: &Telemetry) {
+    while telemetry.health.facts().lanes.is_none() {
+        systemd::status(&telemetry.status_line());
+        tokio::time::sleep(START_INTERVAL).await;
+    }
+    systemd::ready();
+    let interval = systemd::watchdog_interval().unwrap_or(TELL_INTERVAL).min(TELL_INTERVAL);
+    loop {
+        systemd::status(&telemetry.status_line());
+        if telemetry.health.watchdog_ok() {
+            systemd::watchdog();
+        }
+        tokio::time::sleep(interval).await;
+    }
+}

@@ -1,0 +1,579 @@
+//! From what the file says to a [`Config`]: ranges, relations between keys, secrets from files, defaults that depend on
+//! the machine. The only I/O is reading the files keys name, the host name and the machine id.
+
+use std::fmt::Display;
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::raw::{self, Raw};
+use super::units::{Number, Span};
+use super::{
+    Config, ConfigError, Database, Http, Lease, Listen, Log, OnRelayed, Outbox, Relay, Retention, Retrying,
+    RouteLimits, Trace, Transport, TransportConfig,
+};
+use crate::backoff::Backoff;
+use crate::delivery::Order;
+use crate::route::{Route, RouteSpec, Routes};
+use crate::store::postgres::sql::COLUMNS;
+use crate::telemetry::log::{Format, Level};
+
+/// Most rows of one fetch: beyond, a typing mistake is likelier than a wish.
+const BATCH_SIZE_MAX: u64 = 100_000;
+
+pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
+    let retrying = retrying(&raw.relay)?;
+    let lease = lease(raw.lease)?;
+    let transports = transports(raw.transports, lease.ttl)?;
+    let (routes, route_limits) = routes(raw.routes, &transports, retrying)?;
+    Ok(Config {
+        database: database(raw.database)?,
+        outbox: outbox(raw.outbox)?,
+        relay: relay(&raw.relay)?,
+        lease,
+        transports,
+        routes,
+        route_limits,
+        retention: Retention {
+            relayed: unless_zero(raw.retention.relayed),
+            failed: unless_zero(raw.retention.failed),
+        },
+        http: http(raw.http)?,
+        log: log(&raw.log)?,
+        trace: trace(raw.trace)?,
+    })
+}
+
+fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Value {
+        key: key.into(),
+        problem: problem.into(),
+    }
+}
+
+fn within<T: TryFrom<u64>>(key: &str, number: Number, range: RangeInclusive<u64>) -> Result<T, ConfigError> {
+    let refuse = || {
+        wrong(
+            key,
+            format!("{} is not within {} to {}", number.0, range.start(), range.end()),
+        )
+    };
+    if range.contains(&number.0) {
+        T::try_from(number.0).map_err(|_| refuse())
+    } else {
+        Err(refuse())
+    }
+}
+
+fn at_least(key: &str, span: Span, least: Duration) -> Result<Duration, ConfigError> {
+    if span.0 >= least {
+        Ok(span.0)
+    } else {
+        Err(wrong(
+            key,
+            format!("{} is too short: at least {}", show(span.0), show(least)),
+        ))
+    }
+}
+
+fn show(span: Duration) -> impl Display {
+    humantime::format_duration(span)
+}
+
+fn ordered(min: (&str, Duration), max: (&str, Duration)) -> Result<(), ConfigError> {
+    if min.1 <= max.1 {
+        Ok(())
+    } else {
+        Err(wrong(
+            min.0,
+            format!(
+                "{} is above {} ({}): lower one or raise the other",
+                show(min.1),
+                max.0,
+                show(max.1)
+            ),
+        ))
+    }
+}
+
+fn unless_zero(span: Span) -> Option<Duration> {
+    (!span.0.is_zero()).then_some(span.0)
+}
+
+/// One of `names`, or an error that lists them.
+fn choice<T: Copy>(key: &str, value: &str, names: &[(&str, T)]) -> Result<T, ConfigError> {
+    names
+        .iter()
+        .find(|(name, _)| *name == value)
+        .map(|(_, chosen)| *chosen)
+        .ok_or_else(|| {
+            let accepted: Vec<String> = names.iter().map(|(name, _)| format!("{name:?}")).collect();
+            wrong(
+                key,
+                format!("{value:?} is not accepted: one of {}", accepted.join(", ")),
+            )
+        })
+}
+
+/// The value, or the content of the file its twin names, without the line end.
+fn secret(key: &str, value: Option<SecretString>, file: Option<PathBuf>) -> Result<Option<SecretString>, ConfigError> {
+    let file_key = format!("{key}_file");
+    match (value, file) {
+        (Some(_), Some(_)) => Err(wrong(file_key, format!("{key} is set too: keep one of them"))),
+        (Some(value), None) if value.expose_secret().trim().is_empty() => Ok(None),
+        (Some(value), None) => Ok(Some(value)),
+        (None, Some(path)) => read_secret(&file_key, &path).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn read_secret(key: &str, path: &Path) -> Result<SecretString, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        what: key.to_owned(),
+        path: path.to_owned(),
+        source,
+    })?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.trim().is_empty() {
+        return Err(wrong(key, format!("{} is empty", path.display())));
+    }
+    Ok(SecretString::from(text))
+}
+
+fn database(raw: raw::Database) -> Result<Database, ConfigError> {
+    let url = secret("database.url", raw.url, raw.url_file)?.ok_or_else(|| {
+        wrong(
+            "database.url",
+            "is required: postgres://user@host:5432/database, or url_file with a file that holds it",
+        )
+    })?;
+    let listen_url = secret("database.listen_url", raw.listen_url, raw.listen_url_file)?;
+    Ok(Database {
+        url,
+        listen_url,
+        pool_size: within("database.pool_size", raw.pool_size, 2..=100)?,
+        prepared_statements: raw.prepared_statements,
+    })
+}
+
+fn outbox(raw: raw::Outbox) -> Result<Outbox, ConfigError> {
+    for (key, name) in [("outbox.schema", &raw.schema), ("outbox.table", &raw.table)] {
+        identifier(key, name)?;
+    }
+    let mut columns = Vec::new();
+    for (ours, theirs) in raw.columns {
+        let key = format!("outbox.columns.{ours}");
+        if !COLUMNS.contains(&ours.as_str()) {
+            return Err(wrong(key, format!("unknown column; known: {}", COLUMNS.join(", "))));
+        }
+        if theirs.is_empty() {
+            return Err(wrong(
+                key,
+                "the table must have this column: add it, or run outboxd migrate on a table of its own",
+            ));
+        }
+        identifier(&key, &theirs)?;
+        if ours != theirs {
+            columns.push((ours, theirs));
+        }
+    }
+    let on_relayed = [("mark", OnRelayed::Mark), ("delete", OnRelayed::Delete)];
+    Ok(Outbox {
+        on_relayed: choice("outbox.on_relayed", &raw.on_relayed, &on_relayed)?,
+        lanes: within("outbox.lanes", raw.lanes, 1..=1024)?,
+        schema: raw.schema,
+        table: raw.table,
+        columns,
+    })
+}
+
+/// PostgreSQL cuts names at 63 bytes, silently.
+fn identifier(key: &str, name: &str) -> Result<(), ConfigError> {
+    if name.is_empty() || name.len() > 63 || name.contains('\0') {
+        return Err(wrong(
+            key,
+            format!("{name:?} is no name of PostgreSQL: 1 to 63 bytes, written as in the catalog"),
+        ));
+    }
+    Ok(())
+}
+
+fn relay(raw: &raw::Relay) -> Result<Relay, ConfigError> {
+    let batch_size = within("relay.batch_size", raw.batch_size, 1..=BATCH_SIZE_MAX)?;
+    let max_in_flight: usize = within("relay.max_in_flight", raw.max_in_flight, 1..=10_000_000)?;
+    if max_in_flight < batch_size {
+        let problem =
+            format!("{max_in_flight} is below relay.batch_size ({batch_size}): raise it or lower relay.batch_size");
+        return Err(wrong("relay.max_in_flight", problem));
+    }
+    let bytes = raw.max_in_flight_bytes.0;
+    let max_in_flight_bytes = usize::try_from(bytes)
+        .ok()
+        .filter(|bytes| *bytes >= 64 << 10)
+        .ok_or_else(|| {
+            wrong(
+                "relay.max_in_flight_bytes",
+                format!("{bytes} bytes is too small: at least \"64KiB\""),
+            )
+        })?;
+    let poll_min = at_least(
+        "relay.poll_interval_min",
+        raw.poll_interval_min,
+        Duration::from_millis(1),
+    )?;
+    ordered(
+        ("relay.poll_interval_min", poll_min),
+        ("relay.poll_interval_max", raw.poll_interval_max.0),
+    )?;
+    Ok(Relay {
+        batch_size,
+        max_in_flight,
+        max_in_flight_bytes,
+        poll_interval_min: poll_min,
+        poll_interval_max: raw.poll_interval_max.0,
+        notify: raw.notify,
+        durable_marks: raw.durable_marks,
+        count_outages: raw.count_outages,
+        shutdown_timeout: at_least("relay.shutdown_timeout", raw.shutdown_timeout, Duration::from_millis(1))?,
+    })
+}
+
+fn retrying(raw: &raw::Relay) -> Result<Retrying, ConfigError> {
+    let backoff = Backoff {
+        min: at_least("relay.backoff_min", raw.backoff_min, Duration::from_millis(1))?,
+        max: raw.backoff_max.0,
+    };
+    ordered(("relay.backoff_min", backoff.min), ("relay.backoff_max", backoff.max))?;
+    Ok(Retrying {
+        max_attempts: within("relay.max_attempts", raw.max_attempts, 1..=MAX_ATTEMPTS)?,
+        backoff,
+    })
+}
+
+/// `attempt` is an integer column, and the row that used up its attempts shows one more.
+const MAX_ATTEMPTS: u64 = i32::MAX as u64 - 1;
+
+fn lease(raw: raw::Lease) -> Result<Lease, ConfigError> {
+    let ttl = at_least("lease.ttl", raw.ttl, Duration::from_secs(1))?;
+    let instance = if raw.instance.is_empty() {
+        host_name()
+    } else {
+        raw.instance
+    };
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if instance.is_empty() || instance.len() > 128 || !instance.bytes().all(fits) || instance.starts_with('.') {
+        let problem =
+            format!("{instance:?} is no instance name: letters, digits, '.', '_' and '-', not starting with '.'");
+        return Err(wrong("lease.instance", problem));
+    }
+    let machine = std::fs::read_to_string("/etc/machine-id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    Ok(Lease { ttl, instance, machine })
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+type RawTransports = std::collections::BTreeMap<String, raw::Transport>;
+
+fn transports(raw: RawTransports, ttl: Duration) -> Result<Vec<Transport>, ConfigError> {
+    if raw.is_empty() {
+        return Err(wrong(
+            "transports",
+            "none is configured: add a section such as [transports.main.nats]",
+        ));
+    }
+    let mut transports = Vec::with_capacity(raw.len());
+    for (name, kinds) in raw {
+        let key = format!("transports.{name}");
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
+        if name.is_empty() || !name.bytes().all(fits) {
+            return Err(wrong(key, "a name is lower-case letters, digits, '_' and '-'"));
+        }
+        let config = kind(&key, kinds)?;
+        if let Err(line) = config.validate(&name) {
+            return Err(ConfigError::Transport(line));
+        }
+        if let Some(timeout) = config.ack_timeout().filter(|timeout| *timeout >= ttl) {
+            let key = format!("{key}.{}.ack_timeout", config.kind());
+            let problem = format!(
+                "{} is not below lease.ttl ({}): lower it or raise lease.ttl",
+                show(timeout),
+                show(ttl)
+            );
+            return Err(wrong(key, problem));
+        }
+        transports.push(Transport {
+            name: name.into(),
+            config,
+        });
+    }
+    Ok(transports)
+}
+
+fn kind(key: &str, raw: raw::Transport) -> Result<TransportConfig, ConfigError> {
+    let mut found = Vec::new();
+    #[cfg(feature = "nats")]
+    found.extend(raw.nats.map(|config| TransportConfig::Nats(Box::new(config))));
+    #[cfg(not(feature = "nats"))]
+    not_built(key, "nats", raw.nats.is_some())?;
+    #[cfg(feature = "kafka")]
+    found.extend(raw.kafka.map(|config| TransportConfig::Kafka(Box::new(config))));
+    #[cfg(not(feature = "kafka"))]
+    not_built(key, "kafka", raw.kafka.is_some())?;
+    #[cfg(feature = "redis")]
+    found.extend(raw.redis.map(|config| TransportConfig::Redis(Box::new(config))));
+    #[cfg(not(feature = "redis"))]
+    not_built(key, "redis", raw.redis.is_some())?;
+    found.extend(raw.stdout.map(|config| TransportConfig::Stdout(Box::new(config))));
+    let kinds: Vec<&str> = found.iter().map(TransportConfig::kind).collect();
+    match (kinds.as_slice(), found.pop()) {
+        ([_], Some(config)) => Ok(config),
+        ([], _) => Err(wrong(
+            key,
+            format!("has no kind: write the section as [{key}.nats], .kafka, .redis or .stdout"),
+        )),
+        (several, _) => Err(wrong(
+            key,
+            format!(
+                "has several kinds ({}): give each a name of its own",
+                several.join(", ")
+            ),
+        )),
+    }
+}
+
+#[cfg(not(all(feature = "nats", feature = "kafka", feature = "redis")))]
+fn not_built(key: &str, kind: &str, given: bool) -> Result<(), ConfigError> {
+    if given {
+        let problem = format!("this binary was built without {kind}: build it with --features {kind}");
+        return Err(wrong(format!("{key}.{kind}"), problem));
+    }
+    Ok(())
+}
+
+impl TransportConfig {
+    /// The kind's name, as in the file: `nats`, `kafka`, `redis`, `stdout`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => "nats",
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => "kafka",
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => "redis",
+            Self::Stdout(_) => "stdout",
+        }
+    }
+
+    /// How long one publish may take at most; `None`: it waits for nobody.
+    #[must_use]
+    pub fn ack_timeout(&self) -> Option<Duration> {
+        match self {
+            #[cfg(feature = "nats")]
+            Self::Nats(config) => Some(config.ack_timeout),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => Some(config.ack_timeout),
+            #[cfg(feature = "redis")]
+            Self::Redis(config) => Some(config.ack_timeout),
+            Self::Stdout(_) => None,
+        }
+    }
+
+    fn validate(&self, name: &str) -> Result<(), String> {
+        match self {
+            #[cfg(feature = "nats")]
+            Self::Nats(config) => config.validate(name).map_err(|error| error.to_string()),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => config.validate(name).map_err(|error| error.to_string()),
+            #[cfg(feature = "redis")]
+            Self::Redis(config) => config.validate(name).map_err(|error| error.to_string()),
+            Self::Stdout(config) => config.validate(name).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+fn routes(
+    raw: Vec<raw::Route>,
+    transports: &[Transport],
+    retrying: Retrying,
+) -> Result<(Routes, Vec<RouteLimits>), ConfigError> {
+    let raw = if raw.is_empty() {
+        if transports.len() > 1 {
+            let problem = format!("needed to choose among {} transports: add [[routes]]", transports.len());
+            return Err(wrong("routes", problem));
+        }
+        vec![raw::Route {
+            topic: Some("*".to_owned()),
+            ..raw::Route::default()
+        }]
+    } else {
+        raw
+    };
+    let mut routes = Vec::with_capacity(raw.len());
+    let mut limits = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = format!("routes[{index}]");
+        limits.push(limits_of(&key, &raw)?);
+        routes.push(route(&key, raw, transports, retrying)?);
+    }
+    Ok((Routes::new(routes), limits))
+}
+
+fn route(key: &str, raw: raw::Route, transports: &[Transport], retrying: Retrying) -> Result<Route, ConfigError> {
+    let sub = |name: &str| format!("{key}.{name}");
+    let topic = raw
+        .topic
+        .ok_or_else(|| wrong(sub("topic"), "is required: a glob over topics such as \"orders.*\""))?;
+    let orders = [("key", Order::Key), ("strict", Order::Strict), ("none", Order::None)];
+    let max_attempts = match raw.max_attempts {
+        Some(number) => within(&sub("max_attempts"), number, 1..=MAX_ATTEMPTS)?,
+        None => retrying.max_attempts,
+    };
+    let min = match raw.backoff_min {
+        Some(span) => at_least(&sub("backoff_min"), span, Duration::from_millis(1))?,
+        None => retrying.backoff.min,
+    };
+    let max = raw.backoff_max.map_or(retrying.backoff.max, |span| span.0);
+    ordered((&sub("backoff_min"), min), (&sub("backoff_max"), max))?;
+    let spec = RouteSpec {
+        topic: &topic,
+        transport: transport_index(&sub("transport"), raw.transport.as_deref(), transports)?,
+        destination: raw.destination.as_deref().unwrap_or("{topic}"),
+        order: choice(&sub("order"), raw.order.as_deref().unwrap_or("key"), &orders)?,
+        max_attempts,
+        backoff: Backoff { min, max },
+    };
+    Route::new(&spec).map_err(|problem| match problem.split_once(": ") {
+        Some((name, problem)) => wrong(sub(name), problem.to_owned()),
+        None => wrong(key, problem),
+    })
+}
+
+fn transport_index(key: &str, name: Option<&str>, transports: &[Transport]) -> Result<usize, ConfigError> {
+    let names = || {
+        transports
+            .iter()
+            .map(|transport| &*transport.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    match name {
+        Some(name) => transports
+            .iter()
+            .position(|transport| &*transport.name == name)
+            .ok_or_else(|| wrong(key, format!("{name:?} is not configured; transports: {}", names()))),
+        None if transports.len() == 1 => Ok(0),
+        None => Err(wrong(
+            key,
+            format!("is required, as there are several: one of {}", names()),
+        )),
+    }
+}
+
+fn limits_of(key: &str, raw: &raw::Route) -> Result<RouteLimits, ConfigError> {
+    let max_in_flight = match raw.max_in_flight {
+        Some(number) => Some(within(&format!("{key}.max_in_flight"), number, 1..=10_000_000)?),
+        None => None,
+    };
+    let rate = match raw.rate {
+        Some(number) => NonZeroU32::new(within(&format!("{key}.rate"), number, 1..=100_000_000)?),
+        None => None,
+    };
+    Ok(RouteLimits {
+        max_in_flight,
+        rate,
+        paused: raw.paused,
+    })
+}
+
+fn http(raw: raw::Http) -> Result<Http, ConfigError> {
+    let token = raw
+        .token_file
+        .map(|path| read_secret("http.token_file", &path))
+        .transpose()?;
+    let ready_max_age = at_least("http.ready_max_age", raw.ready_max_age, Duration::from_secs(1))?;
+    Ok(Http {
+        listen: listen(&raw.listen)?,
+        ready_max_age,
+        token,
+        host_name: host_name(),
+    })
+}
+
+/// "" turns it off; so does "off", because an empty environment variable counts as unset.
+fn listen(text: &str) -> Result<Listen, ConfigError> {
+    let refuse = || {
+        let accepted = "\"127.0.0.1:7117\", \"unix:/run/outboxd/http.sock\" or \"\" (off; \"off\" in the environment)";
+        wrong(
+            "http.listen",
+            format!("{text:?} is not accepted: write it like {accepted}"),
+        )
+    };
+    if text.is_empty() || text == "off" {
+        return Ok(Listen::Off);
+    }
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = PathBuf::from(path);
+        return if path.is_absolute() && !path.ends_with("..") {
+            Ok(Listen::Unix(path))
+        } else {
+            Err(refuse())
+        };
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let accepted = match bare {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(fits),
+    };
+    let port = port.parse().map_err(|_| refuse())?;
+    if accepted {
+        Ok(Listen::Tcp {
+            host: bare.unwrap_or(host).to_owned(),
+            port,
+        })
+    } else {
+        Err(refuse())
+    }
+}
+
+fn log(raw: &raw::Log) -> Result<Log, ConfigError> {
+    let levels = [
+        ("error", Level::Error),
+        ("warn", Level::Warn),
+        ("info", Level::Info),
+        ("debug", Level::Debug),
+        ("trace", Level::Trace),
+    ];
+    let formats = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
+    Ok(Log {
+        level: choice("log.level", &raw.level, &levels)?,
+        format: choice("log.format", &raw.format, &formats)?,
+    })
+}
+
+fn trace(raw: raw::Trace) -> Result<Trace, ConfigError> {
+    let endpoint = Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty());
+    if let Some(endpoint) = &endpoint
+        && !endpoint.starts_with("http://")
+        && !endpoint.starts_with("https://")
+    {
+        return Err(wrong(
+            "trace.otlp_endpoint",
+            format!("{endpoint:?} is no http:// or https:// URL"),
+        ));
+    }
+    Ok(Trace {
+        otlp_endpoint: endpoint,
+    })
+}

@@ -1,0 +1,233 @@
+//! What the file says: every key with its default, nothing checked but types and spelling, no I/O.
+//!
+//! Every key here stands in `config.example.toml` too; a test compares both.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::units::{Number, Size, Span};
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Raw {
+    pub(super) database: Database,
+    pub(super) outbox: Outbox,
+    pub(super) relay: Relay,
+    pub(super) lease: Lease,
+    pub(super) transports: BTreeMap<String, Transport>,
+    pub(super) routes: Vec<Route>,
+    pub(super) retention: Retention,
+    pub(super) http: Http,
+    pub(super) log: Log,
+    pub(super) trace: Trace,
+}
+
+/// `[database]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Database {
+    pub(super) url: Option<SecretString>,
+    pub(super) url_file: Option<PathBuf>,
+    pub(super) listen_url: Option<SecretString>,
+    pub(super) listen_url_file: Option<PathBuf>,
+    pub(super) pool_size: Number,
+    pub(super) prepared_statements: bool,
+}
+
+/// `[outbox]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Outbox {
+    pub(super) schema: String,
+    pub(super) table: String,
+    pub(super) on_relayed: String,
+    pub(super) lanes: Number,
+    pub(super) columns: BTreeMap<String, String>,
+}
+
+/// `[relay]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Relay {
+    pub(super) batch_size: Number,
+    pub(super) max_in_flight: Number,
+    pub(super) max_in_flight_bytes: Size,
+    pub(super) poll_interval_min: Span,
+    pub(super) poll_interval_max: Span,
+    pub(super) notify: bool,
+    pub(super) max_attempts: Number,
+    pub(super) backoff_min: Span,
+    pub(super) backoff_max: Span,
+    pub(super) durable_marks: bool,
+    pub(super) count_outages: bool,
+    pub(super) shutdown_timeout: Span,
+}
+
+/// `[lease]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Lease {
+    pub(super) ttl: Span,
+    pub(super) instance: String,
+}
+
+/// `[transports.<name>]`: exactly one of the kinds. A kind the binary was built without is read and refused by name.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Transport {
+    #[cfg(feature = "nats")]
+    pub(super) nats: Option<crate::transport::nats::config::NatsConfig>,
+    #[cfg(not(feature = "nats"))]
+    pub(super) nats: Option<serde::de::IgnoredAny>,
+    #[cfg(feature = "kafka")]
+    pub(super) kafka: Option<crate::transport::kafka::config::KafkaConfig>,
+    #[cfg(not(feature = "kafka"))]
+    pub(super) kafka: Option<serde::de::IgnoredAny>,
+    #[cfg(feature = "redis")]
+    pub(super) redis: Option<crate::transport::redis::config::RedisConfig>,
+    #[cfg(not(feature = "redis"))]
+    pub(super) redis: Option<serde::de::IgnoredAny>,
+    pub(super) stdout: Option<crate::transport::stdout::config::StdoutConfig>,
+}
+
+/// One `[[routes]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Route {
+    pub(super) topic: Option<String>,
+    pub(super) transport: Option<String>,
+    pub(super) destination: Option<String>,
+    pub(super) order: Option<String>,
+    pub(super) max_attempts: Option<Number>,
+    pub(super) backoff_min: Option<Span>,
+    pub(super) backoff_max: Option<Span>,
+    pub(super) max_in_flight: Option<Number>,
+    pub(super) rate: Option<Number>,
+    pub(super) paused: bool,
+}
+
+/// `[retention]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Retention {
+    pub(super) relayed: Span,
+    pub(super) failed: Span,
+}
+
+/// `[http]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Http {
+    pub(super) listen: String,
+    pub(super) ready_max_age: Span,
+    pub(super) token_file: Option<PathBuf>,
+}
+
+/// `[log]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    pub(super) level: String,
+    pub(super) format: String,
+}
+
+/// `[trace]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Trace {
+    pub(super) otlp_endpoint: String,
+}
+
+const fn seconds(count: u64) -> Span {
+    Span(Duration::from_secs(count))
+}
+
+const fn millis(count: u64) -> Span {
+    Span(Duration::from_millis(count))
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: None,
+            url_file: None,
+            listen_url: None,
+            listen_url_file: None,
+            pool_size: Number(4),
+            prepared_statements: true,
+        }
+    }
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            schema: "public".to_owned(),
+            table: "outbox_messages".to_owned(),
+            on_relayed: "mark".to_owned(),
+            lanes: Number(64),
+            columns: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            batch_size: Number(1000),
+            max_in_flight: Number(10_000),
+            max_in_flight_bytes: Size(64 << 20),
+            poll_interval_min: millis(10),
+            poll_interval_max: millis(250),
+            notify: true,
+            max_attempts: Number(5),
+            backoff_min: seconds(1),
+            backoff_max: seconds(300),
+            durable_marks: false,
+            count_outages: false,
+            shutdown_timeout: seconds(30),
+        }
+    }
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            ttl: seconds(15),
+            instance: String::new(),
+        }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            relayed: seconds(7 * 86_400),
+            failed: seconds(0),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:7117".to_owned(),
+            ready_max_age: seconds(60),
+            token_file: None,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: "auto".to_owned(),
+        }
+    }
+}

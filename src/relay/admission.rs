@@ -1,0 +1,150 @@
+//! From a row that was read to a place in a queue: route, destination, and whether it may come in at all.
+
+use tokio::time::Instant;
+
+use crate::delivery::{Failure, FailureClass, Order};
+use crate::message::{Headers, Seq};
+use crate::store::{FailedAttempt, Hold, Mark, Row};
+use crate::transport::Envelope;
+
+use super::destinations::DestinationId;
+use super::engine::Engine;
+use super::lanes::{Entry, QueueId};
+
+/// How a row was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// By the cursor, as a late commit, or by a sweep.
+    Passing,
+    /// It waited for a time.
+    Due,
+    /// Behind a lag of its destination.
+    Behind(DestinationId),
+    /// Behind a hold that is being released.
+    Released,
+}
+
+/// What became of an offered row.
+pub(super) enum Admission {
+    /// It is in the window; push it.
+    Queued(QueueId, Entry),
+    /// Its destination takes nothing now; the row waits in the database.
+    Lagging,
+    /// It is in the window already, will be found again, or was rejected.
+    Passed,
+}
+
+impl Engine {
+    /// Offers rows in `seq` order; answers how many came in, and how many lag.
+    pub(super) fn admit_all(&mut self, rows: Vec<Row>, found: Found, now: Instant) -> (usize, usize) {
+        let (mut queued, mut lagging) = (0, 0);
+        for row in rows {
+            match self.admit(row, found, now) {
+                Admission::Queued(queue, entry) => {
+                    queued += 1;
+                    self.lanes.push_back(queue, entry);
+                }
+                Admission::Lagging => lagging += 1,
+                Admission::Passed => {}
+            }
+        }
+        (queued, lagging)
+    }
+
+    pub(super) fn admit(&mut self, row: Row, found: Found, now: Instant) -> Admission {
+        let Row { lane, message } = row;
+        if self.window.holds(message.seq) {
+            return Admission::Passed;
+        }
+        let resolved = match (&message.headers, self.routes.resolve(&message.topic, message.key.as_deref())) {
+            (Headers::Valid(_), Ok(resolved)) => resolved,
+            (Headers::Invalid(reason), _) => {
+                let failure = Failure::new(FailureClass::Rejected, "headers", &**reason);
+                self.reject(&Row { lane, message: message.clone() }, failure, now);
+                return Admission::Passed;
+            }
+            (Headers::Valid(_), Err(reason)) => {
+                let failure = Failure::new(FailureClass::Rejected, "no_route", reason);
+                self.reject(&Row { lane, message: message.clone() }, failure, now);
+                return Admission::Passed;
+            }
+        };
+        let route = self.routes.get(resolved.route);
+        let (transport, order) = (route.transport, route.order);
+        let id = self.destinations.find(transport, &resolved.destination);
+        if !self.may_enter(id, message.seq, found) {
+            if found != Found::Due {
+                self.destinations.lag_from(id, message.seq, &message.topic);
+            }
+            return Admission::Lagging;
+        }
+        let size = message.size();
+        if !self.window.admit(message.seq, size) {
+            return Admission::Passed;
+        }
+        self.destinations.get_mut(id).outstanding += 1;
+        let envelope = Envelope { message, destination: resolved.destination, order };
+        let released = found == Found::Released;
+        let entry = Entry { envelope, lane, destination: id, route: resolved.route, size, released };
+        Admission::Queued(self.lanes.queue(lane, transport), entry)
+    }
+
+    fn may_enter(&self, id: DestinationId, seq: Seq, found: Found) -> bool {
+        let destination = self.destinations.get(id);
+        match found {
+            Found::Passing | Found::Released => destination.takes_new_rows(),
+            Found::Behind(lagging) => lagging == id && !destination.is_open(),
+            // A row that becomes due must not overtake earlier rows of its key that the lag has yet to read.
+            Found::Due => {
+                let passed = destination.lag.as_ref().is_none_or(|lag| seq <= lag.next);
+                !destination.is_open() && (passed || self.holds.is_holder(seq))
+            }
+        }
+    }
+
+    /// The row can never be sent: `failed_at` at its first attempt, without a transport.
+    fn reject(&mut self, row: &Row, failure: Failure, now: Instant) {
+        let message = &row.message;
+        if !self.window.admit(message.seq, 0) {
+            return;
+        }
+        let Some(epoch) = self.tenancy.lanes.get(&row.lane).copied() else {
+            self.window.forget(message.seq);
+            return;
+        };
+        tracing::warn!(seq = %message.seq, id = %message.id, topic = %message.topic, error = %failure.error, "message rejected");
+        self.telemetry.metrics.attempt_failed("none", failure.class, &failure.code);
+        self.telemetry.metrics.failed("none", "none", failure.class);
+        let strict = self.routes.find(&message.topic).is_some_and(|route| self.routes.get(route).order == Order::Strict);
+        if let (true, Some(key)) = (strict, &message.key) {
+            self.holds.hold(&message.topic, key, message.seq, true);
+        }
+        let mark = Mark { seq: message.seq, id: message.id, lane: row.lane, epoch };
+        self.settler.failed(
+            FailedAttempt {
+                mark,
+                attempt: message.attempt,
+                retry_in: None,
+                class: failure.class,
+                code: failure.code.into_owned(),
+                error: failure.error,
+                latency: std::time::Duration::ZERO,
+            },
+            now,
+        );
+    }
+
+    /// Puts a hold found in the database in force, as its route's order says.
+    pub(super) fn remember_hold(&mut self, hold: &Hold) {
+        let Some(route) = self.routes.find(&hold.topic) else { return };
+        let order = self.routes.get(route).order;
+        let holds = match order {
+            Order::None => false,
+            Order::Key => !hold.failed,
+            Order::Strict => true,
+        };
+        if holds {
+            self.holds.hold(&hold.topic, &hold.key, hold.seq, order == Order::Strict);
+        }
+    }
+}

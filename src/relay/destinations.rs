@@ -1,0 +1,389 @@
+//! Destinations: one circuit breaker each, and the place from which a destination lags.
+//!
+//! ```text
+//!          refused as Unavailable, timed out with nothing else alive
+//!  Closed ────────────────────────────────────────────────────────────> Open: nothing is sent, its rows go back to the
+//!    ^                                                                   │    database; `lag` says where to read on from
+//!    │ acknowledged, or nothing left to read again                       │ probe succeeds (every probe interval)
+//!    └─────────────────────────────── Trial: a few rows are read again <─┘
+//! ```
+//!
+//! A destination with a lag is skipped by the cursor; its rows are read again from there, in order, until the cursor is met.
+//! So an outage costs one number however long it lasts, and the other destinations go on.
+//! What a breaker never does is count an attempt.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::delivery::Failure;
+use crate::message::Seq;
+use crate::store::Scope;
+
+/// Topics remembered per destination; beyond, a reread looks at all topics.
+const TOPICS_REMEMBERED: usize = 64;
+/// Idle destinations are forgotten once there are more.
+const DESTINATIONS_KEPT: usize = 4_096;
+
+/// Index of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct DestinationId(pub(crate) usize);
+
+#[derive(Debug)]
+pub(crate) enum Breaker {
+    Closed,
+    Open { since: Instant, next_probe: Instant, probing: bool, failure: Failure },
+    Trial,
+}
+
+/// Rows of this destination past `next` wait in the database.
+#[derive(Debug)]
+pub(crate) struct Lag {
+    pub(crate) next: Seq,
+    /// A reread is under way.
+    pub(crate) reading: bool,
+    /// A row behind what that reread covers turned up: go back to here when it is done.
+    back_to: Option<Seq>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub(crate) transport: usize,
+    pub(crate) name: Arc<str>,
+    pub(crate) breaker: Breaker,
+    pub(crate) lag: Option<Lag>,
+    /// Rows queued or in flight.
+    pub(crate) outstanding: usize,
+    /// The last acknowledgement or successful probe.
+    pub(crate) alive_at: Option<Instant>,
+    /// When the oldest batch in flight was sent; cleared when nothing is in flight.
+    pub(crate) waiting_since: Option<Instant>,
+    pub(crate) watched: bool,
+    topics: BTreeSet<Arc<str>>,
+}
+
+impl Destination {
+    fn new(transport: usize, name: Arc<str>) -> Self {
+        Self {
+            transport,
+            name,
+            breaker: Breaker::Closed,
+            lag: None,
+            outstanding: 0,
+            alive_at: None,
+            waiting_since: None,
+            watched: false,
+            topics: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.breaker, Breaker::Open { .. })
+    }
+
+    /// The cursor's rows of this destination go through.
+    pub(crate) fn takes_new_rows(&self) -> bool {
+        self.lag.is_none() && matches!(self.breaker, Breaker::Closed)
+    }
+
+    /// What a reread of this destination looks at.
+    pub(crate) fn scope(&self) -> Scope {
+        let topics =
+            (self.topics.len() <= TOPICS_REMEMBERED).then(|| self.topics.iter().map(Arc::clone).collect::<Vec<_>>());
+        Scope { topics, key: None }
+    }
+
+    /// The row `seq` of `topic` waits in the database from now on.
+    pub(crate) fn lag_from(&mut self, seq: Seq, topic: &Arc<str>) {
+        if self.topics.len() <= TOPICS_REMEMBERED && !self.topics.contains(topic) {
+            self.topics.insert(Arc::clone(topic));
+        }
+        let before = Seq(seq.0 - 1);
+        match &mut self.lag {
+            None => self.lag = Some(Lag { next: before, reading: false, back_to: None }),
+            Some(lag) if lag.reading => lag.back_to = Some(lag.back_to.map_or(before, |old| old.min(before))),
+            Some(lag) => lag.next = lag.next.min(before),
+        }
+    }
+
+    /// A reread has looked at everything up to `position`; `met`: that is where the cursor stands. Clears the lag when
+    /// nothing is left behind.
+    pub(crate) fn reread(&mut self, position: Seq, met: bool) {
+        let Some(lag) = &mut self.lag else { return };
+        lag.reading = false;
+        lag.next = position;
+        if let Some(back) = lag.back_to.take() {
+            lag.next = lag.next.min(back);
+        } else if met {
+            self.lag = None;
+            self.topics.clear();
+        }
+    }
+
+    /// The reread failed: as if it had not been started.
+    pub(crate) fn reread_failed(&mut self) {
+        if let Some(lag) = &mut self.lag {
+            lag.reading = false;
+            if let Some(back) = lag.back_to.take() {
+                lag.next = lag.next.min(back);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.outstanding == 0 && self.lag.is_none() && !self.watched && matches!(self.breaker, Breaker::Closed)
+    }
+}
+
+pub(crate) struct Destinations {
+    ids: HashMap<(usize, Arc<str>), DestinationId>,
+    slots: Vec<Destination>,
+    free: Vec<DestinationId>,
+    probe_interval: Duration,
+    /// When silent destinations are looked for.
+    watch_at: Instant,
+    /// Destinations whose breaker is not closed, or that lag.
+    disturbed: BTreeSet<DestinationId>,
+}
+
+impl Destinations {
+    pub(crate) fn new(probe_interval: Duration, now: Instant) -> Self {
+        Self {
+            ids: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            probe_interval,
+            watch_at: now,
+            disturbed: BTreeSet::new(),
+        }
+    }
+
+    /// The destination called `name` on `transport`, made when it is new.
+    pub(crate) fn find(&mut self, transport: usize, name: &Arc<str>) -> DestinationId {
+        if let Some(id) = self.ids.get(&(transport, Arc::clone(name))) {
+            return *id;
+        }
+        if self.ids.len() >= DESTINATIONS_KEPT {
+            self.forget_idle();
+        }
+        let destination = Destination::new(transport, Arc::clone(name));
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.slots[id.0] = destination;
+                id
+            }
+            None => {
+                self.slots.push(destination);
+                DestinationId(self.slots.len() - 1)
+            }
+        };
+        self.ids.insert((transport, Arc::clone(name)), id);
+        id
+    }
+
+    fn forget_idle(&mut self) {
+        let slots = &self.slots;
+        let free = &mut self.free;
+        self.ids.retain(|_, id| {
+            let idle = slots[id.0].is_idle();
+            if idle {
+                free.push(*id);
+            }
+            !idle
+        });
+    }
+
+    pub(crate) fn get(&self, id: DestinationId) -> &Destination {
+        &self.slots[id.0]
+    }
+
+    pub(crate) fn get_mut(&mut self, id: DestinationId) -> &mut Destination {
+        &mut self.slots[id.0]
+    }
+
+    /// Destinations that are not simply open for business.
+    pub(crate) fn disturbed(&self) -> impl Iterator<Item = DestinationId> + '_ {
+        self.disturbed.iter().copied()
+    }
+
+    /// Whether some transport has no paused destination.
+    pub(crate) fn any_transport_at_peace(&self, transports: usize) -> bool {
+        let paused: BTreeSet<usize> =
+            self.disturbed().filter(|id| self.get(*id).is_open()).map(|id| self.get(id).transport).collect();
+        paused.len() < transports
+    }
+
+    /// `row` of `topic` goes back to the database.
+    pub(crate) fn lag_from(&mut self, id: DestinationId, seq: Seq, topic: &Arc<str>) {
+        self.slots[id.0].lag_from(seq, topic);
+        self.disturbed.insert(id);
+    }
+
+    /// The destination takes nothing now. `true` when that is news.
+    pub(crate) fn pause(&mut self, id: DestinationId, failure: Failure, now: Instant) -> bool {
+        let interval = self.probe_interval;
+        self.disturbed.insert(id);
+        let destination = self.get_mut(id);
+        match &mut destination.breaker {
+            Breaker::Open { failure: old, .. } => {
+                *old = failure;
+                false
+            }
+            Breaker::Closed => {
+                // The first look comes early: most outages are a reconnect long.
+                let next_probe = now + interval / 4;
+                destination.breaker = Breaker::Open { since: now, next_probe, probing: false, failure };
+                true
+            }
+            Breaker::Trial => {
+                let next_probe = now + interval;
+                destination.breaker = Breaker::Open { since: now, next_probe, probing: false, failure };
+                false
+            }
+        }
+    }
+
+    /// Something was acknowledged. `true` when that ends a pause.
+    pub(crate) fn acknowledged(&mut self, id: DestinationId, now: Instant) -> bool {
+        let destination = self.get_mut(id);
+        destination.alive_at = Some(now);
+        let recovered = matches!(destination.breaker, Breaker::Trial);
+        if recovered {
+            destination.breaker = Breaker::Closed;
+        }
+        recovered
+    }
+
+    /// Settles the books of a destination whose lag may have ended. `true` when that ends a pause.
+    pub(crate) fn tidy(&mut self, id: DestinationId) -> bool {
+        let destination = self.get_mut(id);
+        let ended = destination.lag.is_none() && destination.outstanding == 0 && matches!(destination.breaker, Breaker::Trial);
+        if ended {
+            destination.breaker = Breaker::Closed;
+        }
+        if destination.takes_new_rows() {
+            self.disturbed.remove(&id);
+        }
+        ended
+    }
+
+    /// Destinations to probe now, taken as being probed: paused ones whose time has come, and those that have not
+    /// answered for an interval.
+    pub(crate) fn take_due_probes(&mut self, now: Instant) -> Vec<DestinationId> {
+        let mut due = Vec::new();
+        if now >= self.watch_at {
+            self.watch_at = now + self.probe_interval;
+            for id in self.ids.values() {
+                let destination = &mut self.slots[id.0];
+                let silent = destination.waiting_since.is_some_and(|since| now >= since + self.probe_interval);
+                if silent && !destination.watched && !destination.is_open() {
+                    destination.watched = true;
+                    due.push(*id);
+                }
+            }
+        }
+        for id in &self.disturbed {
+            if let Breaker::Open { next_probe, probing, .. } = &mut self.slots[id.0].breaker
+                && !*probing
+                && *next_probe <= now
+            {
+                *probing = true;
+                due.push(*id);
+            }
+        }
+        due
+    }
+
+    /// When the next probe is due.
+    pub(crate) fn next_probe(&self) -> Option<Instant> {
+        self.disturbed()
+            .filter_map(|id| match &self.get(id).breaker {
+                Breaker::Open { next_probe, probing: false, .. } => Some(*next_probe),
+                Breaker::Open { .. } | Breaker::Closed | Breaker::Trial => None,
+            })
+            .min()
+    }
+
+    /// A probe of a destination answered.
+    pub(crate) fn probed(&mut self, id: DestinationId, answer: Result<(), Failure>, now: Instant) {
+        let interval = self.probe_interval;
+        let destination = self.get_mut(id);
+        destination.watched = false;
+        match answer {
+            Ok(()) => {
+                destination.alive_at = Some(now);
+                if destination.is_open() {
+                    destination.breaker = Breaker::Trial;
+                }
+            }
+            Err(failure) => {
+                if let Breaker::Open { next_probe, probing, failure: old, .. } = &mut destination.breaker {
+                    *probing = false;
+                    *next_probe = now + interval;
+                    *old = failure;
+                }
+            }
+        }
+    }
+
+    /// Forgets every lag and closes what was only lagging: the store is opened anew and returns every pending row. Paused
+    /// destinations stay paused.
+    pub(crate) fn reset(&mut self) {
+        for destination in &mut self.slots {
+            destination.lag = None;
+            destination.topics.clear();
+            destination.outstanding = 0;
+            destination.waiting_since = None;
+        }
+        let slots = &self.slots;
+        self.disturbed.retain(|id| !matches!(slots[id.0].breaker, Breaker::Closed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::FailureClass;
+
+    fn failure() -> Failure {
+        Failure::new(FailureClass::Unavailable, "X", "x")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_is_one_number_and_ends_when_the_cursor_is_met() {
+        let mut all = Destinations::new(Duration::from_secs(1), Instant::now());
+        let id = all.find(0, &"d".into());
+        let topic: Arc<str> = "t".into();
+        assert!(all.pause(id, failure(), Instant::now()));
+        for seq in [7, 5, 9] {
+            all.lag_from(id, Seq(seq), &topic);
+        }
+        assert_eq!(all.get(id).lag.as_ref().unwrap().next, Seq(4));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(all.take_due_probes(Instant::now()), [id]);
+        assert!(all.take_due_probes(Instant::now()).is_empty(), "one probe at a time");
+        all.probed(id, Ok(()), Instant::now());
+        assert!(matches!(all.get(id).breaker, Breaker::Trial));
+        assert!(all.acknowledged(id, Instant::now()));
+        assert!(!all.get(id).takes_new_rows(), "it lags until the cursor is met");
+        all.get_mut(id).lag.as_mut().unwrap().reading = true;
+        all.lag_from(id, Seq(6), &topic);
+        all.get_mut(id).reread(Seq(9), true);
+        assert_eq!(all.get(id).lag.as_ref().unwrap().next, Seq(5), "a late row is gone back to");
+        all.get_mut(id).reread(Seq(9), true);
+        all.tidy(id);
+        assert!(all.get(id).takes_new_rows());
+        assert_eq!(all.disturbed().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn idle_destinations_are_forgotten() {
+        let mut all = Destinations::new(Duration::from_secs(1), Instant::now());
+        for n in 0..DESTINATIONS_KEPT * 3 {
+            all.find(0, &format!("d{n}").into());
+        }
+        assert!(all.slots.len() <= DESTINATIONS_KEPT);
+    }
+}

@@ -1,0 +1,347 @@
+//! The loop: waits for whatever comes first, books it, starts what may be started.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::delivery::Failure;
+use crate::route::Routes;
+use crate::store::{Hold, Room, Settled, Store, StoreError};
+use crate::telemetry::Telemetry;
+use crate::transport::Transport;
+
+use super::destinations::{DestinationId, Destinations};
+use super::holds::Holds;
+use super::lanes::Lanes;
+use super::publishing::Published;
+use super::reading::Reading;
+use super::settler::Settler;
+use super::tenure::Standing;
+use super::window::Window;
+use super::{Options, Relay, RelayError};
+
+/// Waits between attempts to reach a database that is away.
+const DATABASE_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Where the engine stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No lanes, or the database is away: nothing is read before `Instant`.
+    Waiting(Instant),
+    /// The store is being opened.
+    Opening,
+    /// Rows flow.
+    Running,
+    /// Nothing new starts; what is in flight is answered and settled.
+    Draining,
+}
+
+pub(super) struct Engine {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) transports: Vec<Arc<dyn Transport>>,
+    pub(super) routes: Routes,
+    pub(super) options: Options,
+    pub(super) telemetry: Telemetry,
+    pub(super) standing: watch::Receiver<Standing>,
+    /// What the store was opened with.
+    pub(super) tenancy: Standing,
+    pub(super) phase: Phase,
+    pub(super) window: Window,
+    pub(super) lanes: Lanes,
+    pub(super) holds: Holds,
+    pub(super) destinations: Destinations,
+    pub(super) settler: Settler,
+    pub(super) reading: Reading,
+    pub(super) publishing: FuturesUnordered<BoxFuture<'static, Published>>,
+    pub(super) probing: FuturesUnordered<BoxFuture<'static, (DestinationId, Result<(), Failure>)>>,
+    opening: Option<BoxFuture<'static, Result<Vec<Hold>, StoreError>>>,
+    writing: Option<BoxFuture<'static, Result<Settled, StoreError>>>,
+    changed: BoxFuture<'static, ()>,
+    stopping: bool,
+}
+
+/// What the loop woke up for.
+enum Event {
+    Published(Published),
+    Probed(DestinationId, Result<(), Failure>),
+    Opened(Result<Vec<Hold>, StoreError>),
+    Wrote(Result<Settled, StoreError>),
+    Read(super::reading::MainAnswer),
+    ReadAside(super::reading::SideAnswer),
+    Changed,
+    Standing,
+    Stop,
+    Time,
+}
+
+impl Engine {
+    pub(super) fn new(relay: Relay, standing: watch::Receiver<Standing>) -> Self {
+        let now = Instant::now();
+        let Relay { store, leases: _, transports, routes, options, telemetry } = relay;
+        Self {
+            window: Window::new(Room { rows: options.max_in_flight, bytes: options.max_in_flight_bytes }),
+            lanes: Lanes::new(options.lanes, transports.len()),
+            holds: Holds::default(),
+            destinations: Destinations::new(options.probe_interval, now),
+            settler: Settler::default(),
+            reading: Reading::new(&options, now),
+            publishing: FuturesUnordered::new(),
+            probing: FuturesUnordered::new(),
+            opening: None,
+            writing: None,
+            changed: changed(Arc::clone(&store)),
+            stopping: false,
+            phase: Phase::Waiting(now),
+            tenancy: Standing::none(now),
+            store,
+            transports,
+            routes,
+            options,
+            telemetry,
+            standing,
+        }
+    }
+
+    /// Acknowledged messages whose mark is not written.
+    pub(super) fn unmarked(&self) -> usize {
+        self.settler.unwritten()
+    }
+
+    pub(super) async fn run(&mut self, stop: CancellationToken) -> Result<(), RelayError> {
+        loop {
+            let now = Instant::now();
+            self.start(now);
+            if self.stopping && self.is_drained() {
+                return Ok(());
+            }
+            let event = self.next_event(&stop, now).await;
+            self.book(event, Instant::now())?;
+        }
+    }
+
+    async fn next_event(&mut self, stop: &CancellationToken, now: Instant) -> Event {
+        let wake_at = self.wake_at(now);
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if !self.stopping => Event::Stop,
+            changed = self.standing.changed(), if !self.stopping && changed_is_open(&self.standing) => {
+                drop(changed);
+                Event::Standing
+            }
+            Some(published) = self.publishing.next() => Event::Published(published),
+            wrote = some(&mut self.writing) => Event::Wrote(wrote),
+            answer = some(&mut self.reading.main) => Event::Read(answer),
+            answer = some(&mut self.reading.side) => Event::ReadAside(answer),
+            holds = some(&mut self.opening) => Event::Opened(holds),
+            Some((id, answer)) = self.probing.next() => Event::Probed(id, answer),
+            () = &mut self.changed => Event::Changed,
+            () = tokio::time::sleep_until(wake_at) => Event::Time,
+        }
+    }
+
+    fn book(&mut self, event: Event, now: Instant) -> Result<(), RelayError> {
+        match event {
+            Event::Published(published) => self.book_published(published, now),
+            Event::Probed(id, answer) => self.book_probe(id, answer, now),
+            Event::Opened(answer) => {
+                self.opening = None;
+                self.book_opened(answer, now)?;
+            }
+            Event::Wrote(answer) => {
+                self.writing = None;
+                self.book_written(answer, now)?;
+            }
+            Event::Read(answer) => {
+                self.reading.main = None;
+                self.book_read(answer, now)?;
+            }
+            Event::ReadAside(answer) => {
+                self.reading.side = None;
+                self.book_side(answer, now)?;
+            }
+            Event::Changed => {
+                self.changed = changed(Arc::clone(&self.store));
+                self.reading.pace.hint(now);
+            }
+            Event::Standing => self.book_standing(now),
+            Event::Stop => {
+                self.stopping = true;
+                self.drain("told to stop");
+            }
+            Event::Time => {}
+        }
+        Ok(())
+    }
+
+    /// Starts whatever may be started now.
+    fn start(&mut self, now: Instant) {
+        if self.phase == Phase::Running && !self.tenancy.is_valid(now) {
+            self.lose_lease();
+        }
+        match self.phase {
+            Phase::Running => {
+                self.publish_ready(now);
+                self.start_reads(now);
+                self.start_probes(now);
+            }
+            Phase::Draining if self.is_drained() && !self.stopping => self.phase = Phase::Waiting(now),
+            Phase::Waiting(_) | Phase::Opening | Phase::Draining => {}
+        }
+        if let Phase::Waiting(not_before) = self.phase
+            && now >= not_before
+            && !self.stopping
+        {
+            self.tenancy = self.standing.borrow().clone();
+            if self.tenancy.is_valid(now) {
+                self.phase = Phase::Opening;
+                self.opening = Some(open(Arc::clone(&self.store), self.tenancy.clone(), self.routes.any_strict()));
+            }
+        }
+        if self.writing.is_none()
+            && let Some(settlement) = self.settler.next(now, self.phase == Phase::Draining)
+        {
+            let store = Arc::clone(&self.store);
+            let metrics = Arc::clone(&self.telemetry.metrics);
+            self.writing = Some(Box::pin(async move {
+                let started = Instant::now();
+                let answer = store.settle(&settlement).await;
+                metrics.settle_latency(started.elapsed());
+                answer
+            }));
+        }
+        self.telemetry.metrics.window(self.window.len(), self.window.bytes());
+    }
+
+    fn wake_at(&self, now: Instant) -> Instant {
+        let far = now + self.options.lease_ttl;
+        let phase = match self.phase {
+            Phase::Waiting(time) => time.max(now + DATABASE_RETRY / 5),
+            Phase::Running => self.reading.wake_at(&self.window, now).min(self.tenancy.valid_until),
+            Phase::Opening | Phase::Draining => far,
+        };
+        let probe = if self.phase == Phase::Running { self.destinations.next_probe().unwrap_or(far) } else { far };
+        phase.min(probe).min(self.settler.wake_at().unwrap_or(far)).min(far)
+    }
+
+    fn is_drained(&self) -> bool {
+        self.publishing.is_empty() && self.settler.is_idle() && self.writing.is_none() && self.opening.is_none()
+    }
+
+    /// Forgets what is queued and reads nothing more; what is in flight is still answered and settled.
+    pub(super) fn drain(&mut self, why: &str) {
+        if self.phase == Phase::Draining {
+            return;
+        }
+        tracing::debug!(why, in_flight = self.lanes.in_flight(), "draining");
+        self.phase = Phase::Draining;
+        self.opening = None;
+        self.reading.stop(&mut self.window);
+        for entry in self.lanes.remove(|_| true) {
+            self.window.release(entry.size);
+            self.window.forget(entry.envelope.message.seq);
+        }
+    }
+
+    fn lose_lease(&mut self) {
+        tracing::warn!("the lease could have ended: publishing stops until it is renewed");
+        self.telemetry.metrics.lease_lost();
+        for transport in &self.transports {
+            transport.abandon();
+        }
+        self.drain("lease lost");
+    }
+
+    fn book_standing(&mut self, now: Instant) {
+        let standing = self.standing.borrow_and_update().clone();
+        self.telemetry.health.lanes(standing.lanes.len(), usize::from(self.options.lanes));
+        self.telemetry.metrics.lanes_owned(standing.lanes.len());
+        match self.phase {
+            Phase::Running | Phase::Opening if standing.lanes != self.tenancy.lanes => self.drain("lanes changed"),
+            Phase::Running | Phase::Opening => self.tenancy = standing,
+            Phase::Waiting(time) => self.phase = Phase::Waiting(time.min(now)),
+            Phase::Draining => {}
+        }
+    }
+
+    fn book_opened(&mut self, answer: Result<Vec<Hold>, StoreError>, now: Instant) -> Result<(), RelayError> {
+        match answer {
+            Ok(holds) => {
+                debug_assert!(self.window.is_empty(), "nothing is unsettled when the store is opened");
+                self.telemetry.health.database_up();
+                self.destinations.reset();
+                self.holds.clear();
+                for hold in holds {
+                    self.remember_hold(&hold);
+                }
+                self.reading.restart(now);
+                self.phase = Phase::Running;
+            }
+            Err(error) => {
+                self.database_away(error, now)?;
+                self.phase = Phase::Waiting(now + DATABASE_RETRY);
+            }
+        }
+        Ok(())
+    }
+
+    fn book_written(&mut self, answer: Result<Settled, StoreError>, now: Instant) -> Result<(), RelayError> {
+        match answer {
+            Ok(settled) => {
+                let settlement = self.settler.written().expect("an answer follows a settlement");
+                self.telemetry.health.progress();
+                if settled.stale > 0 {
+                    tracing::warn!(rows = settled.stale, "settled rows no longer matched: changed, or lane lost");
+                }
+                for mark in &settlement.relayed {
+                    self.window.forget(mark.seq);
+                }
+                for failed in &settlement.failures {
+                    self.book_failure_written(failed, now);
+                }
+            }
+            Err(error) => {
+                self.database_away(error, now)?;
+                self.settler.not_written(now, now + DATABASE_RETRY);
+                self.drain("a settlement could not be written");
+            }
+        }
+        Ok(())
+    }
+
+    /// The database did not answer: everything read before is doubtful. What only a person can mend ends the relay.
+    pub(super) fn database_away(&mut self, error: StoreError, now: Instant) -> Result<(), RelayError> {
+        match error {
+            StoreError::Misconfigured(_) => return Err(error.into()),
+            StoreError::Unavailable(source) => self.telemetry.health.database_down(&*source, now),
+        }
+        Ok(())
+    }
+}
+
+fn changed(store: Arc<dyn Store>) -> BoxFuture<'static, ()> {
+    Box::pin(async move { store.changed().await })
+}
+
+fn open(store: Arc<dyn Store>, standing: Standing, failed_too: bool) -> BoxFuture<'static, Result<Vec<Hold>, StoreError>> {
+    Box::pin(async move {
+        store.open(&standing.lanes).await?;
+        store.holds(None, failed_too).await
+    })
+}
+
+/// A closed channel would be ready for ever: the lease task has ended, and the relay with it.
+fn changed_is_open(standing: &watch::Receiver<Standing>) -> bool {
+    standing.has_changed().is_ok()
+}
+
+/// The future in the slot, or none for ever.
+async fn some<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
+    match slot {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,259 @@
+//! Keys that wait: a row that retries (order = key, strict) or has failed (strict) holds the later rows of its key.
+//!
+//! ```text
+//!   hold(seq) ──> held: later rows park here by seq, payload dropped
+//!                   │ last holder resolved (relayed, failed under order = key, retried or discarded by an operator)
+//!                   v
+//!              releasing: parked rows are recalled in seq order and go to the front of their queue, marked `released`
+//!                   │ nothing parked any more
+//!                   v
+//!                 gone
+//! ```
+//!
+//! Holds live in the database (waiting and failed rows); this is their image, rebuilt from it at every `open`. Parked rows
+//! are remembered by `seq` up to a cap; past it only where to read on from, so that memory stays bounded.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::message::Seq;
+
+/// Parked rows remembered one by one, per key and over all keys.
+const PARKED_PER_KEY: usize = 1_000;
+const PARKED_IN_ALL: usize = 100_000;
+
+/// A (topic, key).
+pub(crate) type KeyId = Arc<(Arc<str>, Box<str>)>;
+
+#[derive(Debug, Default)]
+struct Hold {
+    holders: BTreeSet<Seq>,
+    parked: BTreeSet<Seq>,
+    /// Rows in this range are parked too, but not remembered one by one.
+    unremembered: Option<(Seq, Seq)>,
+    recalling: bool,
+}
+
+/// What to fetch for a key that is being released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recall {
+    /// These rows.
+    Rows(Vec<Seq>),
+    /// The key's pending rows from here on.
+    From(Seq),
+}
+
+#[derive(Default)]
+pub(crate) struct Holds {
+    keys: HashMap<Arc<str>, HashMap<Box<str>, (KeyId, Hold)>>,
+    holders: HashMap<Seq, (KeyId, bool)>,
+    releasing: VecDeque<KeyId>,
+    count: usize,
+    parked: usize,
+}
+
+impl Holds {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Keys held or being released.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether this row holds its key.
+    pub(crate) fn is_holder(&self, seq: Seq) -> bool {
+        self.holders.contains_key(&seq)
+    }
+
+    /// Rows that hold a key.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = Seq> {
+        self.holders.keys().copied()
+    }
+
+    fn get_mut(&mut self, topic: &str, key: &str) -> Option<&mut (KeyId, Hold)> {
+        self.keys.get_mut(topic)?.get_mut(key)
+    }
+
+    /// Whether `seq` goes on holding its key once it has failed for good.
+    pub(crate) fn is_strict(&self, seq: Seq) -> bool {
+        self.holders.get(&seq).is_some_and(|(_, strict)| *strict)
+    }
+
+    /// From now on `seq` holds its key; `strict`: even once it has failed for good.
+    pub(crate) fn hold(&mut self, topic: &Arc<str>, key: &str, seq: Seq, strict: bool) {
+        let keys = self.keys.entry(Arc::clone(topic)).or_default();
+        let (id, hold) = keys.entry(key.into()).or_insert_with(|| {
+            self.count += 1;
+            (Arc::new((Arc::clone(topic), key.into())), Hold::default())
+        });
+        hold.holders.insert(seq);
+        self.holders.insert(seq, (Arc::clone(id), strict));
+    }
+
+    /// Whether a row of this key must wait, and if so parks it. Call it when the row's turn comes, not before.
+    pub(crate) fn park(&mut self, topic: &str, key: &str, seq: Seq, released: bool) -> bool {
+        let may_remember = self.parked < PARKED_IN_ALL;
+        let Some((_, hold)) = self.get_mut(topic, key) else { return false };
+        if hold.holders.contains(&seq) || (released && hold.holders.is_empty()) {
+            return false;
+        }
+        match &mut hold.unremembered {
+            Some((from, to)) if seq >= *from => *to = seq.max(*to),
+            Some(_) | None if may_remember && hold.parked.len() < PARKED_PER_KEY => {
+                if hold.parked.insert(seq) {
+                    self.parked += 1;
+                }
+            }
+            Some((from, _)) => *from = seq,
+            None => hold.unremembered = Some((seq, seq)),
+        }
+        true
+    }
+
+    /// `seq` no longer holds its key. When it was the last, the key's parked rows are released.
+    pub(crate) fn resolve(&mut self, seq: Seq) {
+        let Some((id, _)) = self.holders.remove(&seq) else { return };
+        let (_, hold) = self.get_mut(&id.0, &id.1).expect("a holder's key is held");
+        hold.holders.remove(&seq);
+        if !hold.holders.is_empty() || hold.recalling {
+            return;
+        }
+        self.release(id);
+    }
+
+    fn release(&mut self, id: KeyId) {
+        let (_, hold) = self.get_mut(&id.0, &id.1).expect("only held keys are released");
+        if hold.parked.is_empty() && hold.unremembered.is_none() {
+            self.remove(&id);
+        } else {
+            hold.recalling = true;
+            self.releasing.push_back(id);
+        }
+    }
+
+    fn remove(&mut self, id: &KeyId) {
+        let keys = self.keys.get_mut(&*id.0).expect("only held keys are removed");
+        keys.remove(&*id.1);
+        if keys.is_empty() {
+            self.keys.remove(&*id.0);
+        }
+        self.count -= 1;
+    }
+
+    /// The next key whose parked rows may be fetched, at most `rows` of them.
+    pub(crate) fn next_recall(&mut self, rows: usize) -> Option<(KeyId, Recall)> {
+        while let Some(id) = self.releasing.pop_front() {
+            let (_, hold) = self.get_mut(&id.0, &id.1).expect("only held keys are released");
+            if !hold.holders.is_empty() {
+                // Held anew meanwhile: its next release lists it again.
+                hold.recalling = false;
+                continue;
+            }
+            let first = hold.parked.first().copied();
+            let recall = match hold.unremembered {
+                Some((from, _)) if first.is_none_or(|first| from < first) => Recall::From(from),
+                Some(_) | None => Recall::Rows(hold.parked.iter().take(rows).copied().collect()),
+            };
+            return Some((id, recall));
+        }
+        None
+    }
+
+    /// The recall of `id` could not be made or finished: its turn comes again.
+    pub(crate) fn recall_again(&mut self, id: KeyId) {
+        self.releasing.push_back(id);
+    }
+
+    /// Everything parked up to `upto` has been fetched: what was pending of it is queued again.
+    pub(crate) fn recalled(&mut self, id: KeyId, upto: Seq) {
+        let (_, hold) = self.get_mut(&id.0, &id.1).expect("a recall holds its key");
+        let rest = hold.parked.split_off(&Seq(upto.0 + 1));
+        let gone = std::mem::replace(&mut hold.parked, rest).len();
+        if let Some((from, to)) = hold.unremembered
+            && from <= upto
+        {
+            hold.unremembered = (to > upto).then_some((Seq(upto.0 + 1), to));
+        }
+        hold.recalling = false;
+        let free = hold.holders.is_empty();
+        self.parked -= gone;
+        if free {
+            self.release(id);
+        }
+    }
+
+    /// Forgets everything: the store is opened anew.
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic() -> Arc<str> {
+        "t".into()
+    }
+
+    #[test]
+    fn rows_behind_a_holder_park_and_come_back_in_order() {
+        let mut holds = Holds::default();
+        holds.hold(&topic(), "k", Seq(5), false);
+        assert!(!holds.park("t", "k", Seq(5), false), "the holder itself may go");
+        assert!(holds.park("t", "k", Seq(9), false) && holds.park("t", "k", Seq(7), false));
+        assert!(!holds.park("t", "other", Seq(8), false));
+        assert_eq!(holds.next_recall(10), None);
+        holds.resolve(Seq(5));
+        let (id, recall) = holds.next_recall(1).unwrap();
+        assert_eq!(recall, Recall::Rows(vec![Seq(7)]));
+        assert!(holds.park("t", "k", Seq(11), false), "new rows stay behind what is parked");
+        holds.recalled(id, Seq(7));
+        assert!(!holds.park("t", "k", Seq(7), true), "released rows pass");
+        let (id, recall) = holds.next_recall(10).unwrap();
+        assert_eq!(recall, Recall::Rows(vec![Seq(9), Seq(11)]));
+        holds.recalled(id, Seq(11));
+        assert!(holds.is_empty());
+    }
+
+    #[test]
+    fn a_key_held_anew_while_it_is_released_keeps_its_rows() {
+        let mut holds = Holds::default();
+        holds.hold(&topic(), "k", Seq(1), false);
+        for seq in 2..5 {
+            assert!(holds.park("t", "k", Seq(seq), false));
+        }
+        holds.resolve(Seq(1));
+        let (id, _) = holds.next_recall(1).unwrap();
+        holds.recalled(id, Seq(2));
+        holds.hold(&topic(), "k", Seq(2), false);
+        assert_eq!(holds.next_recall(10), None);
+        assert!(holds.park("t", "k", Seq(3), true), "a released row waits behind the new holder");
+        holds.resolve(Seq(2));
+        assert_eq!(holds.next_recall(10).unwrap().1, Recall::Rows(vec![Seq(3), Seq(4)]));
+    }
+
+    #[test]
+    fn past_the_cap_only_the_place_to_read_on_from_is_kept() {
+        let mut holds = Holds::default();
+        holds.hold(&topic(), "k", Seq(0), false);
+        for seq in 1..=5_000 {
+            assert!(holds.park("t", "k", Seq(seq), false));
+        }
+        assert_eq!(holds.parked, PARKED_PER_KEY);
+        holds.resolve(Seq(0));
+        let (id, recall) = holds.next_recall(5_000).unwrap();
+        assert!(matches!(recall, Recall::Rows(rows) if rows.len() == PARKED_PER_KEY));
+        holds.recalled(id, Seq(1_000));
+        let (id, recall) = holds.next_recall(5_000).unwrap();
+        assert_eq!(recall, Recall::From(Seq(1_001)));
+        holds.recalled(id, Seq(3_000));
+        let (id, recall) = holds.next_recall(5_000).unwrap();
+        assert_eq!(recall, Recall::From(Seq(3_001)));
+        holds.recalled(id, Seq(5_000));
+        assert!(holds.is_empty());
+        assert_eq!(holds.parked, 0);
+    }
+}

@@ -1,0 +1,129 @@
+//! Queues: one per lane and transport, each with at most one batch in flight.
+//!
+//! A key belongs to one lane and one route, so to one queue: it is never in two batches at a time. A slow transport
+//! holds up its own queues only. Lanes run concurrently; which of the ready ones starts first is first come, first served.
+
+use std::collections::VecDeque;
+
+use crate::store::Lane;
+use crate::transport::Envelope;
+
+use super::destinations::DestinationId;
+
+/// A row on its way: what is sent, and what the engine needs to know when it comes back.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) envelope: Envelope,
+    pub(crate) lane: Lane,
+    pub(crate) destination: DestinationId,
+    pub(crate) route: usize,
+    /// Bytes counted in the window.
+    pub(crate) size: usize,
+    /// It waited behind a hold that is being released: it goes before what waits there still.
+    pub(crate) released: bool,
+}
+
+/// Index of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct QueueId(usize);
+
+#[derive(Default)]
+struct Queue {
+    entries: VecDeque<Entry>,
+    in_flight: bool,
+    listed: bool,
+}
+
+pub(crate) struct Lanes {
+    queues: Vec<Queue>,
+    transports: usize,
+    ready: VecDeque<QueueId>,
+    in_flight: usize,
+}
+
+impl Lanes {
+    pub(crate) fn new(lanes: Lane, transports: usize) -> Self {
+        let count = usize::from(lanes) * transports;
+        Self {
+            queues: std::iter::repeat_with(Queue::default).take(count).collect(),
+            transports,
+            ready: VecDeque::with_capacity(count),
+            in_flight: 0,
+        }
+    }
+
+    /// The queue of a lane's messages for one transport.
+    pub(crate) fn queue(&self, lane: Lane, transport: usize) -> QueueId {
+        QueueId(usize::from(lane) * self.transports + transport)
+    }
+
+    /// The transport a queue's batches go to.
+    pub(crate) fn transport(&self, queue: QueueId) -> usize {
+        queue.0 % self.transports
+    }
+
+    /// Batches in flight.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    pub(crate) fn push_back(&mut self, queue: QueueId, entry: Entry) {
+        self.queues[queue.0].entries.push_back(entry);
+        self.list(queue);
+    }
+
+    /// Puts entries before all others, keeping their order.
+    pub(crate) fn push_front(&mut self, queue: QueueId, entries: Vec<Entry>) {
+        for entry in entries.into_iter().rev() {
+            self.queues[queue.0].entries.push_front(entry);
+        }
+        self.list(queue);
+    }
+
+    fn list(&mut self, queue: QueueId) {
+        let state = &mut self.queues[queue.0];
+        if !state.listed && !state.in_flight && !state.entries.is_empty() {
+            state.listed = true;
+            self.ready.push_back(queue);
+        }
+    }
+
+    /// The next queue that has entries and no batch in flight.
+    pub(crate) fn next_ready(&mut self) -> Option<QueueId> {
+        let queue = self.ready.pop_front()?;
+        self.queues[queue.0].listed = false;
+        Some(queue)
+    }
+
+    /// Takes the first entry of a queue.
+    pub(crate) fn pop(&mut self, queue: QueueId) -> Option<Entry> {
+        self.queues[queue.0].entries.pop_front()
+    }
+
+    /// The queue's batch is handed to the transport.
+    pub(crate) fn depart(&mut self, queue: QueueId) {
+        debug_assert!(!self.queues[queue.0].in_flight, "one batch in flight per queue");
+        self.queues[queue.0].in_flight = true;
+        self.in_flight += 1;
+    }
+
+    /// The transport has answered for the queue's batch.
+    pub(crate) fn arrive(&mut self, queue: QueueId) {
+        self.queues[queue.0].in_flight = false;
+        self.in_flight -= 1;
+        self.list(queue);
+    }
+
+    /// Takes out every queued entry for which `pick` says so; batches in flight are not touched.
+    pub(crate) fn remove(&mut self, mut pick: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        let mut removed = Vec::new();
+        for queue in &mut self.queues {
+            if queue.entries.iter().any(&mut pick) {
+                let (out, stay): (VecDeque<_>, VecDeque<_>) = queue.entries.drain(..).partition(&mut pick);
+                queue.entries = stay;
+                removed.extend(out);
+            }
+        }
+        removed
+    }
+}

@@ -1,0 +1,279 @@
+//! From queues to transports and back: batches out, outcomes in, each decided on its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::delivery::{Disposition, Failure, Order, Outcome, Policy, decide};
+use crate::store::{Epoch, FailedAttempt, Lane, Mark};
+use crate::transport::Envelope;
+
+use super::destinations::DestinationId;
+use super::engine::Engine;
+use super::lanes::{Entry, QueueId};
+
+/// Bytes of one batch, about: a batch of large messages ends early, so that one lane does not hold the whole window.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// What the engine remembers of a message in flight.
+pub(super) struct Slip {
+    lane: Lane,
+    epoch: Epoch,
+    destination: DestinationId,
+    route: usize,
+    size: usize,
+    released: bool,
+}
+
+/// A batch the transport has answered for.
+pub(super) struct Published {
+    queue: QueueId,
+    sent_at: Instant,
+    batch: Vec<Envelope>,
+    slips: Vec<Slip>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Engine {
+    /// Hands a batch of every ready queue to its transport.
+    pub(super) fn publish_ready(&mut self, now: Instant) {
+        while let Some(queue) = self.lanes.next_ready() {
+            let (batch, slips) = self.form_batch(queue);
+            if batch.is_empty() {
+                continue;
+            }
+            for slip in &slips {
+                self.destinations.get_mut(slip.destination).waiting_since.get_or_insert(now);
+            }
+            self.lanes.depart(queue);
+            let transport = Arc::clone(&self.transports[self.lanes.transport(queue)]);
+            self.publishing.push(Box::pin(async move {
+                let sent_at = Instant::now();
+                let outcomes = transport.publish(&batch).await;
+                Published { queue, sent_at, batch, slips, outcomes }
+            }));
+        }
+    }
+
+    fn form_batch(&mut self, queue: QueueId) -> (Vec<Envelope>, Vec<Slip>) {
+        let (mut batch, mut slips, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while batch.len() < self.options.batch_size && bytes < BATCH_BYTES {
+            let Some(entry) = self.lanes.pop(queue) else { break };
+            let message = &entry.envelope.message;
+            if self.destinations.get(entry.destination).is_open() {
+                self.send_back(&entry);
+                continue;
+            }
+            if let (Order::Key | Order::Strict, Some(key)) = (entry.envelope.order, &message.key)
+                && !self.holds.is_empty()
+                && self.holds.park(&message.topic, key, message.seq, entry.released)
+            {
+                self.let_go(&entry);
+                continue;
+            }
+            let Some(epoch) = self.tenancy.lanes.get(&entry.lane).copied() else {
+                self.let_go(&entry);
+                continue;
+            };
+            bytes += entry.size;
+            let Entry { envelope, lane, destination, route, size, released } = entry;
+            batch.push(envelope);
+            slips.push(Slip { lane, epoch, destination, route, size, released });
+        }
+        (batch, slips)
+    }
+
+    /// The row leaves memory; the database still has it.
+    fn let_go(&mut self, entry: &Entry) {
+        self.destinations.get_mut(entry.destination).outstanding -= 1;
+        self.window.release(entry.size);
+        self.window.forget(entry.envelope.message.seq);
+    }
+
+    /// The row leaves memory, and its destination lags from it.
+    fn send_back(&mut self, entry: &Entry) {
+        let message = &entry.envelope.message;
+        // A row that waited for a time is found again by that, once the destination is back.
+        if message.attempt == 1 && message.replay == 0 {
+            self.destinations.lag_from(entry.destination, message.seq, &message.topic);
+        }
+        self.let_go(entry);
+    }
+
+    pub(super) fn book_published(&mut self, published: Published, now: Instant) {
+        let Published { queue, sent_at, batch, slips, mut outcomes } = published;
+        outcomes.resize_with(batch.len(), || {
+            Outcome::Refused(Failure::new(crate::delivery::FailureClass::TimedOut, "no_answer", "the transport gave no answer"))
+        });
+        let latency = now.saturating_duration_since(sent_at);
+        self.telemetry.metrics.publish_latency(self.lanes.transport(queue), latency);
+        // Acknowledgements first: they tell whether a destination is alive.
+        for (slip, outcome) in slips.iter().zip(&outcomes) {
+            let destination = self.destinations.get_mut(slip.destination);
+            destination.waiting_since = (destination.outstanding > 0).then_some(now);
+            if matches!(outcome, Outcome::Acknowledged { .. }) && self.destinations.acknowledged(slip.destination, now) {
+                self.report_recovered(slip.destination);
+            }
+        }
+        let mut again = Vec::new();
+        for ((envelope, slip), outcome) in batch.into_iter().zip(slips).zip(outcomes) {
+            if let Some(entry) = self.book_outcome(envelope, slip, outcome, (sent_at, now)) {
+                again.push(entry);
+            }
+        }
+        self.lanes.push_front(queue, again);
+        self.lanes.arrive(queue);
+    }
+
+    /// Books one message; answers it when it is to be sent again.
+    fn book_outcome(
+        &mut self,
+        envelope: Envelope,
+        slip: Slip,
+        outcome: Outcome,
+        (sent_at, now): (Instant, Instant),
+    ) -> Option<Entry> {
+        let message = &envelope.message;
+        let mark = Mark { seq: message.seq, id: message.id, lane: slip.lane, epoch: slip.epoch };
+        if let Outcome::Acknowledged { duplicate } = outcome {
+            self.telemetry.metrics.relayed(slip.route, message.age + now.saturating_duration_since(sent_at), duplicate);
+            self.leave_for_settling(&slip);
+            self.settler.relayed(mark, now);
+            if !self.holds.is_empty() {
+                self.holds.resolve(message.seq);
+            }
+            return None;
+        }
+        let route = self.routes.get(slip.route);
+        let policy = Policy {
+            attempt: message.attempt,
+            max_attempts: message.max_attempts.unwrap_or(route.max_attempts),
+            backoff: route.backoff,
+            count_outages: self.options.count_outages,
+            destination_alive: self.destinations.get(slip.destination).alive_at.is_some_and(|alive| alive >= sent_at),
+        };
+        let (failure, retry_in) = match decide(outcome, policy, fastrand::f64()) {
+            Disposition::Relay => return None,
+            Disposition::Resend => return self.resend(envelope, slip),
+            Disposition::Pause(failure) => {
+                let entry = entry(envelope, slip);
+                self.pause(entry.destination, failure, now);
+                self.send_back(&entry);
+                return None;
+            }
+            Disposition::Retry { delay, failure } => (failure, Some(delay)),
+            Disposition::Fail(failure) => (failure, None),
+        };
+        self.report_failure(&envelope, &slip, &failure, retry_in);
+        let holds = match envelope.order {
+            Order::Strict => true,
+            Order::Key => retry_in.is_some(),
+            Order::None => false,
+        };
+        if let (true, Some(key)) = (holds, &message.key) {
+            self.holds.hold(&message.topic, key, message.seq, envelope.order == Order::Strict);
+        }
+        self.leave_for_settling(&slip);
+        let attempt = FailedAttempt {
+            mark,
+            attempt: message.attempt,
+            retry_in,
+            class: failure.class,
+            code: failure.code.into_owned(),
+            error: failure.error,
+            latency: now.saturating_duration_since(sent_at),
+        };
+        self.settler.failed(attempt, now);
+        None
+    }
+
+    /// The payload is done with; the row stays in the window until its end is written.
+    fn leave_for_settling(&mut self, slip: &Slip) {
+        self.window.release(slip.size);
+        self.destinations.get_mut(slip.destination).outstanding -= 1;
+    }
+
+    /// An earlier message of its key was not acknowledged, so this one was not sent.
+    fn resend(&mut self, envelope: Envelope, slip: Slip) -> Option<Entry> {
+        let entry = entry(envelope, slip);
+        if self.phase == super::engine::Phase::Running && !self.destinations.get(entry.destination).is_open() {
+            return Some(entry);
+        }
+        self.send_back(&entry);
+        None
+    }
+
+    fn pause(&mut self, id: DestinationId, failure: Failure, now: Instant) {
+        let error = failure.error.clone();
+        if self.destinations.pause(id, failure, now) {
+            let destination = self.destinations.get(id);
+            self.telemetry.paused(destination.transport, &destination.name, &error);
+        }
+        // Its queued rows go back too, or they would be sent before this one.
+        for entry in self.lanes.remove(|entry| entry.destination == id) {
+            self.send_back(&entry);
+        }
+    }
+
+    fn report_recovered(&self, id: DestinationId) {
+        let destination = self.destinations.get(id);
+        self.telemetry.recovered(destination.transport, &destination.name);
+    }
+
+    fn report_failure(&self, envelope: &Envelope, slip: &Slip, failure: &Failure, retry_in: Option<Duration>) {
+        let message = &envelope.message;
+        let transport = self.routes.get(slip.route).transport;
+        self.telemetry.attempt_failed(transport, failure);
+        if let Some(delay) = retry_in {
+            tracing::debug!(seq = %message.seq, attempt = message.attempt, ?delay, error = %failure.error, "attempt failed");
+        } else {
+            self.telemetry.failed(slip.route, failure);
+            tracing::warn!(
+                seq = %message.seq, id = %message.id, topic = %message.topic, attempt = message.attempt,
+                code = %failure.code, error = %failure.error, "message failed"
+            );
+        }
+    }
+
+    /// A failure is in the database: the row is out of memory, and what it held goes on if it failed for good.
+    pub(super) fn book_failure_written(&mut self, failed: &FailedAttempt, now: Instant) {
+        self.window.forget(failed.mark.seq);
+        match failed.retry_in {
+            Some(delay) => self.reading.due_in(delay, now),
+            None if self.holds.is_empty() => {}
+            None => {
+                if !self.holds.is_strict(failed.mark.seq) {
+                    self.holds.resolve(failed.mark.seq);
+                }
+            }
+        }
+    }
+
+    /// Looks at paused destinations, and at those that have not answered for a while: whether a timeout counts depends on it.
+    pub(super) fn start_probes(&mut self, now: Instant) {
+        for id in self.destinations.take_due_probes(now) {
+            let destination = self.destinations.get(id);
+            let transport = Arc::clone(&self.transports[destination.transport]);
+            let name = Arc::clone(&destination.name);
+            self.probing.push(Box::pin(async move { (id, transport.probe(&name).await) }));
+        }
+    }
+
+    pub(super) fn book_probe(&mut self, id: DestinationId, answer: Result<(), Failure>, now: Instant) {
+        let was_open = self.destinations.get(id).is_open();
+        self.destinations.probed(id, answer, now);
+        if was_open && !self.destinations.get(id).is_open() {
+            self.reading.due_again();
+            self.reading.pace.hint(now);
+            if self.destinations.tidy(id) {
+                self.report_recovered(id);
+            }
+        }
+    }
+}
+
+fn entry(envelope: Envelope, slip: Slip) -> Entry {
+    let Slip { lane, epoch: _, destination, route, size, released } = slip;
+    Entry { envelope, lane, destination, route, size, released }
+}

@@ -1,0 +1,155 @@
+//! What the engine holds in memory: which rows, and how many bytes.
+//!
+//! The window is the bound of promise P6 and of the duplicates of P2: a row is in it from admission until what became of
+//! it is settled. It is also the engine's memory of which rows it must not admit a second time: a reread, a sweep or a
+//! walk over due rows shows rows that are still on their way, or whose mark was committed after that read's snapshot.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::message::Seq;
+use crate::store::Room;
+
+/// Sequence numbers are dense and trusted: one multiplication spreads them well enough.
+#[derive(Default)]
+pub(crate) struct SeqHasher(u64);
+
+impl Hasher for SeqHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_i64(i64::from(*byte));
+        }
+    }
+
+    fn write_i64(&mut self, value: i64) {
+        self.0 = (self.0 ^ value.cast_unsigned()).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+}
+
+pub(crate) type SeqSet = HashSet<Seq, BuildHasherDefault<SeqHasher>>;
+
+/// See the module.
+pub(crate) struct Window {
+    limit: Room,
+    rows: SeqSet,
+    bytes: usize,
+    reserved: Room,
+    overlapping_reads: usize,
+    forgotten: SeqSet,
+}
+
+impl Window {
+    pub(crate) fn new(limit: Room) -> Self {
+        Self {
+            limit,
+            rows: SeqSet::default(),
+            bytes: 0,
+            reserved: Room { rows: 0, bytes: 0 },
+            overlapping_reads: 0,
+            forgotten: SeqSet::default(),
+        }
+    }
+
+    /// Rows in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Bytes in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Whether the row is in memory.
+    pub(crate) fn holds(&self, seq: Seq) -> bool {
+        self.rows.contains(&seq)
+    }
+
+    /// What is free and not promised to a read under way.
+    pub(crate) fn free(&self) -> Room {
+        Room {
+            rows: self.limit.rows.saturating_sub(self.rows.len() + self.reserved.rows),
+            bytes: self.limit.bytes.saturating_sub(self.bytes + self.reserved.bytes),
+        }
+    }
+
+    /// Promises `room` to a read. Every reserve is followed by one `unreserve` of the same room.
+    pub(crate) fn reserve(&mut self, room: Room) {
+        self.reserved.rows += room.rows;
+        self.reserved.bytes += room.bytes;
+    }
+
+    pub(crate) fn unreserve(&mut self, room: Room) {
+        self.reserved.rows -= room.rows;
+        self.reserved.bytes -= room.bytes;
+    }
+
+    /// A read that may show rows in memory has started; what is forgotten until it ends is remembered for it.
+    pub(crate) fn overlap_begins(&mut self) {
+        self.overlapping_reads += 1;
+    }
+
+    /// That read's rows have all been offered.
+    pub(crate) fn overlap_ends(&mut self) {
+        self.overlapping_reads -= 1;
+        if self.overlapping_reads == 0 {
+            self.forgotten.clear();
+        }
+    }
+
+    /// Takes a row in; `false` when it is here already, or was until a moment ago.
+    pub(crate) fn admit(&mut self, seq: Seq, bytes: usize) -> bool {
+        if self.forgotten.contains(&seq) || !self.rows.insert(seq) {
+            return false;
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    /// The row's payload was dropped; the row itself is still on its way.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.bytes -= bytes;
+    }
+
+    /// The row's end is written (or it went back to the database): whoever reads from now on sees the truth.
+    pub(crate) fn forget(&mut self, seq: Seq) {
+        if self.rows.remove(&seq) && self.overlapping_reads > 0 {
+            self.forgotten.insert(seq);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_settled_during_an_overlapping_read_is_not_admitted_from_it() {
+        let mut window = Window::new(Room { rows: 10, bytes: 100 });
+        assert!(window.admit(Seq(1), 10));
+        window.overlap_begins();
+        window.release(10);
+        window.forget(Seq(1));
+        assert!(!window.admit(Seq(1), 10), "the read's snapshot is older than the mark");
+        window.overlap_ends();
+        assert!(window.admit(Seq(1), 10), "an operator may have replayed it since");
+    }
+
+    #[test]
+    fn reservations_and_rows_share_the_limit() {
+        let mut window = Window::new(Room { rows: 10, bytes: 100 });
+        window.reserve(Room { rows: 4, bytes: 40 });
+        assert!(window.admit(Seq(1), 50));
+        assert_eq!(window.free(), Room { rows: 5, bytes: 10 });
+        window.unreserve(Room { rows: 4, bytes: 40 });
+        assert_eq!(window.free(), Room { rows: 9, bytes: 50 });
+    }
+}

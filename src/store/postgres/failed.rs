@@ -1,0 +1,349 @@
+//! What operators do with failed messages: choose, list, show, retry, discard.
+//!
+//! A command chooses its rows once, in one snapshot, and then works through them in steps of [`STEP`], each a transaction
+//! that also writes the audit: killed half way, it has done some steps whole, and running it again does the rest. Rows that
+//! fail while it runs are not its business. Only the database is written; no daemon needs to run.
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::database::{Database, Role};
+use super::moment::Moment;
+use super::sql::{Names, Statement};
+use crate::message::Seq;
+use crate::store::StoreError;
+
+const CHOOSE: &str = include_str!("../../../sql/failed_choose.sql");
+const LIST: &str = include_str!("../../../sql/failed_list.sql");
+const SHOW: &str = include_str!("../../../sql/failed_show.sql");
+const RETRY: &str = include_str!("../../../sql/failed_retry.sql");
+const DISCARD: &str = include_str!("../../../sql/failed_discard.sql");
+
+/// Rows a step of a bulk command changes at most, and rows [`list`] should be asked for at a time.
+pub const STEP: usize = 1000;
+
+/// How a person names one message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum MessageRef {
+    /// By its place in the outbox.
+    Seq(i64),
+    /// By its message id.
+    Id(Uuid),
+}
+
+impl std::str::FromStr for MessageRef {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(seq) = text.parse() {
+            return Ok(Self::Seq(seq));
+        }
+        Uuid::parse_str(text)
+            .map(Self::Id)
+            .map_err(|_| "neither a uuid nor a seq".to_owned())
+    }
+}
+
+impl std::fmt::Display for MessageRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Seq(seq) => seq.fmt(f),
+            Self::Id(id) => id.hyphenated().fmt(f),
+        }
+    }
+}
+
+/// Which failed messages: every part given must hold. Kept in the audit as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Filter {
+    /// This topic, exactly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// This key, exactly; an empty key is a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// One of these; none: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<MessageRef>,
+    /// Failed since then; a distance is before now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Moment>,
+    /// `last_error` contains this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Filter {
+    /// Whether it lets every failed message through.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An answer of [`choose`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// The rows, in order.
+    pub seqs: Vec<Seq>,
+    /// Ids of the filter that no chosen row has.
+    pub unknown: Vec<MessageRef>,
+}
+
+/// A failed message, without payload and headers. Times are ISO 8601.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FailedMessage {
+    /// Place in the outbox.
+    pub seq: i64,
+    /// Message id.
+    pub id: String,
+    /// Topic.
+    pub topic: String,
+    /// Ordering key.
+    pub key: Option<String>,
+    /// The attempt that would come next: attempts made + 1.
+    pub attempt: i32,
+    /// The row's own limit.
+    pub max_attempts: Option<i32>,
+    /// Above 0 it overtakes.
+    pub priority: i32,
+    /// Times replayed.
+    pub replay: i32,
+    /// When it failed for good.
+    pub failed_at: String,
+    /// Why.
+    pub last_error: Option<String>,
+    /// When it was inserted.
+    pub inserted_at: String,
+    /// When it was last written.
+    pub updated_at: String,
+    /// Seconds since it failed.
+    #[serde(skip)]
+    pub failed_age_seconds: f64,
+}
+
+/// A whole row: [`show`]. As JSON an object keyed by column, with `attempts` at the end.
+#[derive(Debug)]
+pub struct Shown {
+    /// Every column, by its name in the database, in its order; values as JSON, numbers digit for digit.
+    pub columns: Vec<(String, Box<RawValue>)>,
+    /// Failed attempts, oldest first: an array of objects with attempt, at, instance, class, code, error, latency_ms.
+    pub attempts: Box<RawValue>,
+}
+
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.columns.len() + 1))?;
+        for (column, value) in &self.columns {
+            map.serialize_entry(column, value)?;
+        }
+        map.serialize_entry("attempts", &self.attempts)?;
+        map.end()
+    }
+}
+
+/// What a bulk command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Pending again, due now, from the first attempt.
+    Retry,
+    /// Deleted, kept whole in the audit.
+    Discard,
+}
+
+/// A bulk command as the audit remembers it.
+#[derive(Clone, Copy, Debug)]
+pub struct Command<'a> {
+    /// What to do.
+    pub action: Action,
+    /// Who asked for it.
+    pub who: &'a str,
+    /// What they asked for.
+    pub filter: &'a Filter,
+}
+
+/// The failed messages `filter` lets through, at most `limit`.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn choose(
+    database: &Database,
+    names: &Names,
+    filter: &Filter,
+    limit: Option<usize>,
+) -> Result<Chosen, StoreError> {
+    let types = &[
+        Type::TEXT,
+        Type::TEXT,
+        Type::INT8_ARRAY,
+        Type::TEXT_ARRAY,
+        Type::TIMESTAMPTZ,
+        Type::FLOAT8,
+        Type::TEXT,
+        Type::INT8,
+    ];
+    let statement = Statement {
+        text: names.fill(CHOOSE),
+        types,
+    };
+    let (mut seqs, mut ids) = (Vec::new(), Vec::new());
+    for id in &filter.ids {
+        match id {
+            MessageRef::Seq(seq) => seqs.push(*seq),
+            MessageRef::Id(id) => ids.push(id.hyphenated().to_string()),
+        }
+    }
+    let by_id = !filter.ids.is_empty();
+    let (seqs, ids) = (by_id.then_some(seqs), by_id.then_some(ids));
+    let (since, since_seconds) = Moment::params(filter.since);
+    let limit = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    let mut chosen = Chosen::default();
+    let mut found = std::collections::HashSet::new();
+    database
+        .query_while(
+            Role::Side,
+            &statement,
+            &[
+                &filter.topic,
+                &filter.key,
+                &seqs,
+                &ids,
+                &since,
+                &since_seconds,
+                &filter.error,
+                &limit,
+            ],
+            |row| {
+                let seq: i64 = row.get(0);
+                chosen.seqs.push(Seq(seq));
+                if let Some(id) = row.get::<_, Option<String>>(1) {
+                    found.insert(seq.to_string());
+                    found.insert(id);
+                }
+                Ok(true)
+            },
+        )
+        .await?;
+    chosen.unknown = filter
+        .ids
+        .iter()
+        .filter(|id| !found.contains(&id.to_string()))
+        .cloned()
+        .collect();
+    Ok(chosen)
+}
+
+/// Those of `seqs` that are failed, in order. Ask for [`STEP`] at a time: a million errors need not be in memory.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn list(database: &Database, names: &Names, seqs: &[Seq]) -> Result<Vec<FailedMessage>, StoreError> {
+    let statement = Statement {
+        text: names.fill(LIST),
+        types: &[Type::INT8_ARRAY],
+    };
+    let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
+    let rows = database.query(Role::Side, &statement, &[&seqs]).await?;
+    let message = |row: &tokio_postgres::Row| FailedMessage {
+        seq: row.get(0),
+        id: row.get(1),
+        topic: row.get(2),
+        key: row.get(3),
+        attempt: row.get(4),
+        max_attempts: row.get(5),
+        priority: row.get(6),
+        replay: row.get(7),
+        failed_at: row.get(8),
+        last_error: row.get(9),
+        inserted_at: row.get(10),
+        updated_at: row.get(11),
+        failed_age_seconds: row.get(12),
+    };
+    Ok(rows.iter().map(message).collect())
+}
+
+/// One whole row, whatever its state, with its failed attempts. A relayed row is found by its seq only: message ids have
+/// no index. `None`: there is none.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn show(database: &Database, names: &Names, id: &MessageRef) -> Result<Option<Shown>, StoreError> {
+    let statement = Statement {
+        text: names.fill(SHOW),
+        types: &[Type::INT8, Type::TEXT],
+    };
+    let (seq, id) = match id {
+        MessageRef::Seq(seq) => (Some(*seq), None),
+        MessageRef::Id(id) => (None, Some(id.hyphenated().to_string())),
+    };
+    let rows = database.query(Role::Side, &statement, &[&seq, &id]).await?;
+    let raw = |text: String| RawValue::from_string(text).expect("the database's JSON is JSON");
+    Ok(rows.first().map(|row| {
+        let (names, values): (Vec<String>, Vec<String>) = (row.get(0), row.get(1));
+        Shown { columns: names.into_iter().zip(values.into_iter().map(raw)).collect(), attempts: raw(row.get(2)) }
+    }))
+}
+
+/// Does `command` to the rows chosen, in steps, and answers how many it changed: those no longer failed are left alone.
+/// After each step `progress` hears how many of the chosen rows are behind.
+///
+/// # Errors
+/// See [`Database::query`]. The steps before the one that failed are done.
+pub async fn apply(
+    database: &Database,
+    names: &Names,
+    command: &Command<'_>,
+    chosen: &[Seq],
+    progress: &mut (dyn FnMut(usize) + Send),
+) -> Result<u64, StoreError> {
+    let file = match command.action {
+        Action::Retry => RETRY,
+        Action::Discard => DISCARD,
+    };
+    let statement = Statement {
+        text: names.fill(file),
+        types: &[Type::INT8_ARRAY, Type::TEXT, Type::UUID, Type::TEXT],
+    };
+    let filter = serde_json::to_string(command.filter).expect("a filter is JSON");
+    let id = Uuid::new_v4();
+    let (mut changed, mut behind) = (0, 0);
+    for step in chosen.chunks(STEP) {
+        let seqs: Vec<i64> = step.iter().map(|seq| seq.0).collect();
+        let rows = database
+            .query(Role::Side, &statement, &[&seqs, &command.who, &id, &filter])
+            .await?;
+        changed += rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs());
+        behind += step.len();
+        progress(behind);
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_named_by_uuid_or_seq() {
+        assert_eq!("42".parse(), Ok(MessageRef::Seq(42)));
+        let id = Uuid::from_u128(7);
+        assert_eq!(id.to_string().to_uppercase().parse(), Ok(MessageRef::Id(id)));
+        assert!("4x2".parse::<MessageRef>().is_err());
+    }
+
+    #[test]
+    fn an_empty_key_is_a_filter() {
+        assert!(Filter::default().is_empty());
+        assert!(
+            !Filter {
+                key: Some(String::new()),
+                ..Filter::default()
+            }
+            .is_empty()
+        );
+    }
+}

@@ -1,0 +1,275 @@
+//! The cursor: every committed row once, in order, however late it commits.
+//!
+//! ```text
+//!  open ──> first pass: pending rows up to L, by the pending index (L: the last number taken when it began)
+//!             │                       H0, the holders of the sequence at that time, may own numbers up to L still
+//!             v
+//!           following: the primary key past the cursor, every row, with gap tracking      once H0 is gone: `sweep`
+//!             │ a full page with nothing to send
+//!             v
+//!           skimming: looks ahead without bringing rows; a missing number ends it
+//! ```
+//!
+//! A page is one snapshot: the gaps and what lies past the cursor are read by one statement, the holders before and after it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::Row as PgRow;
+use tokio_postgres::types::Oid;
+
+use super::PostgresStore;
+use super::database::Role;
+use super::gaps::{Gaps, Holders};
+use super::rows::{Topics, message_row, seconds, unreadable};
+use crate::message::Seq;
+use crate::store::{Page, Room, Row, Scope, StoreError};
+
+/// Rows one statement looks ahead over when none of them is to be sent.
+const SKIM_ROWS: i64 = 50_000;
+/// Up to this many gaps are all looked at with every page.
+const FEW_GAPS: usize = 100;
+/// More ranges than this, and the cursor waits for some to close: memory stays bounded.
+const MOST_GAPS: usize = 100_000;
+/// Numbers missing in one stretch beyond which it is a jump of the sequence, worth a line in the log.
+const JUMP: i64 = 1_000_000;
+
+/// Where reading stands. One per store; taken by each `read`.
+#[derive(Debug, Default)]
+pub(super) struct Feed {
+    cursor: i64,
+    sequence: Option<Oid>,
+    /// The first pass ends here.
+    first_pass_upto: Option<i64>,
+    /// Transactions that may own numbers below where the first pass ended.
+    first_holders: Option<Holders>,
+    gaps: Gaps,
+    /// Read after the last page, while anything is watched.
+    holders: Option<Holders>,
+    skimming: bool,
+    topics: Topics,
+    /// Bytes of a message lately, for how many rows to ask for.
+    usual_size: usize,
+}
+
+impl Feed {
+    fn watches(&self) -> bool {
+        !self.gaps.is_empty() || self.first_holders.is_some()
+    }
+}
+
+impl PostgresStore {
+    pub(super) async fn open_feed(&self) -> Result<(), StoreError> {
+        let rows = self.database.query(Role::Read, &self.sql.start, &[]).await?;
+        let row = rows.first().expect("an aggregate has one row");
+        let last: i64 = row.try_get("last").map_err(|error| unreadable(&error))?;
+        let sequence: Option<Oid> = row.try_get("sequence").map_err(|error| unreadable(&error))?;
+        let mut feed = self.feed.lock().await;
+        let topics = std::mem::take(&mut feed.topics);
+        *feed = Feed { cursor: i64::MIN, sequence, first_pass_upto: Some(last), topics, ..Feed::default() };
+        feed.first_holders = Some(self.read_holders(sequence).await?);
+        Ok(())
+    }
+
+    async fn read_holders(&self, sequence: Option<Oid>) -> Result<Holders, StoreError> {
+        let Some(sequence) = sequence else { return Ok(Arc::default()) };
+        let rows = self.database.query(Role::Read, &self.sql.holders, &[&sequence]).await?;
+        let holders: Result<HashSet<String>, _> = rows.iter().map(|row| row.try_get("holder")).collect();
+        Ok(Arc::new(holders.map_err(|error| unreadable(&error))?))
+    }
+
+    pub(super) async fn read_feed(&self, room: Room) -> Result<Page, StoreError> {
+        let mut feed = self.feed.lock().await;
+        let mut page = match feed.first_pass_upto {
+            Some(upto) => self.first_pass(&mut feed, upto, room).await?,
+            None if feed.skimming => self.skim(&mut feed).await?,
+            None => self.follow(&mut feed, room).await?,
+        };
+        if let Some(first) = &feed.first_holders
+            && feed.first_pass_upto.is_none()
+        {
+            let now = match &feed.holders {
+                Some(holders) => Arc::clone(holders),
+                None => self.read_holders(feed.sequence).await?,
+            };
+            if first.is_disjoint(&now) && !now.iter().any(|holder| holder.starts_with("-1/")) {
+                feed.first_holders = None;
+                page.sweep = true;
+            }
+        }
+        page.cursor = Seq(feed.cursor);
+        page.gaps = feed.gaps.len();
+        Ok(page)
+    }
+
+    /// Pending rows up to where the sequence stood at `open`; what is behind is not worth walking.
+    async fn first_pass(&self, feed: &mut Feed, upto: i64, room: Room) -> Result<Page, StoreError> {
+        let answer = self.reread_rows(&Scope::default(), Seq(feed.cursor), Seq(upto), room).await?;
+        feed.cursor = answer.position.0;
+        if answer.done {
+            feed.cursor = upto;
+            feed.first_pass_upto = None;
+        }
+        Ok(Page { rows: answer.rows, more: true, ..Page::default() })
+    }
+
+    async fn skim(&self, feed: &mut Feed) -> Result<Page, StoreError> {
+        feed.skimming = false;
+        let mask = self.mask();
+        let rows = self.database.query(Role::Read, &self.sql.skim, &[&feed.cursor, &SKIM_ROWS, &*mask]).await?;
+        let row = rows.first().expect("an aggregate has one row");
+        let seen = Skimmed::read(row).map_err(|error| unreadable(&error))?;
+        if let (Some(first), Some(last)) = (seen.first, seen.last)
+            && first == feed.cursor + 1
+            && last - first + 1 == seen.rows
+        {
+            feed.cursor = seen.first_wanted.map_or(last, |wanted| wanted - 1);
+            feed.skimming = seen.first_wanted.is_none() && seen.rows == SKIM_ROWS;
+        }
+        Ok(Page { more: true, next_due: seen.next_due, ..Page::default() })
+    }
+
+    async fn follow(&self, feed: &mut Feed, room: Room) -> Result<Page, StoreError> {
+        let before = feed.holders.take();
+        let looked_at = match &before {
+            Some(holders) => feed.gaps.worth_a_look(holders, FEW_GAPS),
+            None => Default::default(),
+        };
+        let limit = self.rows_to_ask_for(feed, room);
+        let mut taken = Taken::new(feed.cursor, room);
+        let mask = self.mask();
+        let topics = std::mem::take(&mut feed.topics);
+        let mut topics = topics;
+        let take = |row: PgRow| taken.take(&row, &mut topics, &mut feed.gaps);
+        let fetched = if looked_at.0.is_empty() {
+            self.database.query_while(Role::Read, &self.sql.fetch, &[&feed.cursor, &limit, &*mask], take).await
+        } else {
+            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+                [&feed.cursor, &limit, &*mask, &looked_at.0, &looked_at.1];
+            self.database.query_while(Role::Read, &self.sql.fetch_with_gaps, &params, take).await
+        };
+        feed.topics = topics;
+        fetched?;
+        feed.cursor = taken.cursor;
+        if let (Some(holders), false) = (&before, looked_at.0.is_empty()) {
+            let seen_upto = taken.late_seen_upto(limit);
+            feed.gaps.still_missing(&looked_at, seen_upto, holders);
+        }
+        if feed.watches() {
+            let after = self.read_holders(feed.sequence).await?;
+            feed.gaps.attribute(&after);
+            feed.holders = Some(after);
+        }
+        let full = taken.passed + taken.late >= usize::try_from(limit).unwrap_or(usize::MAX);
+        feed.skimming = full && taken.rows.is_empty() && taken.late == 0;
+        if !taken.rows.is_empty() {
+            feed.usual_size = taken.bytes / taken.rows.len();
+        }
+        if feed.gaps.len() > MOST_GAPS {
+            tracing::warn!(gaps = feed.gaps.len(), "too many gaps in seq: reading waits until transactions end");
+        }
+        Ok(Page { rows: taken.rows, more: full || taken.cut, next_due: taken.next_due, ..Page::default() })
+    }
+
+    /// As many rows as there is room for, and as are likely to fit the bytes.
+    fn rows_to_ask_for(&self, feed: &Feed, room: Room) -> i64 {
+        if feed.gaps.len() > MOST_GAPS {
+            return 0;
+        }
+        let fitting = if feed.usual_size == 0 { room.rows } else { room.bytes / feed.usual_size + 1 };
+        i64::try_from(room.rows.min(fitting).max(1)).unwrap_or(i64::MAX)
+    }
+}
+
+/// What a page has brought so far.
+struct Taken {
+    cursor: i64,
+    room: Room,
+    rows: Vec<Row>,
+    bytes: usize,
+    late: usize,
+    passed: usize,
+    last_late: i64,
+    next_due: Option<Duration>,
+    /// Ended for its bytes: what follows was not looked at.
+    cut: bool,
+    /// ... already among the late rows.
+    cut_late: bool,
+}
+
+impl Taken {
+    fn new(cursor: i64, room: Room) -> Self {
+        Self {
+            cursor,
+            room,
+            rows: Vec::new(),
+            bytes: 0,
+            late: 0,
+            passed: 0,
+            last_late: i64::MIN,
+            next_due: None,
+            cut: false,
+            cut_late: false,
+        }
+    }
+
+    /// Takes the next row; `false` when there is no room for more after it.
+    fn take(&mut self, row: &PgRow, topics: &mut Topics, gaps: &mut Gaps) -> Result<bool, StoreError> {
+        let get = |error: tokio_postgres::Error| unreadable(&error);
+        let seq: i64 = row.try_get("seq").map_err(get)?;
+        let late: bool = row.try_get("late").map_err(get)?;
+        if row.try_get("wanted").map_err(get)? {
+            let row = message_row(row, topics)?;
+            self.bytes += row.message.size();
+            self.rows.push(row);
+        } else if let Some(due_in) = seconds(row.try_get("due_in").map_err(get)?) {
+            self.next_due = Some(self.next_due.map_or(due_in, |known| known.min(due_in)));
+        }
+        if late {
+            gaps.fill(seq);
+            self.late += 1;
+            self.last_late = seq;
+        } else {
+            if self.cursor != i64::MIN && seq > self.cursor + 1 {
+                if seq - self.cursor > JUMP {
+                    tracing::warn!(from = self.cursor, to = seq, "seq jumps ahead");
+                }
+                gaps.open(self.cursor + 1, seq - 1);
+            }
+            self.cursor = seq;
+            self.passed += 1;
+        }
+        let full = self.bytes >= self.room.bytes || self.rows.len() >= self.room.rows;
+        self.cut |= full;
+        self.cut_late |= full && late;
+        Ok(!full)
+    }
+
+    /// Up to which number a gap that shows no row is known to have had none.
+    fn late_seen_upto(&self, limit: i64) -> i64 {
+        let at_limit = i64::try_from(self.late).unwrap_or(i64::MAX) >= limit;
+        if self.cut_late || at_limit { self.last_late } else { i64::MAX }
+    }
+}
+
+/// An answer of skim.sql.
+struct Skimmed {
+    rows: i64,
+    first: Option<i64>,
+    last: Option<i64>,
+    first_wanted: Option<i64>,
+    next_due: Option<Duration>,
+}
+
+impl Skimmed {
+    fn read(row: &PgRow) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            rows: row.try_get("rows")?,
+            first: row.try_get("first")?,
+            last: row.try_get("last")?,
+            first_wanted: row.try_get("first_wanted")?,
+            next_due: seconds(row.try_get("due_in")?),
+        })
+    }
+}

@@ -1,0 +1,270 @@
+//! Does the database hold what the relay needs? Asked once, at start and by `check`.
+//!
+//! A missing table, column or type, another number of lanes, or a migration not applied is for a person: one line that
+//! names it. What merely costs speed or a promise's margin is a warning. Nothing is locked or written.
+
+use std::collections::BTreeMap;
+
+use super::database::{Database, Role};
+use super::migrate::{self, MigrationState, PayloadType};
+use super::sql::{Names, Statement};
+use crate::store::StoreError;
+
+const COLUMNS: &str = include_str!("../../../sql/validate_columns.sql");
+const SEQUENCE: &str = include_str!("../../../sql/validate_sequence.sql");
+const LANES: &str = include_str!("../../../sql/validate_lanes.sql");
+const INDEXES: &str = include_str!("../../../sql/validate_indexes.sql");
+
+const TEXT: &[&str] = &["text", "character varying", "character", "name"];
+const TIME: &[&str] = &["timestamp with time zone"];
+const INTEGER: &[&str] = &["integer", "smallint", "bigint"];
+const INT4: &[&str] = &["integer"];
+
+/// Our columns of the outbox, and the types each may have; the payload's are those of [`PayloadType`].
+const OUTBOX: [(&str, &[&str]); 16] = [
+    ("seq", &["bigint"]),
+    ("id", &["uuid"]),
+    ("topic", TEXT),
+    ("key", TEXT),
+    ("payload", &["jsonb", "json", "text", "bytea"]),
+    ("headers", &["jsonb", "json"]),
+    ("attempt", INT4),
+    ("max_attempts", INT4),
+    ("priority", INTEGER),
+    ("available_at", TIME),
+    ("replay", INT4),
+    ("relayed_at", TIME),
+    ("failed_at", TIME),
+    ("last_error", TEXT),
+    ("inserted_at", TIME),
+    ("updated_at", TIME),
+];
+
+/// Columns of the service tables. Their types are ours: the migrations made them.
+const SERVICE: [(&str, &[&str]); 4] = [
+    ("outboxd_lanes", &["lane", "owner", "epoch"]),
+    (
+        "outboxd_instances",
+        &[
+            "instance",
+            "session",
+            "machine",
+            "version",
+            "lanes",
+            "started_at",
+            "renewed_at",
+            "expires_at",
+        ],
+    ),
+    (
+        "outboxd_attempts",
+        &[
+            "seq",
+            "message_id",
+            "attempt",
+            "at",
+            "instance",
+            "class",
+            "code",
+            "error",
+            "latency_ms",
+        ],
+    ),
+    (
+        "outboxd_audit",
+        &[
+            "id", "at", "who", "role", "command", "action", "filter", "count", "detail",
+        ],
+    ),
+];
+
+/// A schema the relay can work with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema {
+    /// Type of the payload column.
+    pub payload: PayloadType,
+    /// The sequence behind `seq`, quoted and qualified as `regclass` prints it.
+    pub sequence: String,
+    /// Numbers a session takes from it at a time. Above 1, late rows are found by the sweep instead of at once.
+    pub sequence_cache: i64,
+    /// What works, but not well: one line each, saying what to do.
+    pub warnings: Vec<String>,
+}
+
+type Columns = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Checks everything.
+///
+/// # Errors
+/// [`StoreError::Misconfigured`] with one line that names what is missing and what to do; [`StoreError::Unavailable`].
+pub async fn validate(database: &Database, names: &Names) -> Result<Schema, StoreError> {
+    let columns = columns(database, names).await?;
+    let payload = outbox(names, &columns)?;
+    for file in migrate::status(database, names).await? {
+        match file.state {
+            MigrationState::Applied | MigrationState::Unknown => {}
+            MigrationState::Pending => {
+                return fault(format!("migration {} was not applied: run: outboxd migrate", file.name));
+            }
+            MigrationState::Changed => return fault(migrate::changed_line(&file.name)),
+        }
+    }
+    service(names, &columns)?;
+    lanes(database, names).await?;
+    let (sequence, sequence_cache) = sequence(database, names).await?;
+    let mut warnings = indexes(database, names).await?;
+    if sequence_cache > 1 {
+        warnings.push(format!(
+            "sequence {sequence} has CACHE {sequence_cache}: rows are found late and out of order; \
+             run: alter sequence {sequence} cache 1"
+        ));
+    }
+    Ok(Schema {
+        payload,
+        sequence,
+        sequence_cache,
+        warnings,
+    })
+}
+
+/// The type of the payload column, after a look at the outbox's columns alone.
+///
+/// # Errors
+/// As [`validate`].
+pub async fn payload_type(database: &Database, names: &Names) -> Result<PayloadType, StoreError> {
+    outbox(names, &columns(database, names).await?)
+}
+
+fn fault<T>(line: String) -> Result<T, StoreError> {
+    Err(StoreError::Misconfigured(line))
+}
+
+async fn columns(database: &Database, names: &Names) -> Result<Columns, StoreError> {
+    let mut columns = Columns::new();
+    for row in database
+        .query(
+            Role::Side,
+            &Statement {
+                text: names.fill(COLUMNS),
+                types: &[],
+            },
+            &[],
+        )
+        .await?
+    {
+        columns.entry(row.get(0)).or_default().insert(row.get(1), row.get(2));
+    }
+    Ok(columns)
+}
+
+fn outbox(names: &Names, columns: &Columns) -> Result<PayloadType, StoreError> {
+    let table = format!("{}.{}", names.schema(), names.table());
+    let Some(found) = columns.get(names.table()) else {
+        return fault(format!("table {table} does not exist: run: outboxd migrate"));
+    };
+    for (ours, types) in OUTBOX {
+        let theirs = names.column(ours);
+        match found.get(theirs) {
+            None => {
+                return fault(format!(
+                    "table {table} has no column {theirs}: add it, or name it in [outbox.columns] {ours} = \"...\""
+                ));
+            }
+            Some(actual) if !types.contains(&actual.as_str()) => {
+                return fault(format!(
+                    "column {theirs} of table {table} is {actual}: {} is needed",
+                    types.join(" or ")
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let payload = &found[names.column("payload")];
+    Ok(PayloadType::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == payload)
+        .expect("the type was checked"))
+}
+
+fn service(names: &Names, columns: &Columns) -> Result<(), StoreError> {
+    for (table, needed) in SERVICE {
+        let Some(found) = columns.get(table) else {
+            return fault(format!(
+                "table {}.{table} does not exist: run: outboxd migrate",
+                names.schema()
+            ));
+        };
+        if let Some(missing) = needed.iter().find(|column| !found.contains_key(**column)) {
+            return fault(format!(
+                "table {}.{table} has no column {missing}: it was not made by outboxd migrate; drop it and run that",
+                names.schema()
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn lanes(database: &Database, names: &Names) -> Result<(), StoreError> {
+    let rows = database
+        .query(
+            Role::Side,
+            &Statement {
+                text: names.fill(LANES),
+                types: &[],
+            },
+            &[],
+        )
+        .await?;
+    let actual: i64 = rows.first().expect("a count").get(0);
+    if actual == i64::from(names.lanes()) {
+        return Ok(());
+    }
+    fault(format!(
+        "outbox.lanes is {}, but the outbox is divided into {actual}: set outbox.lanes = {actual}",
+        names.lanes()
+    ))
+}
+
+async fn sequence(database: &Database, names: &Names) -> Result<(String, i64), StoreError> {
+    let rows = database
+        .query(
+            Role::Side,
+            &Statement {
+                text: names.fill(SEQUENCE),
+                types: &[],
+            },
+            &[],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return fault(format!(
+            "column {} of table {}.{} owns no sequence: make it an identity column, or alter the sequence owned by it",
+            names.column("seq"),
+            names.schema(),
+            names.table()
+        ));
+    };
+    Ok((row.get(0), row.get(1)))
+}
+
+async fn indexes(database: &Database, names: &Names) -> Result<Vec<String>, StoreError> {
+    let rows = database
+        .query(
+            Role::Side,
+            &Statement {
+                text: names.fill(INDEXES),
+                types: &[],
+            },
+            &[],
+        )
+        .await?;
+    let line = |row: &tokio_postgres::Row| {
+        let (name, exists): (String, bool) = (row.get(0), row.get(1));
+        if exists {
+            format!("index {name} is invalid: run: reindex index concurrently {name}")
+        } else {
+            format!("index {name} is missing: create it as sql/migrations/0001_outbox.sql does, concurrently")
+        }
+    };
+    Ok(rows.iter().map(line).collect())
+}

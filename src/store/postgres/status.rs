@@ -1,0 +1,274 @@
+//! How the outbox stands, from the database alone: what `outboxd status` and `/api/v1/status` show.
+//!
+//! Each pending message is counted once: retrying, else delayed, else held (an earlier message of its key is in the way),
+//! else due. Every part is bounded: counts stop at [`EXACT`] and become the planner's estimate, holders and the search for
+//! what they hold are capped, and no statement looks at relayed rows beyond a window. Destinations paused by their breaker
+//! are known to the daemon only.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use tokio_postgres::types::Type;
+
+use super::database::{Database, Role};
+use super::sql::{Names, Statement};
+use crate::delivery::Order;
+use crate::store::StoreError;
+
+const HOLDERS: &str = include_str!("../../../sql/status_holders.sql");
+const HELD: &str = include_str!("../../../sql/status_held.sql");
+const COUNTS: &str = include_str!("../../../sql/status_counts.sql");
+const OLDEST: &str = include_str!("../../../sql/status_oldest.sql");
+const RATE: &str = include_str!("../../../sql/status_rate.sql");
+const INSTANCES: &str = include_str!("../../../sql/status_instances.sql");
+const LANES: &str = include_str!("../../../sql/status_lanes.sql");
+
+/// Up to here counts are exact.
+pub const EXACT: i64 = 1_000_000;
+/// Held keys looked for and reported at most.
+const HOLDERS_MAX: i64 = 1_000;
+/// Pending messages searched for held ones.
+const HELD_SEARCH: i64 = 200_000;
+/// Rows of each window the rate is taken from, and the seconds it looks back.
+const RATE_WINDOW: i64 = 20_000;
+const RATE_SECONDS: f64 = 10.0;
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// Pending messages.
+    pub pending: Pending,
+    /// Failed messages.
+    pub failed: i64,
+    /// For how long the oldest due message has been due; 0: none is.
+    pub oldest_due_age_seconds: f64,
+    /// Messages relayed a second, lately. 0 where relayed rows are deleted.
+    pub rate_per_second: f64,
+    /// Instances that registered.
+    pub instances: Vec<Instance>,
+    /// Lanes and their owners.
+    pub lanes: Vec<LaneOwner>,
+    /// Keys whose messages wait behind one of them, oldest first.
+    pub held_keys: Vec<HeldKey>,
+    /// Always empty here: the daemon knows.
+    pub paused_destinations: Vec<String>,
+}
+
+/// Pending messages, each counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pending {
+    /// May be sent now.
+    pub due: i64,
+    /// Not before their time.
+    pub delayed: i64,
+    /// Failed at least once, and wait for their next attempt.
+    pub retrying: i64,
+    /// Wait behind an earlier message of their key.
+    pub held: i64,
+}
+
+/// An instance of the daemon.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Instance {
+    /// Its name.
+    pub instance: String,
+    /// Its version.
+    pub version: Option<String>,
+    /// The machine it runs on.
+    pub machine: String,
+    /// Lanes it owns.
+    pub lanes: i64,
+    /// When it started; ISO 8601.
+    pub started_at: String,
+    /// Until its lease ends; negative: it has ended.
+    pub lease_seconds: f64,
+}
+
+/// Who owns a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LaneOwner {
+    /// The lane.
+    pub lane: i32,
+    /// Its owner.
+    pub owner: Option<String>,
+    /// Raised by each take-over.
+    pub epoch: i64,
+}
+
+/// A key that is held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HeldKey {
+    /// Topic.
+    pub topic: String,
+    /// Key.
+    pub key: String,
+    /// The message in the way.
+    pub seq: i64,
+    /// `retrying`, or `failed` (route order `strict`).
+    pub reason: &'static str,
+    /// Messages that wait behind it.
+    pub waiting: i64,
+}
+
+/// Looks. `order_of` says the order of a topic's route.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn status(
+    database: &Database,
+    names: &Names,
+    order_of: &(dyn Fn(&str) -> Order + Sync),
+) -> Result<Status, StoreError> {
+    let held_keys = held_keys(database, names, order_of).await?;
+    let (mut pending, failed) = counts(database, names).await?;
+    // A key with a failed and a retrying holder is listed twice, and its messages wait once.
+    let mut waiting: HashMap<(&str, &str), i64> = HashMap::new();
+    for held in &held_keys {
+        let count = waiting.entry((&held.topic, &held.key)).or_default();
+        *count = held.waiting.max(*count);
+    }
+    pending.held = waiting.values().sum();
+    pending.due = (pending.due - pending.held).max(0);
+    let instances = database.query(Role::Side, &plain(names, INSTANCES), &[]).await?;
+    let lanes = database.query(Role::Side, &plain(names, LANES), &[]).await?;
+    Ok(Status {
+        pending,
+        failed,
+        oldest_due_age_seconds: oldest(database, names, &held_keys).await?,
+        rate_per_second: rate(database, names).await?,
+        instances: instances.iter().map(instance).collect(),
+        lanes: lanes
+            .iter()
+            .map(|r| LaneOwner {
+                lane: r.get(0),
+                owner: r.get(1),
+                epoch: r.get(2),
+            })
+            .collect(),
+        held_keys,
+        paused_destinations: Vec::new(),
+    })
+}
+
+fn plain(names: &Names, file: &str) -> Statement {
+    Statement {
+        text: names.fill(file),
+        types: &[],
+    }
+}
+
+fn instance(row: &tokio_postgres::Row) -> Instance {
+    Instance {
+        instance: row.get(0),
+        version: row.get(1),
+        machine: row.get(2),
+        lanes: row.get(3),
+        started_at: row.get(4),
+        lease_seconds: row.get(5),
+    }
+}
+
+/// Pending messages, the held ones still among the due, and failed ones.
+async fn counts(database: &Database, names: &Names) -> Result<(Pending, i64), StoreError> {
+    let statement = Statement {
+        text: names.fill(COUNTS),
+        types: &[Type::INT8],
+    };
+    let rows = database.query(Role::Side, &statement, &[&EXACT]).await?;
+    let row = rows.first().expect("one row of counts");
+    let (counted, delayed, retrying, failed): (i64, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    let estimate: Option<i64> = row.get(4);
+    let all = if counted < EXACT {
+        counted
+    } else {
+        counted.max(estimate.unwrap_or(0))
+    };
+    Ok((
+        Pending {
+            due: (all - delayed - retrying).max(0),
+            delayed,
+            retrying,
+            held: 0,
+        },
+        failed,
+    ))
+}
+
+async fn held_keys(
+    database: &Database,
+    names: &Names,
+    order_of: &(dyn Fn(&str) -> Order + Sync),
+) -> Result<Vec<HeldKey>, StoreError> {
+    let statement = Statement {
+        text: names.fill(HOLDERS),
+        types: &[Type::INT8],
+    };
+    let mut held = Vec::new();
+    for row in database.query(Role::Side, &statement, &[&HOLDERS_MAX]).await? {
+        let (topic, key, seq, failed): (String, String, i64, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let holds = match order_of(&topic) {
+            Order::Strict => true,
+            Order::Key => !failed,
+            Order::None => false,
+        };
+        if holds {
+            let reason = if failed { "failed" } else { "retrying" };
+            held.push(HeldKey {
+                topic,
+                key,
+                seq,
+                reason,
+                waiting: 0,
+            });
+        }
+    }
+    if held.is_empty() {
+        return Ok(held);
+    }
+    let types = &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::INT8];
+    let statement = Statement {
+        text: names.fill(HELD),
+        types,
+    };
+    let (topics, keys, seqs) = arrays(&held);
+    let mut waiting: HashMap<(String, String), i64> = HashMap::new();
+    for row in database
+        .query(Role::Side, &statement, &[&topics, &keys, &seqs, &HELD_SEARCH])
+        .await?
+    {
+        waiting.insert((row.get(0), row.get(1)), row.get(3));
+    }
+    for key in &mut held {
+        key.waiting = waiting.get(&(key.topic.clone(), key.key.clone())).copied().unwrap_or(0);
+    }
+    held.retain(|key| key.waiting > 0);
+    Ok(held)
+}
+
+fn arrays(held: &[HeldKey]) -> (Vec<&str>, Vec<&str>, Vec<i64>) {
+    let topics = held.iter().map(|held| held.topic.as_str()).collect();
+    let keys = held.iter().map(|held| held.key.as_str()).collect();
+    (topics, keys, held.iter().map(|held| held.seq).collect())
+}
+
+async fn oldest(database: &Database, names: &Names, held: &[HeldKey]) -> Result<f64, StoreError> {
+    let types = &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY];
+    let statement = Statement {
+        text: names.fill(OLDEST),
+        types,
+    };
+    let (topics, keys, seqs) = arrays(held);
+    let rows = database.query(Role::Side, &statement, &[&topics, &keys, &seqs]).await?;
+    Ok(rows.first().and_then(|row| row.get::<_, Option<f64>>(0)).unwrap_or(0.0))
+}
+
+async fn rate(database: &Database, names: &Names) -> Result<f64, StoreError> {
+    let statement = Statement {
+        text: names.fill(RATE),
+        types: &[Type::INT8, Type::FLOAT8],
+    };
+    let rows = database
+        .query(Role::Side, &statement, &[&RATE_WINDOW, &RATE_SECONDS])
+        .await?;
+    Ok(rows.first().map_or(0.0, |row| row.get(0)))
+}

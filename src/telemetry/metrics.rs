@@ -1,0 +1,575 @@
+//! Every metric of outboxd: the only place that knows their names (design.md, section 8; the dashboard and the alert
+//! rules are tested against [`Metrics::encode`]).
+//!
+//! One [`Metrics`] value per relay, no globals. The handles of the hot path are looked up once, by the index of route or
+//! transport: a counter then costs an atomic addition. Label values come from the configuration, except destinations, which exist only while they
+//! are paused and at most [`DESTINATIONS_MAX`] of them, and codes, at most [`CODES_MAX`].
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
+
+use super::process::Process;
+use crate::delivery::FailureClass;
+use crate::route::Routes;
+
+/// Paused destinations shown at most.
+pub const DESTINATIONS_MAX: usize = 1_000;
+/// Different (transport, class, code) shown at most; beyond, the code is `other`.
+pub const CODES_MAX: usize = 500;
+/// What [`Metrics::encode`] returns, as HTTP names it.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// 0.5 ms to 60 s, in seconds.
+const LATENCY: [f64; 16] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+
+/// Pending rows by what they wait for. `state` of `outboxd_messages_pending`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Pending {
+    /// May be sent now.
+    pub due: u64,
+    /// `available_at` is to come and no attempt failed yet.
+    pub delayed: u64,
+    /// An attempt failed; waiting for the next.
+    pub retrying: u64,
+    /// Behind a retrying or failed message of their key. Not counted as due.
+    pub held: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    transport: String,
+    route: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailedLabels {
+    transport: String,
+    route: String,
+    class: &'static str,
+}
+
+impl FailedLabels {
+    fn new(transport: &str, route: &str, class: FailureClass) -> Self {
+        Self {
+            transport: transport.to_owned(),
+            route: route.to_owned(),
+            class: class.as_str(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+struct AttemptLabels {
+    transport: String,
+    class: &'static str,
+    code: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TransportLabels {
+    transport: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
+struct DestinationLabels {
+    transport: String,
+    destination: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
+}
+
+/// A counter written without a counter's type: `outboxd_messages_failed_total` and the gauge `outboxd_messages_failed`
+/// would otherwise be one family in OpenMetrics, which forbids that.
+#[derive(Clone, Debug, Default)]
+struct Untyped(Counter);
+
+impl TypedMetric for Untyped {
+    const TYPE: MetricType = MetricType::Unknown;
+}
+
+impl EncodeMetric for Untyped {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        encoder.encode_gauge(&self.0.get())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+type Float = Gauge<f64, AtomicU64>;
+type LatencyFamily<L> = Family<L, Histogram, fn() -> Histogram>;
+
+fn latency() -> Histogram {
+    Histogram::new(LATENCY)
+}
+
+/// All metrics of one relay. Shared by reference or `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    by_route: Vec<RouteHandles>,
+    by_transport: Vec<Histogram>,
+    relayed: Family<RouteLabels, Counter>,
+    failed: Family<FailedLabels, Untyped>,
+    attempts_failed: Family<AttemptLabels, Counter>,
+    codes: Mutex<BTreeSet<AttemptLabels>>,
+    paused: Mutex<BTreeSet<DestinationLabels>>,
+    relay_latency: LatencyFamily<RouteLabels>,
+    publish_latency: LatencyFamily<TransportLabels>,
+    settle_latency: Histogram,
+    fetch_latency: Histogram,
+    pending: Family<StateLabels, Gauge>,
+    failed_rows: Gauge,
+    oldest_due_age: Float,
+    destination_paused: Family<DestinationLabels, Gauge>,
+    last_progress: Float,
+    duplicates_acknowledged: Counter,
+    leases_lost: Counter,
+    in_flight_messages: Gauge,
+    in_flight_bytes: Gauge,
+    gaps_open: Gauge,
+    lanes_owned: Gauge,
+}
+
+/// Looked up once, used for every message.
+#[derive(Debug)]
+struct RouteHandles {
+    relayed: Counter,
+    relay_latency: Histogram,
+}
+
+const CLASSES: [FailureClass; 4] = [
+    FailureClass::Unavailable,
+    FailureClass::Rejected,
+    FailureClass::Failed,
+    FailureClass::TimedOut,
+];
+
+fn whole(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+impl Metrics {
+    /// All metrics, at zero. `transports` are their names in configuration order, which `routes` name by index; the
+    /// indexes of the methods below are those.
+    #[must_use]
+    pub fn new(transports: &[Arc<str>], routes: &Routes) -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            by_route: Vec::new(),
+            by_transport: Vec::new(),
+            relayed: Family::default(),
+            failed: Family::default(),
+            attempts_failed: Family::default(),
+            codes: Mutex::default(),
+            paused: Mutex::default(),
+            relay_latency: Family::new_with_constructor(latency),
+            publish_latency: Family::new_with_constructor(latency),
+            settle_latency: latency(),
+            fetch_latency: latency(),
+            pending: Family::default(),
+            failed_rows: Gauge::default(),
+            oldest_due_age: Float::default(),
+            destination_paused: Family::default(),
+            last_progress: Float::default(),
+            duplicates_acknowledged: Counter::default(),
+            leases_lost: Counter::default(),
+            in_flight_messages: Gauge::default(),
+            in_flight_bytes: Gauge::default(),
+            gaps_open: Gauge::default(),
+            lanes_owned: Gauge::default(),
+        };
+        metrics.registry.register_collector(Box::new(Process));
+        metrics.register_counts();
+        metrics.register_states();
+        metrics.pending(Pending::default());
+        for name in transports {
+            let labels = TransportLabels {
+                transport: name.to_string(),
+            };
+            metrics
+                .by_transport
+                .push(metrics.publish_latency.get_or_create_owned(&labels));
+        }
+        for route in routes.iter() {
+            let transport = transports.get(route.transport).map_or("none", |name| &**name);
+            let labels = RouteLabels {
+                transport: transport.to_owned(),
+                route: route.pattern.to_string(),
+            };
+            // Shown at zero, so that the first failure is an increase.
+            for class in CLASSES {
+                drop(
+                    metrics
+                        .failed
+                        .get_or_create_owned(&FailedLabels::new(transport, &route.pattern, class)),
+                );
+            }
+            metrics.by_route.push(RouteHandles {
+                relayed: metrics.relayed.get_or_create_owned(&labels),
+                relay_latency: metrics.relay_latency.get_or_create_owned(&labels),
+            });
+        }
+        metrics
+    }
+
+    /// Names and help, once. Counters get their `_total` from the encoder.
+    fn register_counts(&mut self) {
+        let all = self.registry.sub_registry_with_prefix("outboxd");
+        all.register(
+            "messages_relayed",
+            "Messages acknowledged by a broker",
+            self.relayed.clone(),
+        );
+        all.register(
+            "messages_failed_total",
+            "Messages failed for good since the start",
+            self.failed.clone(),
+        );
+        all.register(
+            "attempts_failed",
+            "Attempts a broker did not acknowledge",
+            self.attempts_failed.clone(),
+        );
+        let duplicates = self.duplicates_acknowledged.clone();
+        all.register(
+            "duplicates_acknowledged",
+            "Acknowledged messages the broker had already",
+            duplicates,
+        );
+    }
+
+    fn register_states(&mut self) {
+        let all = self.registry.sub_registry_with_prefix("outboxd");
+        all.register(
+            "messages_pending",
+            "Rows neither relayed nor failed, by what they wait for",
+            self.pending.clone(),
+        );
+        all.register("messages_failed", "Rows in the failed state", self.failed_rows.clone());
+        all.register(
+            "oldest_due_age_seconds",
+            "Age of the oldest row that may be sent",
+            self.oldest_due_age.clone(),
+        );
+        all.register(
+            "relay_latency_seconds",
+            "From insert to acknowledgement",
+            self.relay_latency.clone(),
+        );
+        all.register(
+            "publish_latency_seconds",
+            "From handing over to the broker's answer",
+            self.publish_latency.clone(),
+        );
+        all.register(
+            "settle_latency_seconds",
+            "One settling statement",
+            self.settle_latency.clone(),
+        );
+        all.register(
+            "fetch_latency_seconds",
+            "One reading statement",
+            self.fetch_latency.clone(),
+        );
+        all.register(
+            "in_flight_messages",
+            "Messages in memory",
+            self.in_flight_messages.clone(),
+        );
+        all.register(
+            "in_flight_bytes",
+            "Bytes of messages in memory",
+            self.in_flight_bytes.clone(),
+        );
+        all.register(
+            "gaps_open",
+            "Ranges of missing sequence numbers being watched",
+            self.gaps_open.clone(),
+        );
+        all.register("lanes_owned", "Lanes this instance holds", self.lanes_owned.clone());
+        all.register(
+            "leases_lost",
+            "Lanes lost without handing them back",
+            self.leases_lost.clone(),
+        );
+        all.register(
+            "destination_paused",
+            "1 while a destination takes no messages",
+            self.destination_paused.clone(),
+        );
+        let last = self.last_progress.clone();
+        all.register(
+            "last_progress_timestamp_seconds",
+            "Time of the last settled message, since the epoch",
+            last,
+        );
+    }
+
+    /// A message of `route` was acknowledged `since_insert` after it was inserted; `duplicate`: the broker had it already.
+    pub fn relayed(&self, route: usize, since_insert: Duration, duplicate: bool) {
+        if let Some(handles) = self.by_route.get(route) {
+            handles.relayed.inc();
+            handles.relay_latency.observe(since_insert.as_secs_f64());
+        }
+        if duplicate {
+            self.duplicates_acknowledged.inc();
+        }
+    }
+
+    /// A message failed for good: `failed_at`.
+    pub fn failed(&self, transport: &str, route: &str, class: FailureClass) {
+        self.failed
+            .get_or_create_owned(&FailedLabels::new(transport, route, class))
+            .0
+            .inc();
+    }
+
+    /// The transport answered for a batch after `took`.
+    pub fn publish_latency(&self, transport: usize, took: Duration) {
+        if let Some(histogram) = self.by_transport.get(transport) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// One settling statement took this long.
+    pub fn settle_latency(&self, took: Duration) {
+        self.settle_latency.observe(took.as_secs_f64());
+    }
+
+    /// One reading statement took this long.
+    pub fn fetch_latency(&self, took: Duration) {
+        self.fetch_latency.observe(took.as_secs_f64());
+    }
+
+    /// Messages in memory, and their bytes.
+    pub fn window(&self, messages: usize, bytes: usize) {
+        self.in_flight_messages.set(whole(messages));
+        self.in_flight_bytes.set(whole(bytes));
+    }
+
+    /// Messages in memory, as last reported.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.in_flight_messages.get()).unwrap_or(0)
+    }
+
+    /// The lease ended, or could have, before it was renewed.
+    pub fn lease_lost(&self) {
+        self.leases_lost.inc();
+    }
+
+    /// Lanes this instance holds.
+    pub fn lanes_owned(&self, lanes: usize) {
+        self.lanes_owned.set(whole(lanes));
+    }
+
+    /// Ranges of missing sequence numbers being watched.
+    pub fn gaps_open(&self, gaps: usize) {
+        self.gaps_open.set(whole(gaps));
+    }
+
+    /// An attempt was not acknowledged, whether or not it counts.
+    pub fn attempt_failed(&self, transport: &str, class: FailureClass, code: &str) {
+        let mut labels = AttemptLabels {
+            transport: transport.to_owned(),
+            class: class.as_str(),
+            code: code.to_owned(),
+        };
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !codes.contains(&labels) {
+            if codes.len() < CODES_MAX {
+                codes.insert(labels.clone());
+            } else {
+                "other".clone_into(&mut labels.code);
+            }
+        }
+        drop(codes);
+        self.attempts_failed.get_or_create_owned(&labels).inc();
+    }
+
+    /// What the upkeep query found pending.
+    pub fn pending(&self, pending: Pending) {
+        let states = [
+            ("due", pending.due),
+            ("delayed", pending.delayed),
+            ("retrying", pending.retrying),
+            ("held", pending.held),
+        ];
+        for (state, count) in states {
+            let gauge = self.pending.get_or_create_owned(&StateLabels { state });
+            gauge.set(whole(count));
+        }
+    }
+
+    /// Rows in the failed state.
+    pub fn failed_rows(&self, count: u64) {
+        self.failed_rows.set(whole(count));
+    }
+
+    /// Age of the oldest due row; zero when nothing is due.
+    pub fn oldest_due_age(&self, age: Duration) {
+        self.oldest_due_age.set(age.as_secs_f64());
+    }
+
+    /// Something was settled this long ago.
+    pub fn last_progress(&self, ago: Duration) {
+        let now = jiff::Timestamp::now().as_duration().as_secs_f64();
+        self.last_progress.set(now - ago.as_secs_f64());
+    }
+
+    /// `destination` takes no messages. Beyond [`DESTINATIONS_MAX`] it is not shown; health still knows it.
+    pub fn destination_paused(&self, transport: &str, destination: &str) {
+        let labels = DestinationLabels {
+            transport: transport.to_owned(),
+            destination: destination.to_owned(),
+        };
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused.len() < DESTINATIONS_MAX && paused.insert(labels.clone()) {
+            self.destination_paused.get_or_create_owned(&labels).set(1);
+        }
+    }
+
+    /// `destination` takes messages again.
+    pub fn destination_recovered(&self, transport: &str, destination: &str) {
+        let labels = DestinationLabels {
+            transport: transport.to_owned(),
+            destination: destination.to_owned(),
+        };
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused.remove(&labels) {
+            self.destination_paused.remove(&labels);
+        }
+    }
+
+    /// All of it as OpenMetrics text ([`CONTENT_TYPE`]).
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::with_capacity(8192);
+        match prometheus_client::encoding::text::encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            Err(fmt::Error) => unreachable!("writing to a string does not fail"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backoff::Backoff;
+    use crate::delivery::Order;
+    use crate::route::{Route, RouteSpec};
+
+    fn metrics() -> Metrics {
+        let backoff = Backoff {
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(2),
+        };
+        let spec = RouteSpec {
+            topic: "orders.*",
+            transport: 0,
+            destination: "{topic}",
+            order: Order::Key,
+            max_attempts: 5,
+            backoff,
+        };
+        Metrics::new(&["main".into()], &Routes::new(vec![Route::new(&spec).unwrap()]))
+    }
+
+    #[test]
+    fn every_metric_of_the_contract_is_there_by_its_name() {
+        let metrics = metrics();
+        metrics.relayed(0, Duration::from_millis(3), true);
+        metrics.failed("main", "orders.*", FailureClass::Rejected);
+        metrics.publish_latency(0, Duration::from_millis(2));
+        metrics.attempt_failed("main", FailureClass::TimedOut, "TIMEOUT");
+        metrics.destination_paused("main", "orders");
+        metrics.failed_rows(4);
+        metrics.last_progress(Duration::ZERO);
+        let text = metrics.encode();
+        for line in [
+            "outboxd_messages_relayed_total{transport=\"main\",route=\"orders.*\"} 1",
+            "outboxd_messages_failed_total{transport=\"main\",route=\"orders.*\",class=\"rejected\"} 1",
+            "outboxd_messages_failed_total{transport=\"main\",route=\"orders.*\",class=\"timed_out\"} 0",
+            "outboxd_attempts_failed_total{transport=\"main\",class=\"timed_out\",code=\"TIMEOUT\"} 1",
+            "outboxd_duplicates_acknowledged_total 1",
+            "outboxd_messages_pending{state=\"held\"} 0",
+            "outboxd_messages_failed 4",
+            "outboxd_oldest_due_age_seconds 0.0",
+            "outboxd_relay_latency_seconds_bucket{le=\"0.005\",transport=\"main\",route=\"orders.*\"} 1",
+            "outboxd_publish_latency_seconds_count{transport=\"main\"} 1",
+            "outboxd_settle_latency_seconds_count 0",
+            "outboxd_fetch_latency_seconds_count 0",
+            "outboxd_in_flight_messages 0",
+            "outboxd_in_flight_bytes 0",
+            "outboxd_gaps_open 0",
+            "outboxd_lanes_owned 0",
+            "outboxd_leases_lost_total 0",
+            "outboxd_destination_paused{transport=\"main\",destination=\"orders\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        for name in [
+            "outboxd_last_progress_timestamp_seconds 1",
+            "process_cpu_seconds_total ",
+            "process_threads ",
+        ] {
+            assert!(
+                text.lines().any(|line| line.starts_with(name)),
+                "{name} is not in\n{text}"
+            );
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn no_family_is_announced_twice() {
+        let text = metrics().encode();
+        let mut seen = BTreeSet::new();
+        for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap();
+            let name = if line.ends_with(" counter") {
+                name.trim_end_matches("_total")
+            } else {
+                name
+            };
+            assert!(seen.insert(name.to_owned()), "{name} twice in\n{text}");
+        }
+    }
+
+    #[test]
+    fn label_values_from_outside_are_bounded() {
+        let metrics = metrics();
+        for n in 0..2_000 {
+            metrics.destination_paused("main", &format!("d{n}"));
+            metrics.attempt_failed("main", FailureClass::Failed, &format!("c{n}"));
+        }
+        let count = |text: &str, name: &str| text.lines().filter(|line| line.starts_with(name)).count();
+        let text = metrics.encode();
+        assert_eq!(count(&text, "outboxd_destination_paused{"), DESTINATIONS_MAX);
+        assert_eq!(count(&text, "outboxd_attempts_failed_total{"), CODES_MAX + 1);
+        assert!(text.contains("code=\"other\"} 1500"));
+        metrics.destination_recovered("main", "d7");
+        assert_eq!(
+            count(&metrics.encode(), "outboxd_destination_paused{"),
+            DESTINATIONS_MAX - 1
+        );
+    }
+}

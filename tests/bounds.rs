@@ -1,0 +1,227 @@
+//! P6, bounded: memory depends on `relay.max_in_flight` and `relay.max_in_flight_bytes`, not on the backlog or the size
+//! of payloads; rows that wait for a time cost nothing.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::support::broker::{Broker, Kind};
+use crate::support::consumer::{Follower, wait_for};
+use crate::support::daemon::{Daemon, Site};
+use crate::support::postgres::{Cluster, Database, Session};
+use crate::support::{alone, eventually};
+
+const MEGABYTE: u64 = 1024 * 1024;
+
+struct Scene {
+    broker: Broker,
+    database: Database,
+    session: Session,
+    site: Site,
+}
+
+async fn scene(relay: &str) -> Scene {
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &(broker.section("main") + relay));
+    site.migrate();
+    let session = database.connect().await;
+    Scene {
+        broker,
+        database,
+        session,
+        site,
+    }
+}
+
+async fn relayed(session: &Session) -> i64 {
+    session
+        .count("select count(*) from outbox_messages where relayed_at is not null")
+        .await
+}
+
+/// 300,000 rows wait, the broker takes all it is given: memory stays what the window needs.
+#[tokio::test]
+async fn a_long_backlog_does_not_fill_memory() {
+    let _guard = alone().await;
+    let scene = scene("").await;
+    scene
+        .session
+        .run(
+            "insert into outbox_messages (topic, key, payload)
+             select 'orders', 'k' || n % 1000, jsonb_build_object('n', n, 'pad', repeat('x', 400))
+             from generate_series(1, 300000) as n",
+        )
+        .await;
+    let daemon = scene.site.start().await;
+    scene.session.drained(Duration::from_secs(120)).await;
+    let peak = daemon.peak_rss() / MEGABYTE;
+    println!("300,000 rows of backlog: peak RSS {peak} MB");
+    assert_eq!(relayed(&scene.session).await, 300_000);
+    assert!(peak <= 150, "peak RSS {peak} MB with a backlog of 300,000 rows");
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// A whole window of 100 kB payloads would be 1 GB; `max_in_flight_bytes` says 16 MiB.
+#[tokio::test]
+async fn large_payloads_do_not_fill_memory() {
+    let _guard = alone().await;
+    let scene = scene("[relay]\nmax_in_flight_bytes = \"16MiB\"\n").await;
+    let insert = "insert into outbox_messages (topic, key, payload)
+        select 'orders', 'k' || n % 100, to_jsonb(repeat('x', 100000)) from generate_series(1, 5000) as n";
+    scene.session.run(insert).await;
+    let daemon = scene.site.start().await;
+    scene.session.drained(Duration::from_secs(120)).await;
+    let peak = daemon.peak_rss() / MEGABYTE;
+    println!("5,000 payloads of 100 kB: peak RSS {peak} MB");
+    assert_eq!(relayed(&scene.session).await, 5_000);
+    // The window, a copy of it on its way through each of the two clients, and the daemon itself.
+    assert!(
+        peak <= 150,
+        "peak RSS {peak} MB with 100 kB payloads and a window of 16 MiB"
+    );
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// With its broker dead the daemon holds its window and no more, whatever is waiting.
+#[tokio::test]
+async fn a_backlog_behind_a_dead_broker_does_not_fill_memory() {
+    let _guard = alone().await;
+    let scene = scene("").await;
+    let daemon = scene.site.start().await;
+    scene.broker.kill9().await;
+    for _ in 0..4 {
+        let insert = "insert into outbox_messages (topic, key, payload)
+            select 'orders', 'k' || n % 1000, jsonb_build_object('n', n, 'pad', repeat('x', 400))
+            from generate_series(1, 50000) as n";
+        scene.session.run(insert).await;
+    }
+    eventually("the destination is paused", Duration::from_secs(15), || async {
+        let metrics = daemon.metrics().await;
+        let paused = metrics
+            .iter()
+            .any(|(name, value)| name.starts_with("outboxd_destination_paused{") && *value > 0.0);
+        paused.then_some(())
+    })
+    .await;
+    scene.broker.bring_back();
+    scene.session.drained(Duration::from_secs(120)).await;
+    let peak = daemon.peak_rss() / MEGABYTE;
+    println!("200,000 rows behind a dead broker: peak RSS {peak} MB");
+    assert!(peak <= 150, "peak RSS {peak} MB with 200,000 rows behind a dead broker");
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// Inserts one due row and returns how long it took to reach the consumer.
+async fn probe(session: &Session, consumer: &mut Follower) -> Duration {
+    let id = Uuid::new_v4();
+    let insert = "insert into outbox_messages (id, topic, key, payload) values ($1, 'orders', 'probe', '1')";
+    let begun = Instant::now();
+    session.execute(insert, &[&id]).await.expect("an insert");
+    wait_for(consumer, id, Duration::from_secs(30)).await;
+    begun.elapsed()
+}
+
+async fn probes(session: &Session, consumer: &mut Follower) -> Vec<Duration> {
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        all.push(probe(session, consumer).await);
+    }
+    all.sort();
+    all
+}
+
+const NEXT_YEAR: &str = "insert into outbox_messages (topic, key, payload, available_at)
+    select 'orders', 'k' || n % 1000, '1', now() + interval '1 year' from generate_series(1, 1000000) as n";
+
+async fn assert_quick(session: &Session, daemon: &Daemon, consumer: &mut Follower, when: &str) {
+    let all = probes(session, consumer).await;
+    println!(
+        "{when}: median {:.1?}, worst {:.1?}, peak RSS {} MB",
+        all[10],
+        all[19],
+        daemon.peak_rss() / MEGABYTE
+    );
+    // One of twenty may meet a checkpoint or another process on this machine.
+    assert!(all[18] < Duration::from_millis(100), "{when}: due rows took {all:?}");
+}
+
+#[tokio::test]
+async fn a_million_delayed_rows_in_front_do_not_delay_a_due_row() {
+    let _guard = alone().await;
+    let scene = scene("").await;
+    scene.session.run(NEXT_YEAR).await;
+    scene.session.run("analyze outbox_messages").await;
+    let behind = "insert into outbox_messages (topic, key, payload) values ('orders', 'behind', '1')";
+    scene.session.run(behind).await;
+    let daemon = scene.site.start().await;
+    let ready = Instant::now();
+    let mut consumer = scene.broker.follow(&["orders"]).await;
+    consumer
+        .next(Duration::from_secs(30))
+        .await
+        .expect("the row behind a million delayed ones arrives");
+    println!(
+        "started on a million delayed rows: the first due row arrived {:.0?} after ready",
+        ready.elapsed()
+    );
+    assert!(
+        ready.elapsed() < Duration::from_secs(2),
+        "the first due row took {:?}",
+        ready.elapsed()
+    );
+    assert_quick(
+        &scene.session,
+        &daemon,
+        &mut consumer,
+        "a million delayed rows in front",
+    )
+    .await;
+    assert_eq!(relayed(&scene.session).await, 21);
+    let peak = daemon.peak_rss() / MEGABYTE;
+    assert!(peak <= 150, "peak RSS {peak} MB with a million delayed rows");
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// The same million, committed under a running daemon.
+#[tokio::test]
+async fn a_million_delayed_rows_committed_at_once_do_not_delay_a_due_row() {
+    let _guard = alone().await;
+    let scene = scene("").await;
+    let daemon = scene.site.start().await;
+    let mut consumer = scene.broker.follow(&["orders"]).await;
+    assert_quick(&scene.session, &daemon, &mut consumer, "an empty outbox").await;
+    scene.session.run(NEXT_YEAR).await;
+    let first = probe(&scene.database.connect().await, &mut consumer).await;
+    println!("right behind a million delayed rows committed at once: {first:.1?}");
+    assert!(first < Duration::from_secs(5), "the first due row took {first:?}");
+    assert_quick(
+        &scene.session,
+        &daemon,
+        &mut consumer,
+        "a million delayed rows committed before",
+    )
+    .await;
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// A delayed row is sent when its time comes, not before and not much later.
+#[tokio::test]
+async fn a_delayed_row_is_sent_when_it_is_due() {
+    let _guard = alone().await;
+    let scene = scene("").await;
+    let daemon = scene.site.start().await;
+    let insert = "insert into outbox_messages (topic, payload, available_at)
+        values ('orders', '1', clock_timestamp() + interval '2 seconds')";
+    scene.session.run(insert).await;
+    scene.session.drained(Duration::from_secs(10)).await;
+    let late = "select (extract(epoch from relayed_at - available_at) * 1000)::bigint from outbox_messages";
+    let late = scene.session.count(late).await;
+    println!("a delayed row was marked {late} ms after its time");
+    assert!(
+        (0..500).contains(&late),
+        "a delayed row was marked {late} ms after its time"
+    );
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}

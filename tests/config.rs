@@ -1,0 +1,543 @@
+//! Configuration as an operator meets it: a file, an environment, and one line when something is wrong.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use outboxd::config::{self, Config, DEFAULT_PATH, Listen, OnRelayed, TransportConfig};
+use outboxd::delivery::Order;
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+
+const BASE: &str = "[database]\nurl = \"postgres://u:pass-word@h/db\"\n[transports.main.nats]\nurl = \"nats://h:1\"\n";
+
+fn env(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    variables
+        .iter()
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        .collect()
+}
+
+fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+    config::parse(text, Path::new("/etc/outboxd/outboxd.toml"), env(variables)).map_err(|error| error.to_string())
+}
+
+fn load(text: &str) -> Config {
+    parse(text, &[]).unwrap_or_else(|error| panic!("{error}\nin\n{text}"))
+}
+
+/// The one line `text` is refused with.
+fn refused(text: &str, variables: &[(&str, &str)]) -> String {
+    let line = parse(text, variables).expect_err(text);
+    assert!(!line.contains('\n'), "{line}");
+    assert!(!line.contains("pass-word"), "a secret in {line}");
+    line
+}
+
+fn with(section: &str) -> String {
+    format!("{BASE}{section}\n")
+}
+
+#[test]
+fn the_smallest_file_gets_every_default() {
+    let config = load(BASE);
+    assert_eq!(config.database.pool_size, 4);
+    assert_eq!((config.relay.batch_size, config.relay.max_in_flight), (1000, 10_000));
+    assert_eq!(config.relay.max_in_flight_bytes, 64 << 20);
+    assert_eq!(config.relay.poll_interval_max, Duration::from_millis(250));
+    assert_eq!(config.lease.ttl, Duration::from_secs(15));
+    assert!(!config.lease.instance.is_empty(), "the host name");
+    assert_eq!(config.outbox.on_relayed, OnRelayed::Mark);
+    assert_eq!(
+        config.http.listen,
+        Listen::Tcp {
+            host: "127.0.0.1".into(),
+            port: 7117
+        }
+    );
+    assert_eq!(config.retention.relayed, Some(Duration::from_secs(7 * 86_400)));
+    assert_eq!(config.retention.failed, None);
+    let routes: Vec<_> = config.routes.iter().collect();
+    assert_eq!(
+        (
+            routes.len(),
+            &*routes[0].pattern,
+            routes[0].transport,
+            routes[0].max_attempts
+        ),
+        (1, "*", 0, 5)
+    );
+    assert_eq!(
+        config
+            .routes
+            .resolve(&"a.b/c".into(), None)
+            .unwrap()
+            .destination
+            .as_ref(),
+        "a.b/c"
+    );
+}
+
+#[test]
+fn the_example_loads_and_its_comments_are_the_defaults() {
+    let example = include_str!("../config.example.toml");
+    let smallest = "[database]\nurl = \"postgres://outboxd@127.0.0.1:5432/app\"\n\
+                    [transports.main.nats]\nurl = \"nats://127.0.0.1:4222\"\n";
+    let expected = format!("{:?}", load(smallest));
+    assert_eq!(format!("{:?}", load(example)), expected);
+    let mut uncommented = String::new();
+    let mut count = 0;
+    for line in example.lines() {
+        let bare = line
+            .strip_prefix('#')
+            .filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '['));
+        count += usize::from(bare.is_some());
+        uncommented.push_str(bare.unwrap_or(line));
+        uncommented.push('\n');
+    }
+    assert!(count > 40, "only {count} defaults found");
+    assert_eq!(format!("{:?}", load(&uncommented)), expected);
+}
+
+/// Keys by section, as `config.example.toml` shows them, whether set, defaults or examples.
+fn example_keys() -> BTreeMap<String, Vec<String>> {
+    let mut sections: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut section = String::new();
+    for line in include_str!("../config.example.toml").lines() {
+        let bare = match line.strip_prefix("##") {
+            Some(example) => example.trim_start(),
+            None => line.strip_prefix('#').unwrap_or(line),
+        };
+        if bare.starts_with('[') {
+            section = bare.trim_matches(['[', ']']).to_owned();
+            sections.entry(section.clone()).or_default();
+        } else if let Some((key, _)) = bare.split_once(" = ")
+            && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        {
+            sections.entry(section.clone()).or_default().push(key.to_owned());
+        }
+    }
+    sections
+}
+
+/// The public fields of `name` in a source file.
+fn fields(source: &str, name: &str) -> Vec<String> {
+    let body = source
+        .split(&format!("struct {name} {{"))
+        .nth(1)
+        .unwrap_or_else(|| panic!("no struct {name}"));
+    let body = body.split("\n}").next().unwrap();
+    let field = |line: &str| {
+        let rest = line
+            .trim()
+            .strip_prefix("pub ")
+            .or(line.trim().strip_prefix("pub(super) "))?;
+        let name = rest.split_once(':')?.0;
+        name.bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            .then(|| name.to_owned())
+    };
+    body.lines().filter_map(field).collect()
+}
+
+#[test]
+fn every_key_stands_in_the_example() {
+    let example = example_keys();
+    let raw = include_str!("../src/config/raw.rs");
+    let mut expected: Vec<(String, String, &str)> = Vec::new();
+    for section in [
+        "Database",
+        "Outbox",
+        "Relay",
+        "Lease",
+        "Retention",
+        "Http",
+        "Log",
+        "Trace",
+    ] {
+        expected.push((section.to_lowercase(), section.to_owned(), raw));
+    }
+    expected.push(("routes".to_owned(), "Route".to_owned(), raw));
+    let nats = include_str!("../src/transport/nats/config.rs");
+    let kafka = include_str!("../src/transport/kafka/config.rs");
+    let redis = include_str!("../src/transport/redis/config.rs");
+    let stdout = include_str!("../src/transport/stdout/config.rs");
+    expected.push(("transports.main.nats".to_owned(), "NatsConfig".to_owned(), nats));
+    expected.push(("transports.events.kafka".to_owned(), "KafkaConfig".to_owned(), kafka));
+    expected.push(("transports.cache.redis".to_owned(), "RedisConfig".to_owned(), redis));
+    expected.push(("transports.out.stdout".to_owned(), "StdoutConfig".to_owned(), stdout));
+    let mut missing = Vec::new();
+    let mut unknown = Vec::new();
+    for (section, name, source) in expected {
+        let shown = example.get(&section).unwrap_or_else(|| panic!("no section {section}"));
+        let fields = fields(source, &name);
+        missing.extend(
+            fields
+                .iter()
+                .filter(|field| *field != "columns" && !shown.contains(field))
+                .cloned(),
+        );
+        if source == raw {
+            unknown.extend(shown.iter().filter(|key| !fields.contains(key)).cloned());
+        }
+    }
+    assert_eq!(missing, [""; 0], "not in config.example.toml");
+    assert_eq!(unknown, [""; 0], "only in config.example.toml");
+    let columns = &example["outbox.columns"];
+    assert_eq!(
+        columns,
+        &outboxd::store::postgres::sql::COLUMNS.map(str::to_owned).to_vec()
+    );
+}
+
+/// What is added to the smallest file, how its refusal begins, and what else it says.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    (
+        "[relay]\nbatchsize = 5",
+        "relay.batchsize: unknown key",
+        &["batch_size"],
+    ),
+    ("[relai]\nx = 5", "relai: unknown key", &["relay"]),
+    (
+        "[relay]\nbatch_size = \"many\"",
+        "relay.batch_size: ",
+        &["\"many\"", "whole number"],
+    ),
+    ("[relay]\nbatch_size = -1", "relay.batch_size: ", &["-1"]),
+    ("[relay]\nbatch_size = 0", "relay.batch_size: ", &["0", "1 to 100000"]),
+    ("[relay]\nbatch_size = 200001", "relay.batch_size: ", &["200001"]),
+    (
+        "[relay]\nbatch_size = 500\nmax_in_flight = 400",
+        "relay.max_in_flight: ",
+        &["400", "relay.batch_size (500)"],
+    ),
+    (
+        "[relay]\nmax_in_flight_bytes = \"64M\"",
+        "relay.max_in_flight_bytes: ",
+        &["\"64M\"", "\"64MiB\""],
+    ),
+    (
+        "[relay]\nmax_in_flight_bytes = 1",
+        "relay.max_in_flight_bytes: ",
+        &["64KiB"],
+    ),
+    (
+        "[relay]\npoll_interval_min = 5",
+        "relay.poll_interval_min: ",
+        &["no unit", "\"5s\""],
+    ),
+    (
+        "[relay]\npoll_interval_min = \"2s\"",
+        "relay.poll_interval_min: ",
+        &["2s", "relay.poll_interval_max (250ms)"],
+    ),
+    (
+        "[relay]\nbackoff_min = \"10m\"",
+        "relay.backoff_min: ",
+        &["10m", "relay.backoff_max (5m)"],
+    ),
+    ("[relay]\nmax_attempts = 0", "relay.max_attempts: ", &["0"]),
+    (
+        "[relay]\nnotify = \"perhaps\"",
+        "relay.notify: ",
+        &["perhaps", "boolean"],
+    ),
+    ("[lease]\nttl = \"500ms\"", "lease.ttl: ", &["500ms", "1s"]),
+    ("[lease]\ninstance = \"a/b\"", "lease.instance: ", &["a/b"]),
+    (
+        "[lease]\nttl = \"4s\"",
+        "transports.main.nats.ack_timeout: ",
+        &["5s", "lease.ttl (4s)"],
+    ),
+    ("[outbox]\nlanes = 2000", "outbox.lanes: ", &["2000", "1024"]),
+    (
+        "[outbox]\non_relayed = \"keep\"",
+        "outbox.on_relayed: ",
+        &["\"keep\"", "\"mark\", \"delete\""],
+    ),
+    ("[outbox]\ntable = \"\"", "outbox.table: ", &["1 to 63"]),
+    (
+        "[outbox.columns]\nbody = \"x\"",
+        "outbox.columns.body: ",
+        &["unknown column", "payload"],
+    ),
+    ("[outbox.columns]\nkey = \"\"", "outbox.columns.key: ", &["add it"]),
+    (
+        "[http]\nlisten = \"7117\"",
+        "http.listen: ",
+        &["\"7117\"", "127.0.0.1:7117"],
+    ),
+    ("[http]\nlisten = \"unix:rel.sock\"", "http.listen: ", &["rel.sock"]),
+    (
+        "[http]\ntoken_file = \"missing\"",
+        "http.token_file: ",
+        &["/etc/outboxd/missing"],
+    ),
+    ("[log]\nlevel = \"loud\"", "log.level: ", &["\"loud\"", "\"info\""]),
+    (
+        "[trace]\notlp_endpoint = \"collector:4317\"",
+        "trace.otlp_endpoint: ",
+        &["collector:4317"],
+    ),
+    (
+        "[retention]\nrelayed = \"a week\"",
+        "retention.relayed: ",
+        &["a week", "\"7d\""],
+    ),
+    ("[transports.Main.stdout]", "transports.Main: ", &["lower-case"]),
+    (
+        "[transports.other.rabbit]",
+        "transports.other.rabbit: unknown key",
+        &["nats", "kafka"],
+    ),
+    ("[transports.other]", "transports.other: ", &["no kind"]),
+    (
+        "[transports.main.stdout]",
+        "transports.main: ",
+        &["several kinds", "nats, stdout"],
+    ),
+    ("[transports.other.stdout]", "routes: ", &["2 transports"]),
+    (
+        "[transports.other.kafka]",
+        "transports.other.kafka.brokers: ",
+        &["required"],
+    ),
+];
+
+#[test]
+fn what_is_wrong_is_named_with_its_key_in_one_line() {
+    for (section, begins, contains) in MISTAKES {
+        let line = refused(&with(section), &[]);
+        assert!(line.starts_with(begins), "{section:?}: {line}");
+        for part in *contains {
+            assert!(line.contains(part), "{section:?}: no {part:?} in {line}");
+        }
+    }
+    assert!(refused("", &[]).starts_with("transports: none is configured"));
+    let line = refused("[transports.main.nats]\nurl = \"nats://h:1\"", &[]);
+    assert!(line.starts_with("database.url: is required"), "{line}");
+}
+
+#[test]
+fn routes_are_checked_one_by_one() {
+    let cases = [
+        ("transport = \"main\"", "routes[0].topic: is required"),
+        ("topic = \"[\"", "routes[0].topic: "),
+        ("topic = \"*\"\ndestination = \"{name}\"", "routes[0].destination: "),
+        (
+            "topic = \"*\"\norder = \"fifo\"",
+            "routes[0].order: \"fifo\" is not accepted: one of \"key\", \"strict\", \"none\"",
+        ),
+        (
+            "topic = \"*\"\ntransport = \"nope\"",
+            "routes[0].transport: \"nope\" is not configured; transports: main",
+        ),
+        (
+            "topic = \"*\"\nmax_attempts = 0",
+            "routes[0].max_attempts: 0 is not within",
+        ),
+        (
+            "topic = \"*\"\nbackoff_min = \"1h\"",
+            "routes[0].backoff_min: 1h is above routes[0].backoff_max (5m)",
+        ),
+        ("topic = \"*\"\nrate = 0", "routes[0].rate: 0 is not within"),
+        ("topic = \"*\"\nprio = 0", "routes[0].prio: unknown key"),
+    ];
+    for (route, begins) in cases {
+        let line = refused(&with(&format!("[[routes]]\n{route}")), &[]);
+        assert!(line.starts_with(begins), "{route:?}: {line}");
+    }
+    let two = format!(
+        "{BASE}[transports.aux.stdout]\n[[routes]]\ntopic = \"a\"\ntransport = \"main\"\n[[routes]]\ntopic = \"b\"\n"
+    );
+    let line = refused(&two, &[]);
+    assert_eq!(
+        line,
+        "routes[1].transport: is required, as there are several: one of aux, main"
+    );
+}
+
+#[test]
+fn a_route_says_everything_it_can() {
+    let config = load(&with(
+        "[[routes]]\ntopic = \"orders.*\"\ndestination = \"shop.{topic}\"\norder = \"strict\"\nmax_attempts = 9\n\
+         backoff_min = \"2s\"\nbackoff_max = \"4s\"\nmax_in_flight = 7\nrate = 50\npaused = true\n[[routes]]\ntopic = \"*\"",
+    ));
+    let routes: Vec<_> = config.routes.iter().collect();
+    assert_eq!((routes[0].order, routes[0].max_attempts), (Order::Strict, 9));
+    assert_eq!(
+        (routes[0].backoff.min, routes[0].backoff.max),
+        (Duration::from_secs(2), Duration::from_secs(4))
+    );
+    assert_eq!(
+        &*config.routes.resolve(&"orders.new".into(), None).unwrap().destination,
+        "shop.orders.new"
+    );
+    let limits = &config.route_limits;
+    assert_eq!(
+        (limits[0].max_in_flight, limits[0].rate.map(u32::from), limits[0].paused),
+        (Some(7), Some(50), true)
+    );
+    assert_eq!(
+        (limits[1].max_in_flight, limits[1].rate, limits[1].paused),
+        (None, None, false)
+    );
+    assert_eq!((routes[1].order, routes[1].max_attempts), (Order::Key, 5));
+}
+
+#[test]
+fn transports_come_in_order_of_their_names() {
+    let config = load(&format!(
+        "{BASE}[transports.a-1.stdout]\n[transports.b_2.kafka]\nbrokers = \"h:1\"\nlibrdkafka = {{ \"linger.ms\" = \"5\" }}\n\
+         [[routes]]\ntopic = \"*\"\ntransport = \"main\""
+    ));
+    let names: Vec<_> = config.transports.iter().map(|t| (&*t.name, t.config.kind())).collect();
+    assert_eq!(names, [("a-1", "stdout"), ("b_2", "kafka"), ("main", "nats")]);
+    assert_eq!(config.routes.get(0).transport, 2);
+    let TransportConfig::Kafka(kafka) = &config.transports[1].config else {
+        panic!("{config:?}")
+    };
+    assert_eq!(kafka.librdkafka["linger.ms"], "5");
+}
+
+#[test]
+fn the_environment_wins_and_keeps_text_as_it_is() {
+    let config = parse(
+        BASE,
+        &[
+            ("OUTBOXD__DATABASE__URL", "007"),
+            ("OUTBOXD__RELAY__BATCH_SIZE", "250"),
+            ("OUTBOXD__RELAY__NOTIFY", "false"),
+            ("OUTBOXD__RELAY__MAX_IN_FLIGHT_BYTES", "1GB"),
+            ("OUTBOXD__RELAY__POLL_INTERVAL_MAX", "2s"),
+            ("OUTBOXD__LEASE__INSTANCE", ""),
+            ("OUTBOXD__HTTP__LISTEN", "off"),
+            ("OUTBOXD__OUTBOX__COLUMNS__KEY", "aggregateid"),
+            ("OUTBOXD__TRANSPORTS__MAIN__NATS__URL", "nats://other:1"),
+            ("OUTBOXD__ROUTES__0__TOPIC", "x.*"),
+            ("OUTBOXD__ROUTES__1__TOPIC", "y.*"),
+            ("OUTBOXD__ROUTES__1__PAUSED", "true"),
+            ("OUTBOXD_UNRELATED", "1"),
+            ("PATH", "/bin"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.database.url.expose_secret(), "007");
+    assert_eq!((config.relay.batch_size, config.relay.notify), (250, false));
+    assert_eq!(
+        (config.relay.max_in_flight_bytes, config.relay.poll_interval_max),
+        (1_000_000_000, Duration::from_secs(2))
+    );
+    assert_eq!(config.http.listen, Listen::Off);
+    assert_eq!(config.outbox.columns, [("key".to_owned(), "aggregateid".to_owned())]);
+    assert_eq!(
+        config.routes.iter().map(|route| &*route.pattern).collect::<Vec<_>>(),
+        ["x.*", "y.*"]
+    );
+    assert!(config.route_limits[1].paused);
+    let TransportConfig::Nats(nats) = &config.transports[0].config else {
+        panic!("{config:?}")
+    };
+    assert_eq!(nats.url, "nats://other:1");
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_the_variable() {
+    for (name, value, problem) in [
+        ("OUTBOXD__RELAY__BATCHSIZE", "5", "unknown key"),
+        ("OUTBOXD__FOO", "5", "unknown key"),
+        ("OUTBOXD__RELAY__BATCH_SIZE", "many", "\"many\" is no whole number"),
+        ("OUTBOXD__RELAY__BATCH_SIZE", "0", "0 is not within"),
+        ("OUTBOXD__LEASE__TTL", "1", "no duration"),
+        ("OUTBOXD__LEASE__TTL", "10ms", "too short"),
+        ("OUTBOXD__ROUTES__0__ORDER", "fifo", "\"fifo\""),
+        ("OUTBOXD__ROUTES__99999999999__TOPIC", "x", "index is too large"),
+    ] {
+        let line = refused(&with("[[routes]]\ntopic = \"*\""), &[(name, value)]);
+        assert!(
+            line.starts_with(&format!("{name}: ")) && line.contains(problem),
+            "{line}"
+        );
+    }
+    let both = [("OUTBOXD__RELAY__BATCHSIZE", "5"), ("OUTBOXD__LEASE__TTL", "1")];
+    assert!(refused(BASE, &both).starts_with("OUTBOXD__"), "one of the two is named");
+}
+
+#[test]
+fn secrets_come_from_files_and_never_show() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("outboxd.toml");
+    let transports = "[transports.main.nats]\nurl = \"nats://h:1\"\n";
+    std::fs::write(directory.path().join("url"), "postgres://u:pass-word@h/db\n").unwrap();
+    std::fs::write(directory.path().join("empty"), "\n").unwrap();
+    let load = |database: &str| {
+        std::fs::write(
+            &file,
+            format!("[database]\n{database}\n{transports}[http]\ntoken_file = \"url\"\n"),
+        )
+        .unwrap();
+        config::load(&file, env(&[])).map_err(|error| error.to_string())
+    };
+    let config = load("url_file = \"url\"\nlisten_url_file = \"url\"").unwrap();
+    assert_eq!(config.database.url.expose_secret(), "postgres://u:pass-word@h/db");
+    assert_eq!(
+        config.database.listen_url.as_ref().unwrap().expose_secret(),
+        "postgres://u:pass-word@h/db"
+    );
+    assert!(!format!("{config:?}").contains("pass-word"));
+    let both = load("url = \"postgres://h\"\nurl_file = \"url\"").unwrap_err();
+    assert_eq!(both, "database.url_file: database.url is set too: keep one of them");
+    let empty = load("url_file = \"empty\"").unwrap_err();
+    assert!(
+        empty.starts_with("database.url_file: ") && empty.ends_with("is empty"),
+        "{empty}"
+    );
+    let missing = load("url_file = \"nope\"").unwrap_err();
+    assert!(
+        missing.starts_with("database.url_file: cannot read ") && missing.contains("nope"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn a_file_that_is_missing_or_no_toml_is_said() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("none.toml");
+    let full = [
+        ("OUTBOXD__DATABASE__URL", "postgres://h/db"),
+        ("OUTBOXD__TRANSPORTS__MAIN__NATS__URL", "nats://h:1"),
+    ];
+    let line = config::load(&missing, env(&full)).unwrap_err().to_string();
+    assert!(
+        line.starts_with("--config: cannot read ") && line.contains("none.toml"),
+        "{line}"
+    );
+    if !Path::new(DEFAULT_PATH).exists() {
+        config::load(Path::new(DEFAULT_PATH), env(&full)).unwrap();
+        assert!(config::load(Path::new(DEFAULT_PATH), env(&[])).is_err());
+    }
+    let line = refused("[database]\nurl = \"pass-word", &[]);
+    assert!(
+        line.starts_with("/etc/outboxd/outboxd.toml: not TOML at line 2"),
+        "{line}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in ".{0,200}", name in "[A-Z_0-9]{0,20}", value in ".{0,20}") {
+        let _ = parse(&text, &[(&format!("OUTBOXD__{name}"), &value)]);
+    }
+
+    #[test]
+    fn no_value_of_a_known_key_makes_it_panic(value in "[\"\\[\\]{}=.,a-z0-9 *:/-]{0,40}", which in 0usize..9) {
+        let key = ["relay]\nbatch_size", "lease]\nttl", "relay]\nmax_in_flight_bytes", "http]\nlisten", "outbox]\ntable",
+            "outbox.columns]\nkey", "[routes]]\ntopic", "[routes]]\ntopic=\"*\"\ndestination", "log]\nlevel"][which];
+        for text in [format!("{BASE}[{key} = {value}"), format!("{BASE}[{key} = '{value}'")] {
+            if let Err(line) = parse(&text, &[]) {
+                prop_assert!(!line.contains('\n') && !line.contains("pass-word"), "{}", line);
+            }
+        }
+    }
+}

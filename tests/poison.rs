@@ -1,0 +1,137 @@
+//! P1 and P8 for rows that can never be sent: each is `failed_at` at its first attempt with a `last_error` that says
+//! why, and every other row of its batch is relayed.
+
+use std::time::Duration;
+
+use crate::support::broker::{Broker, Kind};
+use crate::support::chaos::judge;
+use crate::support::daemon::Site;
+use crate::support::postgres::{Cluster, Session};
+use crate::support::together;
+
+/// A failed row's attempt and last_error, by its key.
+async fn failure(session: &Session, key: &str) -> (i32, String) {
+    let query = "select attempt, last_error from outbox_messages where key = $1 and failed_at is not null";
+    let row = session.query_opt(query, &[&key]).await.expect("a query");
+    let row = row.unwrap_or_else(|| panic!("the row {key:?} is in failed_at"));
+    (row.get(0), row.get(1))
+}
+
+/// Asserts that the row with this key failed at its first attempt, and that `last_error` has one of `words`.
+async fn assert_rejected(session: &Session, key: &str, words: &[&str]) {
+    let (attempt, error) = failure(session, key).await;
+    println!("{key}: {error}");
+    assert_eq!(attempt, 2, "{key}: one attempt, then no more");
+    let lower = error.to_lowercase();
+    assert!(
+        words.iter().any(|word| lower.contains(word)),
+        "{key}: {error:?} says none of {words:?}"
+    );
+    assert!(!error.contains('\n'), "{key}: last_error is one line: {error:?}");
+}
+
+#[tokio::test]
+async fn what_nats_cannot_take_fails_alone() {
+    let _guard = together().await;
+    let broker = Broker::start_with(Kind::Nats, "max_payload: 65536");
+    broker.prepare(&["orders", "orders.>"]).await;
+    let database = Cluster::shared().database().await;
+    let routes = "[[routes]]\ntopic = \"orders*\"\ntransport = \"main\"\n";
+    let site = Site::new(&database, &(broker.section("main") + routes));
+    site.migrate();
+    let session = database.connect().await;
+    // One statement, so that good and bad rows share their batches.
+    let insert = "insert into outbox_messages (topic, key, payload, headers)
+        select case when n = 40 then 'orders one' when n = 50 then 'nowhere' else 'orders' end,
+               case n when 20 then 'large' when 30 then 'array' when 40 then 'space' when 50 then 'unrouted'
+                      when 60 then 'newline' else 'k' || n % 7 end,
+               case when n = 20 then to_jsonb(repeat('x', 100000)) else to_jsonb(n) end,
+               case n when 30 then '[1]'::jsonb when 60 then jsonb_build_object('a', E'x\\r\\nb: y') else '{}' end
+        from generate_series(1, 500) as n";
+    session.run(insert).await;
+    let daemon = site.start().await;
+    session.drained(Duration::from_secs(20)).await;
+
+    assert_rejected(&session, "large", &["payload", "too large", "exceed"]).await;
+    assert_rejected(&session, "array", &["headers must be a json object"]).await;
+    assert_rejected(&session, "space", &["subject"]).await;
+    assert_rejected(&session, "unrouted", &["no route"]).await;
+    assert_rejected(&session, "newline", &["header"]).await;
+    let verdict = judge(&database, &broker, &["orders"]).await;
+    verdict.assert_nothing_lost();
+    verdict.assert_ordered();
+    assert_eq!((verdict.failed, verdict.arrived), (5, 495), "{verdict}");
+    let attempts = "select count(*) from outboxd_attempts where lower(class) = 'rejected'";
+    assert_eq!(
+        session.count(attempts).await,
+        5,
+        "each rejection is in outboxd_attempts"
+    );
+    let listed = site.succeed(&["failed", "list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("failed list --json is JSON");
+    assert_eq!(listed.as_array().map(Vec::len), Some(5), "{listed}");
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+#[tokio::test]
+async fn what_kafka_cannot_take_fails_alone() {
+    let _guard = together().await;
+    let broker = Broker::start_with(Kind::Kafka, "message.max.bytes=200000");
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    // Random text: what compresses well would fit after all.
+    let insert = "insert into outbox_messages (topic, key, payload, headers)
+        select case when n = 40 then 'orders one' else 'orders' end,
+               case n when 20 then 'large' when 30 then 'array' when 40 then 'space' else 'k' || n % 7 end,
+               case when n = 20 then (select jsonb_agg(md5(n::text || i)) from generate_series(1, 12000) as i) else to_jsonb(n) end,
+               case n when 30 then '[1]'::jsonb else '{}' end
+        from generate_series(1, 500) as n";
+    session.run(insert).await;
+    let daemon = site.start().await;
+    session.drained(Duration::from_secs(30)).await;
+
+    assert_rejected(&session, "large", &["large", "size"]).await;
+    assert_rejected(&session, "array", &["headers must be a json object"]).await;
+    assert_rejected(&session, "space", &["topic"]).await;
+    let verdict = judge(&database, &broker, &["orders"]).await;
+    verdict.assert_nothing_lost();
+    verdict.assert_ordered();
+    assert_eq!((verdict.failed, verdict.arrived), (3, 497), "{verdict}");
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// Three whole batches of poison in front, then good rows: the good ones arrive, and the poison is tried once.
+#[tokio::test]
+async fn a_full_batch_of_poison_does_not_starve_the_rest() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(
+        &database,
+        &(broker.section("main") + "[relay]\nbatch_size = 100\nmax_in_flight = 200\n"),
+    );
+    site.migrate();
+    let session = database.connect().await;
+    session
+        .run(
+            "insert into outbox_messages (topic, key, payload, headers)
+             select 'orders', 'k' || n % 10, '1', case when n <= 300 then '[]'::jsonb else '{}' end
+             from generate_series(1, 400) as n",
+        )
+        .await;
+    let daemon = site.start().await;
+    session.drained(Duration::from_secs(20)).await;
+    let verdict = judge(&database, &broker, &["orders"]).await;
+    verdict.assert_nothing_lost();
+    assert_eq!((verdict.failed, verdict.arrived), (300, 100), "{verdict}");
+    assert_eq!(
+        session.count("select count(*) from outboxd_attempts").await,
+        300,
+        "each is tried once"
+    );
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
