@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outboxd::store::postgres::connect::parse_url;
 use tokio::task::JoinSet;
 
-use crate::support::postgres::{as_owner, program};
+use crate::support::postgres::{as_owner, bin};
 
 /// Made as an administrator would: an authority, a server certificate for `localhost` only, a client certificate for the
 /// user `tls`, an authority nobody trusts, and a self-signed certificate that says it is an authority.
@@ -35,7 +35,7 @@ struct Cluster {
 
 /// As the user PostgreSQL accepts, quietly, and not longer than the tests.
 fn as_postgres(name: &str) -> Command {
-    let mut command = as_owner("INT", program(name));
+    let mut command = as_owner("INT", bin(name));
     command
         .current_dir("/")
         .stdin(Stdio::null())
