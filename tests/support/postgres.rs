@@ -362,7 +362,9 @@ pub(crate) fn bin(name: &str) -> String {
         .filter(|(_, path)| path.exists())
         .collect();
     found.sort();
-    found.pop().map_or_else(|| name.to_owned(), |(_, path)| path.to_string_lossy().into_owned())
+    found
+        .pop()
+        .map_or_else(|| name.to_owned(), |(_, path)| path.to_string_lossy().into_owned())
 }
 
 /// A command that runs as somebody PostgreSQL accepts (never root) and gets `signal` when the test binary ends.

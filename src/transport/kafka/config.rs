@@ -69,7 +69,8 @@ fn default_id_header() -> String {
     "id".to_owned()
 }
 
-fn default_ack_timeout() -> Duration {
+/// `ack_timeout` where the file says nothing; a shorter lease shortens it.
+pub(crate) fn default_ack_timeout() -> Duration {
     Duration::from_secs(10)
 }
 
