@@ -402,7 +402,7 @@ fn transports_come_in_order_of_their_names() {
     let TransportConfig::Kafka(kafka) = &config.transports[1].config else {
         panic!("{config:?}")
     };
-    assert_eq!(kafka.librdkafka["linger.ms"].0, "5");
+    assert_eq!(kafka.librdkafka["linger.ms"], "5");
 }
 
 #[test]

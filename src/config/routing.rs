@@ -25,7 +25,8 @@ pub(super) fn transports(raw: RawTransports, ttl: Duration) -> Result<Vec<Transp
         if name.is_empty() || !name.bytes().all(fits) {
             return Err(wrong(key, "a name is lower-case letters, digits, '_' and '-'"));
         }
-        let config = kind(&key, kinds)?;
+        let mut config = kind(&key, kinds)?;
+        config.fit_default_ack_timeout(ttl);
         if let Err(line) = config.validate(&name) {
             return Err(ConfigError::Transport(line));
         }
@@ -99,6 +100,31 @@ impl TransportConfig {
             #[cfg(feature = "redis")]
             Self::Redis(_) => "redis",
             Self::Stdout(_) => "stdout",
+        }
+    }
+
+    /// A lease shorter than the default `ack_timeout` shortens it; only a value that was asked for can contradict the lease.
+    fn fit_default_ack_timeout(&mut self, ttl: Duration) {
+        let (timeout, default) = match self {
+            #[cfg(feature = "nats")]
+            Self::Nats(config) => (
+                &mut config.ack_timeout,
+                crate::transport::nats::config::default_ack_timeout(),
+            ),
+            #[cfg(feature = "kafka")]
+            Self::Kafka(config) => (
+                &mut config.ack_timeout,
+                crate::transport::kafka::config::default_ack_timeout(),
+            ),
+            #[cfg(feature = "redis")]
+            Self::Redis(config) => (
+                &mut config.ack_timeout,
+                crate::transport::redis::config::default_ack_timeout(),
+            ),
+            Self::Stdout(_) => return,
+        };
+        if *timeout == default && *timeout >= ttl {
+            *timeout = ttl * 2 / 3;
         }
     }
 

@@ -34,12 +34,7 @@ pub(crate) struct DestinationId(pub(crate) usize);
 #[derive(Debug)]
 pub(crate) enum Breaker {
     Closed,
-    Open {
-        since: Instant,
-        next_probe: Instant,
-        probing: bool,
-        failure: Failure,
-    },
+    Open { next_probe: Instant, probing: bool },
     Trial,
 }
 
@@ -130,16 +125,6 @@ impl Destination {
         } else if met {
             self.lag = None;
             self.topics.clear();
-        }
-    }
-
-    /// The reread failed: as if it had not been started.
-    pub(crate) fn reread_failed(&mut self) {
-        if let Some(lag) = &mut self.lag {
-            lag.reading = false;
-            if let Some(back) = lag.back_to.take() {
-                lag.next = lag.next.min(back);
-            }
         }
     }
 
@@ -236,37 +221,19 @@ impl Destinations {
     }
 
     /// The destination takes nothing now. `true` when that is news.
-    pub(crate) fn pause(&mut self, id: DestinationId, failure: Failure, now: Instant) -> bool {
-        let interval = self.probe_interval;
+    pub(crate) fn pause(&mut self, id: DestinationId, now: Instant) -> bool {
+        // The first look comes early: most outages are a reconnect long.
+        let (wait, news) = match self.get(id).breaker {
+            Breaker::Open { .. } => return false,
+            Breaker::Closed => (self.probe_interval / 4, true),
+            Breaker::Trial => (self.probe_interval, false),
+        };
         self.disturbed.insert(id);
-        let destination = self.get_mut(id);
-        match &mut destination.breaker {
-            Breaker::Open { failure: old, .. } => {
-                *old = failure;
-                false
-            }
-            Breaker::Closed => {
-                // The first look comes early: most outages are a reconnect long.
-                let next_probe = now + interval / 4;
-                destination.breaker = Breaker::Open {
-                    since: now,
-                    next_probe,
-                    probing: false,
-                    failure,
-                };
-                true
-            }
-            Breaker::Trial => {
-                let next_probe = now + interval;
-                destination.breaker = Breaker::Open {
-                    since: now,
-                    next_probe,
-                    probing: false,
-                    failure,
-                };
-                false
-            }
-        }
+        self.get_mut(id).breaker = Breaker::Open {
+            next_probe: now + wait,
+            probing: false,
+        };
+        news
     }
 
     /// Something was acknowledged. `true` when that ends a pause.
@@ -312,9 +279,7 @@ impl Destinations {
             }
         }
         for id in &self.disturbed {
-            if let Breaker::Open {
-                next_probe, probing, ..
-            } = &mut self.slots[id.0].breaker
+            if let Breaker::Open { next_probe, probing } = &mut self.slots[id.0].breaker
                 && !*probing
                 && *next_probe <= now
             {
@@ -332,7 +297,6 @@ impl Destinations {
                 Breaker::Open {
                     next_probe,
                     probing: false,
-                    ..
                 } => Some(*next_probe),
                 Breaker::Open { .. } | Breaker::Closed | Breaker::Trial => None,
             })
@@ -351,17 +315,10 @@ impl Destinations {
                     destination.breaker = Breaker::Trial;
                 }
             }
-            Err(failure) => {
-                if let Breaker::Open {
-                    next_probe,
-                    probing,
-                    failure: old,
-                    ..
-                } = &mut destination.breaker
-                {
+            Err(_) => {
+                if let Breaker::Open { next_probe, probing } = &mut destination.breaker {
                     *probing = false;
                     *next_probe = now + interval;
-                    *old = failure;
                 }
             }
         }
@@ -385,18 +342,13 @@ impl Destinations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::FailureClass;
-
-    fn failure() -> Failure {
-        Failure::new(FailureClass::Unavailable, "X", "x")
-    }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_one_number_and_ends_when_the_cursor_is_met() {
         let mut all = Destinations::new(Duration::from_secs(1), Instant::now());
         let id = all.find(0, &"d".into());
         let topic: Arc<str> = "t".into();
-        assert!(all.pause(id, failure(), Instant::now()));
+        assert!(all.pause(id, Instant::now()));
         for seq in [7, 5, 9] {
             all.lag_from(id, Seq(seq), &topic);
         }

@@ -57,11 +57,6 @@ impl Holds {
         self.count == 0
     }
 
-    /// Keys held or being released.
-    pub(crate) fn len(&self) -> usize {
-        self.count
-    }
-
     /// Whether this row holds its key.
     pub(crate) fn is_holder(&self, seq: Seq) -> bool {
         self.holders.contains_key(&seq)
@@ -163,11 +158,6 @@ impl Holds {
             return Some((id, recall));
         }
         None
-    }
-
-    /// The recall of `id` could not be made or finished: its turn comes again.
-    pub(crate) fn recall_again(&mut self, id: KeyId) {
-        self.releasing.push_back(id);
     }
 
     /// Everything parked up to `upto` has been fetched: what was pending of it is queued again.

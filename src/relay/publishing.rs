@@ -208,7 +208,7 @@ impl Engine {
             Disposition::Resend => return self.resend(envelope, slip),
             Disposition::Pause(failure) => {
                 let entry = entry(envelope, slip);
-                self.pause(entry.destination, failure, now);
+                self.pause(entry.destination, &failure, now);
                 self.send_back(&entry);
                 return None;
             }
@@ -255,11 +255,11 @@ impl Engine {
         None
     }
 
-    fn pause(&mut self, id: DestinationId, failure: Failure, now: Instant) {
-        let error = failure.error.clone();
-        if self.destinations.pause(id, failure, now) {
+    fn pause(&mut self, id: DestinationId, failure: &Failure, now: Instant) {
+        if self.destinations.pause(id, now) {
             let destination = self.destinations.get(id);
-            self.telemetry.paused(destination.transport, &destination.name, &error);
+            self.telemetry
+                .paused(destination.transport, &destination.name, &failure.error);
         }
         // Its queued rows go back too, or they would be sent before this one.
         for entry in self.lanes.remove(|entry| entry.destination == id) {

@@ -268,7 +268,9 @@ fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
 pub fn refused_login(error: &StoreError) -> Option<String> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(refused) = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error)
+        if let Some(refused) = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::as_db_error)
             && [
                 SqlState::INVALID_PASSWORD,
                 SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
@@ -276,7 +278,11 @@ pub fn refused_login(error: &StoreError) -> Option<String> {
             ]
             .contains(refused.code())
         {
-            return Some(format!("database.url: {} ({})", refused.message(), refused.code().code()));
+            return Some(format!(
+                "database.url: {} ({})",
+                refused.message(),
+                refused.code().code()
+            ));
         }
         cause = error.source();
     }
