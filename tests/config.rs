@@ -246,9 +246,9 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ("[lease]\nttl = \"500ms\"", "lease.ttl: ", &["500ms", "1s"]),
     ("[lease]\ninstance = \"a/b\"", "lease.instance: ", &["a/b"]),
     (
-        "[lease]\nttl = \"4s\"",
+        "ack_timeout = \"6s\"\n[lease]\nttl = \"4s\"",
         "transports.main.nats.ack_timeout: ",
-        &["5s", "lease.ttl (4s)"],
+        &["6s", "lease.ttl (4s)"],
     ),
     ("[outbox]\nlanes = 2000", "outbox.lanes: ", &["2000", "1024"]),
     (

@@ -48,7 +48,6 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
-    let transports = transports::connect(&config).await?;
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -61,6 +60,7 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         valid = validated(&database, &names, &telemetry) => valid?,
         _ = signals.next(&level, path) => return Ok(ExitCode::SUCCESS),
     }
+    let transports = transports::connect(&config).await?;
     let store = Arc::new(PostgresStore::new(
         database.clone(),
         names.clone(),
