@@ -40,7 +40,7 @@ impl Site {
             .into_owned();
         write!(
             text,
-            "[database]\nurl = \"{url}\"\n\n[lease]\nttl = \"3s\"\ninstance = \"{instance}\"\n\n\
+            "[database]\nurl = \"{url}\"\n\n[lease]\ninstance = \"{instance}\"\n\n\
              [http]\nlisten = \"127.0.0.1:{port}\"\n\n[log]\nformat = \"text\"\n\n{rest}\n"
         )
         .expect("writing into a string");
