@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod conformance;
 mod duplicates;
+mod engine;
 mod http;
 mod late_commits;
 mod loss;

@@ -1,3 +1,4 @@
 //! What tests run the engine on instead of a database and a broker.
 
+pub mod memory_store;
 pub mod scripted_transport;

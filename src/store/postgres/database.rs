@@ -207,7 +207,7 @@ impl Database {
     /// See [`classify`].
     pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
         let connection = self.connection(Role::Side).await?;
-        connection.batch_execute(sql).await.map_err(|error| classify(error))
+        connection.batch_execute(sql).await.map_err(classify)
     }
 
     async fn stream(

@@ -1,0 +1,156 @@
+//! One instance's cursor over the table: the first pass, then every number, with the missing ones remembered.
+
+use std::collections::BTreeSet;
+
+use tokio::time::Instant;
+
+use super::{State, StoredRow};
+use crate::message::Seq;
+use crate::store::{Page, Room, Row, Tenancy};
+
+/// Where reading stands.
+#[derive(Debug, Default)]
+pub(super) struct Feed {
+    cursor: i64,
+    /// The first pass ends here.
+    first_pass_upto: Option<i64>,
+    /// Transactions that owned numbers when the first pass began; `None` once the sweep for them was asked for.
+    first_holders: Option<BTreeSet<u64>>,
+    /// Missing numbers below the cursor that an open transaction may own.
+    gaps: BTreeSet<i64>,
+}
+
+impl Feed {
+    /// Starts over.
+    pub(super) fn open(state: &State) -> Self {
+        let last = state.rows.last_key_value().map_or(0, |(seq, _)| *seq);
+        Self {
+            cursor: i64::MIN,
+            first_pass_upto: Some(last.max(state.last_seq)),
+            first_holders: Some(holders(state)),
+            gaps: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn read(&mut self, state: &State, held: &Tenancy, room: Room) -> Page {
+        let mut page = match self.first_pass_upto {
+            Some(upto) => self.first_pass(state, held, upto, room),
+            None => self.follow(state, held, room),
+        };
+        if self.first_pass_upto.is_none()
+            && let Some(first) = &self.first_holders
+            && first.is_disjoint(&holders(state))
+        {
+            self.first_holders = None;
+            page.sweep = true;
+        }
+        page.cursor = Seq(self.cursor);
+        page.gaps = self.gaps.len();
+        page
+    }
+
+    /// Pending rows up to where the sequence stood at `open`.
+    fn first_pass(&mut self, state: &State, held: &Tenancy, upto: i64, room: Room) -> Page {
+        let mut filling = Filling::new(room);
+        let from = self.cursor.saturating_add(1);
+        for (seq, row) in state.rows.range(from..=upto.max(from)).filter(|(seq, _)| **seq <= upto) {
+            if is_wanted(row, held) {
+                self.cursor = *seq;
+                if !filling.take(row) {
+                    return filling.page(true);
+                }
+            }
+        }
+        self.cursor = upto;
+        self.first_pass_upto = None;
+        filling.page(true)
+    }
+
+    fn follow(&mut self, state: &State, held: &Tenancy, room: Room) -> Page {
+        let mut filling = Filling::new(room);
+        let taken = state.numbers_taken();
+        for seq in self.gaps.clone() {
+            match state.rows.get(&seq) {
+                Some(row) => {
+                    self.gaps.remove(&seq);
+                    if !filling.pass(row, held) {
+                        return filling.page(true);
+                    }
+                }
+                None if taken.contains(&seq) => {}
+                None => {
+                    self.gaps.remove(&seq);
+                }
+            }
+        }
+        for (seq, row) in state.rows.range(self.cursor.saturating_add(1)..) {
+            self.gaps.extend(taken.range(self.cursor.saturating_add(1)..*seq));
+            self.cursor = *seq;
+            if !filling.pass(row, held) {
+                return filling.page(true);
+            }
+        }
+        filling.page(false)
+    }
+}
+
+fn holders(state: &State) -> BTreeSet<u64> {
+    let with_numbers = state.open.iter().filter(|(_, rows)| !rows.is_empty());
+    with_numbers.map(|(transaction, _)| *transaction).collect()
+}
+
+/// Pending, mine, and not left to `due`.
+pub(super) fn is_wanted(row: &StoredRow, held: &Tenancy) -> bool {
+    row.is_pending() && !row.is_waiting() && held.contains_key(&row.lane)
+}
+
+/// Rows up to a room.
+pub(super) struct Filling {
+    room: Room,
+    bytes: usize,
+    now: Instant,
+    page: Page,
+}
+
+impl Filling {
+    pub(super) fn new(room: Room) -> Self {
+        Self {
+            room,
+            bytes: 0,
+            now: Instant::now(),
+            page: Page::default(),
+        }
+    }
+
+    /// Takes a row; `false` when there is no room for more after it.
+    pub(super) fn take(&mut self, row: &StoredRow) -> bool {
+        let mut message = row.message.clone();
+        message.age = self.now.saturating_duration_since(row.inserted_at);
+        self.bytes += message.size();
+        self.page.rows.push(Row {
+            lane: row.lane,
+            message,
+        });
+        self.bytes < self.room.bytes && self.page.rows.len() < self.room.rows
+    }
+
+    /// The cursor passes a row: takes it, or notes when it falls due.
+    fn pass(&mut self, row: &StoredRow, held: &Tenancy) -> bool {
+        if is_wanted(row, held) {
+            return self.take(row);
+        }
+        if row.is_pending() && held.contains_key(&row.lane) {
+            let due_in = row.available_at.saturating_duration_since(self.now);
+            self.page.next_due = Some(self.page.next_due.map_or(due_in, |known| known.min(due_in)));
+        }
+        true
+    }
+
+    pub(super) fn rows(self) -> Vec<Row> {
+        self.page.rows
+    }
+
+    fn page(self, more: bool) -> Page {
+        Page { more, ..self.page }
+    }
+}

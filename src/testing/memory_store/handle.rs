@@ -1,0 +1,358 @@
+//! One instance's handle: the port over the shared table.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::feed::{Feed, Filling, is_wanted};
+use super::{MemoryTable, Registration, State, StoredRow};
+use crate::message::Seq;
+use crate::store::{
+    DuePage, DuePosition, FailedAttempt, Hold, Leases, Mark, Page, Reread, Room, Row, Scope, Settled, Settlement,
+    Store, StoreError, Tenancy,
+};
+
+/// One instance at a [`MemoryTable`]. Made anew under the same name, it is that instance restarted.
+pub struct MemoryStore {
+    table: Arc<MemoryTable>,
+    instance: String,
+    session: u64,
+    mine: Mutex<Mine>,
+    commits_seen: AtomicU64,
+}
+
+/// What an instance keeps of its own.
+#[derive(Debug, Default)]
+struct Mine {
+    feed: Feed,
+    lanes: Tenancy,
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an answer says while the database is away.
+#[derive(Debug, thiserror::Error)]
+#[error("the test says the database is away")]
+struct Away;
+
+impl MemoryStore {
+    /// A handle for `instance`.
+    #[must_use]
+    pub fn new(table: &Arc<MemoryTable>, instance: &str) -> Self {
+        let mut state = table.state();
+        state.last_session += 1;
+        let session = state.last_session;
+        drop(state);
+        Self {
+            commits_seen: AtomicU64::new(*table.commits.borrow()),
+            table: Arc::clone(table),
+            instance: instance.to_owned(),
+            session,
+            mine: Mutex::default(),
+        }
+    }
+
+    fn mine(&self) -> MutexGuard<'_, Mine> {
+        self.mine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reachable(&self) -> Result<(), StoreError> {
+        if *self.table.away.borrow() {
+            Err(StoreError::Unavailable(Box::new(Away)))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Works on the table, then answers when the test lets it.
+    async fn answer<T: Send>(&self, work: impl FnOnce(&mut State) -> T + Send) -> Result<T, StoreError> {
+        self.reachable()?;
+        let answer = work(&mut self.table.state());
+        let mut held = self.table.held.subscribe();
+        let mut away = self.table.away.subscribe();
+        tokio::select! {
+            biased;
+            _ = away.wait_for(|away| *away) => Err(StoreError::Unavailable(Box::new(Away))),
+            _ = held.wait_for(|held| !held) => Ok(answer),
+        }
+    }
+
+    /// As [`Self::answer`], on the lease's own connection.
+    fn answer_about_lease<T>(&self, work: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
+        self.reachable()?;
+        let mut state = self.table.state();
+        if state.leases_stalled {
+            return Err(StoreError::Unavailable(Box::new(Away)));
+        }
+        Ok(work(&mut state))
+    }
+
+    fn owns(&self, state: &State, mark: &Mark) -> bool {
+        let lease = &state.lanes[usize::from(mark.lane)];
+        lease.owner.as_deref() == Some(&*self.instance) && lease.epoch == mark.epoch
+    }
+
+    fn mark(&self, state: &mut State, mark: &Mark, verify: bool) -> bool {
+        if !self.owns(state, mark) {
+            return false;
+        }
+        let Some(row) = state.rows.get_mut(&mark.seq.0) else {
+            return false;
+        };
+        let matches = row.is_pending() && (!verify || row.message.id == mark.id);
+        if matches {
+            row.relayed_at = Some(Instant::now());
+        }
+        matches
+    }
+
+    fn fail(&self, state: &mut State, failed: &FailedAttempt) -> bool {
+        if !self.owns(state, &failed.mark) {
+            return false;
+        }
+        let Some(row) = state.rows.get_mut(&failed.mark.seq.0) else {
+            return false;
+        };
+        if !(row.is_pending() && row.message.id == failed.mark.id && row.message.attempt == failed.attempt) {
+            return false;
+        }
+        row.message.attempt += 1;
+        row.last_error = Some(failed.error.clone());
+        match failed.retry_in {
+            Some(delay) => row.available_at = Instant::now() + delay,
+            None => row.failed_at = Some(Instant::now()),
+        }
+        state.attempts.push(failed.clone());
+        true
+    }
+
+    /// A point in time as a position: microseconds since the table was made.
+    fn position(&self, row: &StoredRow) -> DuePosition {
+        let since = row.available_at.saturating_duration_since(self.table.began);
+        DuePosition {
+            available_at: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            seq: row.message.seq,
+        }
+    }
+
+    fn due_rows(&self, state: &State, after: Option<DuePosition>, upto: Seq, room: Room) -> DuePage {
+        let now = Instant::now();
+        let lanes = self.mine().lanes.clone();
+        let pending = || state.rows.values().filter(|row| row.is_pending() && row.is_waiting());
+        let mut due: Vec<&StoredRow> = pending()
+            .filter(|row| row.available_at <= now && row.message.seq <= upto && lanes.contains_key(&row.lane))
+            .filter(|row| after.is_none_or(|after| self.position(row) > after))
+            .collect();
+        due.sort_by_key(|row| self.position(row));
+        let mut filling = Filling::new(room);
+        for row in due {
+            if !filling.take(row) {
+                return DuePage {
+                    rows: filling.rows(),
+                    next: Some(self.position(row)),
+                    next_due: None,
+                };
+            }
+        }
+        let later = pending().map(|row| row.available_at).filter(|at| *at > now).min();
+        DuePage {
+            rows: filling.rows(),
+            next: None,
+            next_due: later.map(|at| at - now),
+        }
+    }
+}
+
+fn is_in(scope: &Scope, row: &StoredRow) -> bool {
+    let topic = scope
+        .topics
+        .as_ref()
+        .is_none_or(|topics| topics.contains(&row.message.topic));
+    topic && (scope.key.is_none() || scope.key == row.message.key)
+}
+
+fn reread(state: &State, lanes: &Tenancy, scope: &Scope, (after, upto): (Seq, Seq), room: Room) -> Reread {
+    let mut filling = Filling::new(room);
+    if after < upto {
+        for row in state.rows.range(after.0.saturating_add(1)..=upto.0).map(|(_, row)| row) {
+            if is_wanted(row, lanes) && is_in(scope, row) && !filling.take(row) {
+                return Reread {
+                    rows: filling.rows(),
+                    position: row.message.seq,
+                    done: false,
+                };
+            }
+        }
+    }
+    Reread {
+        rows: filling.rows(),
+        position: upto,
+        done: true,
+    }
+}
+
+fn hold(row: &StoredRow, lanes: &Tenancy, failed_too: bool) -> Option<Hold> {
+    let failed = row.failed_at.is_some();
+    let holds = row.relayed_at.is_none() && (!failed || failed_too) && lanes.contains_key(&row.lane);
+    let key = row.message.key.clone().filter(|_| holds)?;
+    Some(Hold {
+        seq: row.message.seq,
+        lane: row.lane,
+        topic: Arc::clone(&row.message.topic),
+        key,
+        failed,
+    })
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn open(&self, lanes: &Tenancy) -> Result<(), StoreError> {
+        self.answer(|state| {
+            let feed = Feed::open(state);
+            *self.mine() = Mine {
+                feed,
+                lanes: lanes.clone(),
+            };
+        })
+        .await
+    }
+
+    async fn read(&self, room: Room) -> Result<Page, StoreError> {
+        self.answer(|state| {
+            let mut mine = self.mine();
+            let Mine { feed, lanes } = &mut *mine;
+            feed.read(state, lanes, room)
+        })
+        .await
+    }
+
+    async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError> {
+        self.answer(|state| reread(state, &self.mine().lanes, scope, (after, upto), room))
+            .await
+    }
+
+    async fn due(&self, after: Option<DuePosition>, upto: Seq, room: Room) -> Result<DuePage, StoreError> {
+        self.answer(|state| self.due_rows(state, after, upto, room)).await
+    }
+
+    async fn recall(&self, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
+        self.answer(|state| {
+            let lanes = self.mine().lanes.clone();
+            let asked: BTreeSet<Seq> = seqs.iter().copied().collect();
+            let mut filling = Filling::new(Room {
+                rows: usize::MAX,
+                ..room
+            });
+            for row in asked.iter().filter_map(|seq| state.rows.get(&seq.0)) {
+                if is_wanted(row, &lanes) && !filling.take(row) {
+                    break;
+                }
+            }
+            filling.rows()
+        })
+        .await
+    }
+
+    async fn holds(&self, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
+        self.answer(|state| {
+            let lanes = self.mine().lanes.clone();
+            let holding = |row: &StoredRow| match among {
+                None => row.failed_at.is_some() || row.message.attempt > 1,
+                // A row an operator retries waits at its first attempt, and holds on.
+                Some(seqs) => seqs.contains(&row.message.seq) && (row.failed_at.is_some() || row.is_waiting()),
+            };
+            let rows = state.rows.values().filter(|row| holding(row));
+            rows.filter_map(|row| hold(row, &lanes, failed_too)).collect()
+        })
+        .await
+    }
+
+    async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
+        let (settled, lost) = self
+            .answer(|state| {
+                let failures = settlement.failures.iter().filter(|failed| self.fail(state, failed));
+                let mut written = failures.count();
+                let verify = settlement.verify_identity;
+                let marks = settlement.relayed.iter();
+                written += marks.filter(|mark| self.mark(state, mark, verify)).count();
+                state.settlements += 1;
+                let lost = state.lose_settlements > 0;
+                state.lose_settlements = state.lose_settlements.saturating_sub(1);
+                let all = settlement.failures.len() + settlement.relayed.len();
+                let stale = all - written;
+                (Settled { written, stale }, lost)
+            })
+            .await?;
+        if lost {
+            return Err(StoreError::Unavailable(Box::new(Away)));
+        }
+        Ok(settled)
+    }
+
+    async fn changed(&self) {
+        let mut commits = self.table.commits.subscribe();
+        let seen = self.commits_seen.load(Ordering::Relaxed);
+        // The sender lives as long as the table this handle holds.
+        if let Ok(now) = commits.wait_for(|now| *now > seen).await {
+            self.commits_seen.store(*now, Ordering::Relaxed);
+        }
+    }
+}
+
+#[async_trait]
+impl Leases for MemoryStore {
+    async fn renew(&self, ttl: Duration) -> Result<Tenancy, StoreError> {
+        self.answer_about_lease(|state| {
+            let now = Instant::now();
+            let before = state.instances.insert(
+                self.instance.clone(),
+                Registration {
+                    session: self.session,
+                    expires_at: now + ttl,
+                },
+            );
+            let anew = before.is_none_or(|before| before.session != self.session || before.expires_at < now);
+            let mut held = Tenancy::new();
+            let State { lanes, instances, .. } = state;
+            for (lane, lease) in (0..).zip(lanes.iter_mut()) {
+                let is_mine = lease.owner.as_deref() == Some(&*self.instance);
+                let is_free = lease
+                    .owner
+                    .as_ref()
+                    .is_none_or(|owner| instances.get(owner).is_none_or(|owner| owner.expires_at < now));
+                if is_free || (is_mine && anew) {
+                    lease.owner = Some(self.instance.clone());
+                    lease.epoch += 1;
+                }
+                if is_mine || is_free {
+                    held.insert(lane, lease.epoch);
+                }
+            }
+            held
+        })
+    }
+
+    async fn leave(&self) -> Result<(), StoreError> {
+        self.answer_about_lease(|state| {
+            let registered = state.instances.get(&self.instance);
+            if registered.is_some_and(|registration| registration.session == self.session) {
+                state.instances.remove(&self.instance);
+                for lease in &mut state.lanes {
+                    if lease.owner.as_deref() == Some(&*self.instance) {
+                        lease.owner = None;
+                    }
+                }
+            }
+        })
+    }
+}

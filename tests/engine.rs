@@ -1,0 +1,836 @@
+//! The engine on fakes and paused time: what it does with rows, answers, outages and leases, without a database or a broker.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use outboxd::backoff::Backoff;
+use outboxd::delivery::{FailureClass, Order};
+use outboxd::message::Seq;
+use outboxd::relay::{Options, Relay, RelayError};
+use outboxd::route::{Route, RouteSpec, Routes};
+use outboxd::telemetry::Telemetry;
+use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow};
+use outboxd::testing::scripted_transport::{Answer, ScriptedTransport};
+use outboxd::transport::{Envelope, Transport};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const LANES: u16 = 8;
+
+/// A table, transports and routes, and the relay's limits.
+struct World {
+    table: Arc<MemoryTable>,
+    transports: Vec<Arc<ScriptedTransport>>,
+    routes: Vec<Route>,
+    options: Options,
+}
+
+impl World {
+    /// One transport that shows every copy; everything goes there.
+    fn new(order: Order) -> Self {
+        let mut world = Self::without_routes();
+        world.route("*", 0, order);
+        world
+    }
+
+    fn without_routes() -> Self {
+        Self {
+            table: MemoryTable::new(LANES),
+            transports: vec![Arc::new(ScriptedTransport::default().without_dedupe())],
+            routes: Vec::new(),
+            options: Options {
+                lanes: LANES,
+                batch_size: 50,
+                max_in_flight: 200,
+                max_in_flight_bytes: 1 << 20,
+                poll_interval_min: Duration::from_millis(10),
+                poll_interval_max: Duration::from_millis(250),
+                count_outages: false,
+                shutdown_timeout: 30 * SECOND,
+                lease_ttl: 15 * SECOND,
+                probe_interval: SECOND,
+                sweep_interval: 30 * SECOND,
+            },
+        }
+    }
+
+    fn route(&mut self, topic: &str, transport: usize, order: Order) {
+        while self.transports.len() <= transport {
+            self.transports
+                .push(Arc::new(ScriptedTransport::default().without_dedupe()));
+        }
+        let spec = RouteSpec {
+            topic,
+            transport,
+            destination: "{topic}",
+            order,
+            max_attempts: 3,
+            backoff: Backoff {
+                min: SECOND,
+                max: MINUTE,
+            },
+        };
+        self.routes.push(Route::new(&spec).unwrap());
+    }
+
+    fn start(&self) -> Running {
+        self.start_as("one")
+    }
+
+    fn start_as(&self, instance: &str) -> Running {
+        let store = Arc::new(MemoryStore::new(&self.table, instance));
+        let relay = Relay {
+            leases: Arc::clone(&store) as _,
+            store,
+            transports: self
+                .transports
+                .iter()
+                .map(|transport| Arc::clone(transport) as Arc<dyn Transport>)
+                .collect(),
+            routes: Routes::new(self.routes.clone()),
+            options: self.options.clone(),
+            telemetry: Telemetry::default(),
+        };
+        let stop = CancellationToken::new();
+        let mut task = JoinSet::new();
+        task.spawn(relay.run(stop.clone()));
+        Running { stop, task }
+    }
+
+    fn insert(&self, row: &NewRow) -> i64 {
+        self.table.insert(row).0
+    }
+
+    /// Waits, in paused time, until no row is pending.
+    async fn drained(&self, limit: Duration) {
+        until("no row is pending", limit, || self.table.pending() == 0).await;
+    }
+
+    /// Everything a consumer has seen, copies included.
+    fn seen(&self, transport: usize) -> Vec<i64> {
+        seqs(&self.transports[transport])
+    }
+
+    fn relayed(&self, seq: i64) -> bool {
+        self.table.row(Seq(seq)).unwrap().relayed_at.is_some()
+    }
+
+    fn attempt(&self, seq: i64) -> i32 {
+        self.table.row(Seq(seq)).unwrap().message.attempt
+    }
+
+    /// No message of a key is seen for the first time after a later one of it.
+    fn in_order_per_key(&self, transport: usize) {
+        let mut seen = HashSet::new();
+        let mut last: HashMap<(Arc<str>, Box<str>), i64> = HashMap::new();
+        for visible in self.transports[transport].visible() {
+            let message = visible.envelope.message;
+            let (Some(key), true) = (message.key, seen.insert(message.seq)) else {
+                continue;
+            };
+            let last = last.entry((message.topic, key)).or_insert(i64::MIN);
+            assert!(*last < message.seq.0, "{} was sent after {last}", message.seq);
+            *last = message.seq.0;
+        }
+    }
+
+    /// Copies beyond the first.
+    fn duplicates(&self, transport: usize) -> usize {
+        let seen = self.seen(transport);
+        seen.len() - seen.iter().collect::<BTreeSet<_>>().len()
+    }
+}
+
+/// A relay under way.
+struct Running {
+    stop: CancellationToken,
+    task: JoinSet<Result<(), RelayError>>,
+}
+
+impl Running {
+    async fn stop(mut self) -> Result<(), RelayError> {
+        self.stop.cancel();
+        self.task.join_next().await.unwrap().unwrap()
+    }
+}
+
+fn seqs(transport: &ScriptedTransport) -> Vec<i64> {
+    transport
+        .visible()
+        .iter()
+        .map(|visible| visible.envelope.message.seq.0)
+        .collect()
+}
+
+/// Moves the clock until `condition`, or panics.
+async fn until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < limit, "still not so after {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn is_bad(envelope: &Envelope) -> bool {
+    &*envelope.message.payload == b"bad"
+}
+
+fn bad(key: &str) -> NewRow {
+    NewRow::new("t").key(key).payload("bad")
+}
+
+fn good(key: &str) -> NewRow {
+    NewRow::new("t").key(key)
+}
+
+#[tokio::test(start_paused = true)]
+async fn everything_committed_arrives_once_and_in_order() {
+    let world = World::new(Order::Key);
+    for n in 0..500 {
+        world.insert(&good(&format!("k{}", n % 20)));
+    }
+    let running = world.start();
+    for n in 0..500 {
+        let mut late = world.table.begin();
+        let mut gone = world.table.begin();
+        late.insert(&good("late"));
+        gone.insert(&good("gone"));
+        world.insert(&good(&format!("k{}", n % 20)));
+        world.insert(&NewRow::new("keyless"));
+        if n % 50 == 0 {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        gone.rollback();
+        late.commit();
+    }
+    world.drained(5 * SECOND).await;
+    let seen = world.seen(0);
+    assert_eq!((seen.len(), world.duplicates(0)), (2000, 0));
+    world.in_order_per_key(0);
+    assert!(seen.iter().all(|seq| world.relayed(*seq)));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_open_at_the_start_is_found_by_the_sweep() {
+    let world = World::new(Order::Key);
+    let mut open = world.table.begin();
+    let late = open.insert(&good("a")).0;
+    world.insert(&good("b"));
+    let running = world.start();
+    until("the first is sent", SECOND, || world.table.pending() == 0).await;
+    open.commit();
+    until("the late one is sent", SECOND, || world.relayed(late)).await;
+    let by_hand = world.table.insert_at(-5, &good("c")).0;
+    until("the sweep finds a number written by hand", MINUTE, || {
+        world.relayed(by_hand)
+    })
+    .await;
+    assert_eq!(world.duplicates(0), 0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failing_message_retries_and_holds_only_its_key() {
+    let world = World::new(Order::Key);
+    let failures = AtomicU32::new(0);
+    world.transports[0].script(move |envelope| {
+        if is_bad(envelope) && failures.fetch_add(1, Ordering::Relaxed) < 2 {
+            Answer::Refuse(FailureClass::Failed)
+        } else {
+            Answer::Acknowledge
+        }
+    });
+    let ours = [
+        world.insert(&bad("k")),
+        world.insert(&good("k")),
+        world.insert(&good("k")),
+    ];
+    let others = [world.insert(&good("o")), world.insert(&good("p"))];
+    let started = Instant::now();
+    let running = world.start();
+    until("other keys go on", Duration::from_millis(400), || {
+        others.iter().all(|seq| world.relayed(*seq))
+    })
+    .await;
+    until("the first failure is written", Duration::from_millis(100), || {
+        world.attempt(ours[0]) == 2
+    })
+    .await;
+    assert!(world.table.row(Seq(ours[0])).unwrap().last_error.is_some());
+    world.drained(10 * SECOND).await;
+    // Two backoffs: from half to the whole of 1 s, then of 2 s.
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(1500) && took < 5 * SECOND, "{took:?}");
+    let seen: Vec<i64> = world.seen(0).into_iter().filter(|seq| ours.contains(seq)).collect();
+    assert_eq!(seen, ours);
+    assert_eq!((world.attempt(ours[0]), world.table.attempts().len()), (3, 2));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_goes_on_once_its_message_has_failed() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|envelope| match is_bad(envelope) {
+        true => Answer::Refuse(FailureClass::Failed),
+        false => Answer::Acknowledge,
+    });
+    let ours = [
+        world.insert(&bad("k")),
+        world.insert(&good("k")),
+        world.insert(&good("k")),
+    ];
+    let own_limit = world.insert(&bad("l").max_attempts(1));
+    let running = world.start();
+    until("the row's own limit counts", SECOND, || {
+        world.table.row(Seq(own_limit)).unwrap().failed_at.is_some()
+    })
+    .await;
+    until("it fails", MINUTE, || {
+        world.table.row(Seq(ours[0])).unwrap().failed_at.is_some()
+    })
+    .await;
+    assert!(!world.relayed(ours[1]), "its key was let go too early");
+    assert_eq!(world.attempt(ours[0]), 4);
+    world.drained(SECOND).await;
+    assert_eq!(world.seen(0), ours[1..]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strict_key_waits_for_the_operator() {
+    for retried in [true, false] {
+        let world = World::new(Order::Strict);
+        world.transports[0].script(|envelope| match is_bad(envelope) {
+            true => Answer::Refuse(FailureClass::Failed),
+            false => Answer::Acknowledge,
+        });
+        let ours = [
+            world.insert(&bad("k")),
+            world.insert(&good("k")),
+            world.insert(&good("k")),
+        ];
+        let running = world.start();
+        until("it fails", MINUTE, || {
+            world.table.row(Seq(ours[0])).unwrap().failed_at.is_some()
+        })
+        .await;
+        tokio::time::sleep(10 * MINUTE).await;
+        assert_eq!(world.seen(0), [0; 0], "the key is held");
+        // A restart finds the hold in the table.
+        running.stop().await.unwrap();
+        let running = world.start();
+        tokio::time::sleep(MINUTE).await;
+        assert_eq!(world.seen(0), [0; 0], "the key is held after a restart");
+        if retried {
+            world.transports[0].unscript();
+            world.table.retry(Seq(ours[0]));
+            world.drained(3 * SECOND).await;
+            assert_eq!(world.seen(0), ours);
+        } else {
+            world.table.discard(Seq(ours[0]));
+            world.drained(3 * SECOND).await;
+            assert_eq!(world.seen(0), ours[1..]);
+        }
+        running.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_order_nobody_waits() {
+    let world = World::new(Order::None);
+    let failures = AtomicU32::new(0);
+    world.transports[0].script(move |envelope| {
+        if is_bad(envelope) && failures.fetch_add(1, Ordering::Relaxed) < 2 {
+            Answer::Refuse(FailureClass::Failed)
+        } else {
+            Answer::Acknowledge
+        }
+    });
+    let ours = [
+        world.insert(&bad("k")),
+        world.insert(&good("k")),
+        world.insert(&good("k")),
+    ];
+    let running = world.start();
+    until("the later ones are sent", Duration::from_millis(400), || {
+        world.relayed(ours[1]) && world.relayed(ours[2])
+    })
+    .await;
+    world.drained(10 * SECOND).await;
+    assert_eq!(world.seen(0), [ours[1], ours[2], ours[0]]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_message_fails_at_once_and_harms_no_other() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|envelope| match is_bad(envelope) {
+        true => Answer::Refuse(FailureClass::Rejected),
+        false => Answer::Acknowledge,
+    });
+    let refused = world.insert(&bad("k"));
+    let unfit = world.insert(&good("k").headers("[]"));
+    let rest: Vec<i64> = (0..20).map(|_| world.insert(&good("k"))).collect();
+    let running = world.start();
+    world.drained(SECOND).await;
+    assert_eq!(world.seen(0), rest);
+    for seq in [refused, unfit] {
+        let row = world.table.row(Seq(seq)).unwrap();
+        assert!(row.failed_at.is_some() && row.last_error.is_some());
+        assert_eq!(row.message.attempt, 2);
+    }
+    assert_eq!(world.table.attempts().len(), 2);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_nobodys_fault_and_ends_within_a_second() {
+    let world = World::new(Order::Key);
+    let running = world.start();
+    world.transports[0].disconnect();
+    for n in 0..1000 {
+        world.insert(&good(&format!("k{}", n % 7)));
+        if n % 100 == 0 {
+            tokio::time::sleep(MINUTE).await;
+        }
+    }
+    tokio::time::sleep(20 * MINUTE).await;
+    assert_eq!((world.table.pending(), world.table.attempts().len()), (1000, 0));
+    world.transports[0].reconnect();
+    until("catch-up begins", SECOND + Duration::from_millis(50), || {
+        !world.seen(0).is_empty()
+    })
+    .await;
+    world.drained(10 * SECOND).await;
+    assert!((1..=1000).all(|seq| world.attempt(seq) == 1));
+    assert_eq!(world.duplicates(0), 0);
+    world.in_order_per_key(0);
+    running.stop().await.unwrap();
+}
+
+/// The rest goes on while `dead` takes nothing, and is not held up by what waits for it.
+async fn one_of_two_is_down(world: World, dead: usize, down: impl Fn(bool)) {
+    down(true);
+    for n in 0..5000 {
+        world.insert(&NewRow::new("dead").key(&format!("k{}", n % 50)));
+    }
+    let running = world.start();
+    tokio::time::sleep(SECOND).await;
+    let living: Vec<i64> = (0..2000)
+        .map(|n| world.insert(&NewRow::new("living").key(&format!("k{}", n % 50))))
+        .collect();
+    until("the living ones are sent", 60 * SECOND, || {
+        living.iter().all(|seq| world.relayed(*seq))
+    })
+    .await;
+    assert_eq!((world.table.pending(), world.table.attempts().len()), (5000, 0));
+    let quick = world.insert(&NewRow::new("living").key("quick"));
+    until("another one passes at once", SECOND, || world.relayed(quick)).await;
+    down(false);
+    world.drained(MINUTE).await;
+    for transport in 0..world.transports.len() {
+        world.in_order_per_key(transport);
+    }
+    assert_eq!(world.duplicates(dead), 0);
+    let again = [
+        world.insert(&NewRow::new("dead").key("k1")),
+        world.insert(&NewRow::new("living").key("k1")),
+    ];
+    until("both flow again", SECOND, || {
+        again.iter().all(|seq| world.relayed(*seq))
+    })
+    .await;
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_transport_with_a_long_backlog_does_not_hold_up_the_other() {
+    let mut world = World::without_routes();
+    world.route("dead", 0, Order::Key);
+    world.route("*", 1, Order::Key);
+    world.options.max_in_flight = 100;
+    let transport = Arc::clone(&world.transports[0]);
+    one_of_two_is_down(world, 0, move |down| match down {
+        true => transport.disconnect(),
+        false => transport.reconnect(),
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_destination_that_answers_probes_does_not_hold_up_the_other() {
+    let mut world = World::new(Order::Key);
+    world.options.max_in_flight = 100;
+    let transport = Arc::clone(&world.transports[0]);
+    one_of_two_is_down(world, 0, move |down| {
+        transport.script(move |envelope| match down && &*envelope.destination == "dead" {
+            true => Answer::Refuse(FailureClass::Unavailable),
+            false => Answer::Acknowledge,
+        });
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_behind_by_a_little_does_not_wait_for_one_behind_by_much() {
+    let mut world = World::new(Order::Key);
+    world.options.max_in_flight = 100;
+    let down = Arc::new(AtomicU32::new(2));
+    let seen = Arc::clone(&down);
+    world.transports[0].script(move |envelope| {
+        let down = seen.load(Ordering::Relaxed);
+        match &*envelope.destination {
+            "far" if down > 1 => Answer::Refuse(FailureClass::Unavailable),
+            "near" if down > 0 => Answer::Refuse(FailureClass::Unavailable),
+            // A catch-up that takes a while.
+            "far" => Answer::Slow(Duration::from_millis(200)),
+            _ => Answer::Acknowledge,
+        }
+    });
+    for n in 0..20_000 {
+        world.insert(&NewRow::new("far").key(&format!("k{}", n % 50)));
+    }
+    let running = world.start();
+    tokio::time::sleep(30 * SECOND).await;
+    let near: Vec<i64> = (0..10).map(|_| world.insert(&NewRow::new("near").key("n"))).collect();
+    tokio::time::sleep(SECOND).await;
+    down.store(0, Ordering::Relaxed);
+    let third = world.insert(&NewRow::new("third"));
+    until("what is near is sent, and so is a third", 10 * SECOND, || {
+        near.iter().all(|seq| world.relayed(*seq)) && world.relayed(third)
+    })
+    .await;
+    assert!(world.table.pending() > 10_000);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_database_goes_away_and_nothing_is_lost() {
+    let world = World::new(Order::Key);
+    for n in 0..3000 {
+        world.insert(&good(&format!("k{}", n % 40)));
+    }
+    let running = world.start();
+    for round in 1..5_u64 {
+        until("some are sent", MINUTE, || {
+            world.transports[0].published() >= 500 * round
+        })
+        .await;
+        world.table.go_away();
+        // The last absences outlast the lease.
+        tokio::time::sleep(8 * SECOND * u32::try_from(round).unwrap()).await;
+        world.table.come_back();
+    }
+    world.drained(MINUTE).await;
+    world.in_order_per_key(0);
+    let seen: BTreeSet<i64> = world.seen(0).into_iter().collect();
+    assert_eq!(seen.len(), 3000);
+    assert!(world.duplicates(0) <= 4 * 200, "{} duplicates", world.duplicates(0));
+    assert!(world.table.attempts().is_empty());
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_whose_answer_is_lost_is_neither_lost_nor_sent_twice() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|envelope| match is_bad(envelope) {
+        true => Answer::Refuse(FailureClass::Failed),
+        false => Answer::Acknowledge,
+    });
+    for n in 0..1000 {
+        world.insert(&good(&format!("k{}", n % 40)));
+    }
+    let failing = world.insert(&bad("bad"));
+    let running = world.start();
+    for _ in 0..5 {
+        world.table.lose_answers_of_settlements(2);
+        world.insert(&good("k1"));
+        tokio::time::sleep(2 * SECOND).await;
+        let seen: BTreeSet<i64> = world.seen(0).into_iter().collect();
+        assert!(
+            (1..=1006).all(
+                |seq| !world.table.row(Seq(seq)).is_some_and(|row| row.relayed_at.is_some()) || seen.contains(&seq)
+            )
+        );
+    }
+    world.drained(MINUTE).await;
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (1005, 0));
+    world.in_order_per_key(0);
+    assert_eq!(world.table.attempts().len(), 3, "each attempt counts once");
+    assert_eq!(world.attempt(failing), 4);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_lost_the_lease_writes_nothing() {
+    let world = World::new(Order::Key);
+    world.transports[0].hold();
+    for n in 0..100 {
+        world.insert(&good(&format!("k{n}")));
+    }
+    let running = world.start();
+    until("all are in flight", SECOND, || world.seen(0).len() == 100).await;
+    world.table.take_over("other", 0..LANES, MINUTE);
+    world.transports[0].release();
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!((world.table.pending(), world.table.relayed()), (100, 0));
+    let published = world.transports[0].published();
+    for n in 0..100 {
+        world.insert(&good(&format!("k{n}")));
+    }
+    tokio::time::sleep(30 * SECOND).await;
+    assert_eq!(world.transports[0].published(), published, "sent without a lease");
+    // The other one's lease ends: the lanes come back with a new epoch.
+    world.drained(2 * MINUTE).await;
+    world.in_order_per_key(0);
+    assert!(world.duplicates(0) <= 200);
+    running.stop().await.unwrap();
+    assert_eq!(world.table.lease(0), (None, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn publishing_stops_before_the_lease_could_have_ended() {
+    let world = World::new(Order::Key);
+    let running = world.start();
+    until("it runs", SECOND, || world.table.lease(0).0.is_some()).await;
+    world.table.stall_leases(true);
+    let stalled = Instant::now();
+    let mut last = stalled;
+    let mut sent = 0;
+    while stalled.elapsed() < 40 * SECOND {
+        world.insert(&good("k"));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if world.transports[0].published() > sent {
+            sent = world.transports[0].published();
+            last = Instant::now();
+        }
+    }
+    let lasted = last - stalled;
+    assert!(
+        lasted > 2 * SECOND && lasted <= 12 * SECOND + Duration::from_millis(50),
+        "{lasted:?}"
+    );
+    world.table.stall_leases(false);
+    world.drained(10 * SECOND).await;
+    assert_eq!(world.duplicates(0), 0);
+    world.in_order_per_key(0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clean_stop_sends_nothing_twice() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|_| Answer::Slow(Duration::from_millis(20)));
+    for n in 0..1000 {
+        world.insert(&good(&format!("k{}", n % 40)));
+    }
+    for round in 1..5_u64 {
+        let running = world.start();
+        until("some are sent", MINUTE, || {
+            world.transports[0].published() >= 100 * round
+        })
+        .await;
+        running.stop().await.unwrap();
+        assert_eq!(world.table.relayed(), world.seen(0).len(), "a stop settles everything");
+    }
+    let running = world.start_as("another");
+    world.drained(MINUTE).await;
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (1000, 0));
+    world.in_order_per_key(0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_takes_too_long_says_how_many_will_be_sent_again() {
+    let mut world = World::new(Order::Key);
+    world.options.shutdown_timeout = 3 * SECOND;
+    for _ in 0..10 {
+        world.insert(&NewRow::new("t"));
+    }
+    world.transports[0].hold();
+    let running = world.start();
+    until("all are in flight", SECOND, || world.seen(0).len() == 10).await;
+    world.table.hold();
+    world.transports[0].release();
+    let ended = running.stop().await;
+    assert!(matches!(ended, Err(RelayError::ShutdownTimedOut(10))), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_is_an_outage_while_nothing_else_is_acknowledged() {
+    let world = World::new(Order::Key);
+    world.transports[0].hold();
+    let running = world.start();
+    for n in 0..50 {
+        world.insert(&good(&format!("k{n}")));
+    }
+    tokio::time::sleep(10 * MINUTE).await;
+    assert_eq!((world.table.pending(), world.table.attempts().len()), (50, 0));
+    world.transports[0].release();
+    world.drained(10 * SECOND).await;
+    assert!((1..=50).all(|seq| world.attempt(seq) == 1));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_counts_while_others_are_acknowledged() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|envelope| match is_bad(envelope) {
+        true => Answer::Lose,
+        false => Answer::Acknowledge,
+    });
+    // One lane, so that one batch carries both.
+    let lane = world.table.lane("t", "bad");
+    let other = (0..)
+        .map(|n| format!("k{n}"))
+        .find(|key| world.table.lane("t", key) == lane);
+    let lost = world.insert(&bad("bad"));
+    let running = world.start();
+    until("it fails", MINUTE, || {
+        world.insert(&good(other.as_deref().unwrap()));
+        world.table.row(Seq(lost)).unwrap().failed_at.is_some()
+    })
+    .await;
+    let classes: HashSet<FailureClass> = world.table.attempts().iter().map(|failed| failed.class).collect();
+    assert_eq!(classes, HashSet::from([FailureClass::TimedOut]));
+    assert_eq!(world.attempt(lost), 4);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_timeout_counts_once_a_probe_succeeded() {
+    let world = World::new(Order::Key);
+    // Longer than the transport waits: the message is never acknowledged, while probes are.
+    world.transports[0].script(|_| Answer::Slow(MINUTE));
+    let lost = world.insert(&good("k"));
+    let running = world.start();
+    until("it fails", 2 * MINUTE, || {
+        world.table.row(Seq(lost)).unwrap().failed_at.is_some()
+    })
+    .await;
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delayed_row_is_sent_when_due_and_holds_nobody() {
+    let world = World::new(Order::Key);
+    for n in 0..3000 {
+        world.insert(&good(&format!("k{}", n % 30)).delayed(60 * MINUTE));
+    }
+    let soon = world.insert(&good("k").delayed(MINUTE));
+    let now = world.insert(&good("k"));
+    let started = Instant::now();
+    let running = world.start();
+    until("the later one passes", SECOND, || world.relayed(now)).await;
+    until("the delayed one is sent", 2 * MINUTE, || world.relayed(soon)).await;
+    let took = started.elapsed();
+    assert!(took >= MINUTE && took < MINUTE + Duration::from_millis(200), "{took:?}");
+    tokio::time::sleep(58 * MINUTE).await;
+    assert_eq!(world.table.pending(), 3000);
+    world.drained(2 * MINUTE).await;
+    assert_eq!(world.duplicates(0), 0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn due_rows_survive_an_outage_and_come_in_order() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|envelope| match envelope.message.attempt {
+        1 if is_bad(envelope) => Answer::Refuse(FailureClass::Failed),
+        _ => Answer::Acknowledge,
+    });
+    let mut ours = Vec::new();
+    for n in 0..20 {
+        ours.push(world.insert(&bad(&format!("k{n}"))));
+        ours.push(world.insert(&good(&format!("k{n}"))));
+    }
+    let running = world.start();
+    until("all have failed once", SECOND / 4, || {
+        world.table.attempts().len() == 20
+    })
+    .await;
+    world.transports[0].disconnect();
+    for n in 0..400 {
+        world.insert(&good(&format!("k{}", n % 20)));
+    }
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(world.table.attempts().len(), 20);
+    world.transports[0].reconnect();
+    world.drained(10 * SECOND).await;
+    world.in_order_per_key(0);
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (440, 0));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_key_longer_than_what_is_remembered_keeps_its_order() {
+    let world = World::new(Order::Key);
+    let failures = AtomicU32::new(0);
+    world.transports[0].script(move |envelope| {
+        if is_bad(envelope) && failures.fetch_add(1, Ordering::Relaxed) < 2 {
+            Answer::Refuse(FailureClass::Failed)
+        } else {
+            Answer::Acknowledge
+        }
+    });
+    world.insert(&bad("k"));
+    for n in 0..3000 {
+        world.insert(&good("k"));
+        if n % 10 == 0 {
+            world.insert(&good("other"));
+        }
+    }
+    let running = world.start();
+    let added = Instant::now();
+    until("the key is free", MINUTE, || {
+        // New rows of the key keep coming while it is held and released.
+        world.insert(&good("k"));
+        world.seen(0).contains(&1)
+    })
+    .await;
+    for _ in 0..100 {
+        world.insert(&good("k"));
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    world.drained(MINUTE).await;
+    assert!(
+        added.elapsed() < 30 * SECOND,
+        "no sweep was needed: {:?}",
+        added.elapsed()
+    );
+    world.in_order_per_key(0);
+    assert_eq!(world.duplicates(0), 0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_released_while_its_destination_lags_keeps_its_order() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|envelope| match envelope.message.attempt {
+        1 | 2 if is_bad(envelope) => Answer::Refuse(FailureClass::Failed),
+        _ => Answer::Slow(Duration::from_millis(30)),
+    });
+    for n in 0..10 {
+        world.insert(&bad(&format!("k{n}")));
+        world.insert(&good(&format!("k{n}")));
+    }
+    let running = world.start();
+    until("all have failed once", SECOND, || world.table.attempts().len() == 10).await;
+    // A short outage, behind which everything lags while the keys are released.
+    world.transports[0].disconnect();
+    for n in 0..3000 {
+        world.insert(&good(&format!("k{}", n % 10)));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    world.transports[0].reconnect();
+    world.drained(MINUTE).await;
+    world.in_order_per_key(0);
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (3020, 0));
+    running.stop().await.unwrap();
+}
