@@ -5,7 +5,12 @@
 //! shares one machine. A drain counts only when the independent consumer found every row, in order, once.
 
 #[path = "../tests/support/mod.rs"]
-#[expect(dead_code, reason = "the support of the tests: a benchmark needs a part of it")]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "the support of the tests, and a part of it only"
+)]
 mod support;
 
 use std::collections::HashMap;

@@ -28,43 +28,39 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn nats(url: &str, stream: &str, subject: &str) -> Result<(), Box<dyn Error>> {
-    let client = async_nats::ConnectOptions::new()
-        .retry_on_initial_connect()
-        .connect(url)
-        .await?;
+    let options = async_nats::ConnectOptions::new().reconnect_delay_callback(|_| Duration::from_millis(200));
+    let client = options.retry_on_initial_connect().connect(url).await?;
     let config = jetstream::stream::Config {
         name: stream.to_owned(),
         subjects: vec![subject.to_owned()],
         ..jetstream::stream::Config::default()
     };
     let stream = jetstream::new(client).get_or_create_stream(config).await?;
-    let consumer = stream
-        .create_consumer(jetstream::consumer::pull::OrderedConfig::default())
-        .await?;
-    let mut messages = consumer.messages().await?;
+    // Durable: the server remembers it through its own crash, and gives again what was not acknowledged.
+    let durable = jetstream::consumer::pull::Config {
+        durable_name: Some("consume".to_owned()),
+        ..jetstream::consumer::pull::Config::default()
+    };
+    let consumer = stream.get_or_create_consumer("consume", durable).await?;
     let mut inbox = Inbox::default();
     println!("ready");
-    while let Some(message) = messages.next().await {
-        // The ordered consumer reconnects by itself; an error in between is not the end.
-        let Ok(message) = message else { continue };
-        let pairs = message.headers.iter().flat_map(|headers| headers.iter());
-        let headers: Vec<(String, String)> = pairs
-            .flat_map(|(name, values)| {
-                values
-                    .iter()
-                    .map(move |value| (name.to_string(), value.as_str().to_owned()))
-            })
-            .collect();
-        let key = find(&headers, "Outbox-Key");
-        inbox.receive(
-            &message.subject,
-            key.as_deref(),
-            &headers,
-            "Outbox-Id",
-            &message.payload,
-        );
+    loop {
+        // While the server is away there is nothing to get: the client reconnects by itself, and this asks again.
+        let Ok(mut batch) = consumer
+            .batch()
+            .max_messages(100)
+            .expires(Duration::from_millis(500))
+            .messages()
+            .await
+        else {
+            continue;
+        };
+        while let Some(Ok(message)) = batch.next().await {
+            inbox.receive_from_nats(&message);
+            // A lost acknowledgement means a second copy, which the inbox knows.
+            message.ack().await.ok();
+        }
     }
-    Ok(())
 }
 
 async fn kafka(brokers: &str, topic: &str) -> Result<(), Box<dyn Error>> {
@@ -121,6 +117,25 @@ struct Inbox {
 }
 
 impl Inbox {
+    fn receive_from_nats(&mut self, message: &jetstream::Message) {
+        let pairs = message.headers.iter().flat_map(|headers| headers.iter());
+        let headers: Vec<(String, String)> = pairs
+            .flat_map(|(name, values)| {
+                values
+                    .iter()
+                    .map(move |value| (name.to_string(), value.as_str().to_owned()))
+            })
+            .collect();
+        let key = find(&headers, "Outbox-Key");
+        self.receive(
+            &message.subject,
+            key.as_deref(),
+            &headers,
+            "Outbox-Id",
+            &message.payload,
+        );
+    }
+
     fn receive(
         &mut self,
         topic: &str,

@@ -246,9 +246,9 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ("[lease]\nttl = \"500ms\"", "lease.ttl: ", &["500ms", "1s"]),
     ("[lease]\ninstance = \"a/b\"", "lease.instance: ", &["a/b"]),
     (
-        "[lease]\nttl = \"4s\"",
+        "ack_timeout = \"6s\"\n[lease]\nttl = \"4s\"",
         "transports.main.nats.ack_timeout: ",
-        &["5s", "lease.ttl (4s)"],
+        &["6s", "lease.ttl (4s)"],
     ),
     ("[outbox]\nlanes = 2000", "outbox.lanes: ", &["2000", "1024"]),
     (
@@ -314,6 +314,10 @@ fn what_is_wrong_is_named_with_its_key_in_one_line() {
             assert!(line.contains(part), "{section:?}: no {part:?} in {line}");
         }
     }
+    let mode = BASE.replace("h/db", "h/db?sslmode=strict");
+    assert!(refused(&mode, &[]).starts_with("database.url: sslmode \"strict\" is not accepted"));
+    let listen = [("OUTBOXD__DATABASE__LISTEN_URL", "pass-word")];
+    assert!(refused(BASE, &listen).starts_with("OUTBOXD__DATABASE__LISTEN_URL: is neither a URL"));
     assert!(refused("", &[]).starts_with("transports: none is configured"));
     let line = refused("[transports.main.nats]\nurl = \"nats://h:1\"", &[]);
     assert!(line.starts_with("database.url: is required"), "{line}");
@@ -406,12 +410,13 @@ fn the_environment_wins_and_keeps_text_as_it_is() {
     let config = parse(
         BASE,
         &[
-            ("OUTBOXD__DATABASE__URL", "007"),
+            ("OUTBOXD__DATABASE__URL", "host=h password=1e5"),
             ("OUTBOXD__RELAY__BATCH_SIZE", "250"),
             ("OUTBOXD__RELAY__NOTIFY", "false"),
             ("OUTBOXD__RELAY__MAX_IN_FLIGHT_BYTES", "1GB"),
             ("OUTBOXD__RELAY__POLL_INTERVAL_MAX", "2s"),
-            ("OUTBOXD__LEASE__INSTANCE", ""),
+            ("OUTBOXD__LEASE__INSTANCE", "007"),
+            ("OUTBOXD__LEASE__TTL", ""),
             ("OUTBOXD__HTTP__LISTEN", "off"),
             ("OUTBOXD__OUTBOX__COLUMNS__KEY", "aggregateid"),
             ("OUTBOXD__TRANSPORTS__MAIN__NATS__URL", "nats://other:1"),
@@ -423,7 +428,11 @@ fn the_environment_wins_and_keeps_text_as_it_is() {
         ],
     )
     .unwrap();
-    assert_eq!(config.database.url.expose_secret(), "007");
+    assert_eq!(config.database.url.expose_secret(), "host=h password=1e5");
+    assert_eq!(
+        (config.lease.instance.as_str(), config.lease.ttl),
+        ("007", Duration::from_secs(15))
+    );
     assert_eq!((config.relay.batch_size, config.relay.notify), (250, false));
     assert_eq!(
         (config.relay.max_in_flight_bytes, config.relay.poll_interval_max),
@@ -486,7 +495,7 @@ fn secrets_come_from_files_and_never_show() {
         "postgres://u:pass-word@h/db"
     );
     assert!(!format!("{config:?}").contains("pass-word"));
-    let both = load("url = \"postgres://h\"\nurl_file = \"url\"").unwrap_err();
+    let both = load("url = \"postgres://h/db\"\nurl_file = \"url\"").unwrap_err();
     assert_eq!(both, "database.url_file: database.url is set too: keep one of them");
     let empty = load("url_file = \"empty\"").unwrap_err();
     assert!(

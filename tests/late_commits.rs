@@ -46,10 +46,20 @@ async fn a_late_commit_with_a_lower_number_is_relayed() {
 
 #[tokio::test]
 async fn writers_with_every_habit_lose_nothing() {
+    every_habit(false).await;
+}
+
+#[tokio::test]
+async fn writers_with_every_habit_lose_nothing_through_a_kill() {
+    every_habit(true).await;
+}
+
+/// Eight writers, a snapshot held open all the while; the daemon killed halfway if asked.
+async fn every_habit(kill: bool) {
     let _guard = together().await;
     let broker = Broker::start(Kind::Nats);
     broker.prepare(TOPICS).await;
-    let database = Cluster::shared().database().await;
+    let database = Cluster::two_phase().database().await;
     let site = Site::new(&database, &broker.section("main"));
     site.migrate();
     let mut daemon = site.start().await;
@@ -72,14 +82,52 @@ async fn writers_with_every_habit_lose_nothing() {
         (writing.committed() > 6_000 || writing.done()).then_some(())
     })
     .await;
-    daemon.kill9();
-    daemon = site.start().await;
+    if kill {
+        daemon.kill9();
+        daemon = site.start().await;
+    }
     writing.join().await;
     snapshot.run("rollback").await;
 
     database.connect().await.drained(Duration::from_secs(60)).await;
     let verdict = judge(&database, &broker, TOPICS).await;
-    println!("late commits: {verdict}");
+    println!("late commits, killed halfway: {kill}: {verdict}");
+    verdict.assert_nothing_lost();
+    verdict.assert_ordered();
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// One transaction is open across a restart, commits, and its session writes the same key again, while an unrelated
+/// transaction stays open: the first row still comes first.
+#[tokio::test]
+async fn a_transaction_open_across_a_restart_keeps_its_key_in_order() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(TOPICS).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &broker.section("main"));
+    site.migrate();
+    let daemon = site.start().await;
+    let (writer, bystander) = (database.connect().await, database.connect().await);
+    let insert = "insert into outbox_messages (topic, key, payload) values";
+    bystander
+        .run(&format!("begin; {insert} ('orders', 'bystander', '1')"))
+        .await;
+    writer.run(&format!("begin; {insert} ('orders', 'a', '1')")).await;
+    let session = database.connect().await;
+    session.run(&format!("{insert} ('orders', 'b', '1')")).await;
+    session.drained(Duration::from_secs(10)).await;
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+
+    let daemon = site.start().await;
+    session.run(&format!("{insert} ('orders', 'b', '2')")).await;
+    session.drained(Duration::from_secs(10)).await;
+    writer.run("commit").await;
+    writer.run(&format!("{insert} ('orders', 'a', '2')")).await;
+    session.drained(Duration::from_secs(10)).await;
+    bystander.run("commit").await;
+    session.drained(Duration::from_secs(10)).await;
+    let verdict = judge(&database, &broker, TOPICS).await;
     verdict.assert_nothing_lost();
     verdict.assert_ordered();
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
@@ -91,7 +139,7 @@ async fn a_prepared_transaction_committed_after_a_restart_is_relayed() {
     let _guard = together().await;
     let broker = Broker::start(Kind::Nats);
     broker.prepare(TOPICS).await;
-    let database = Cluster::shared().database().await;
+    let database = Cluster::two_phase().database().await;
     let site = Site::new(&database, &broker.section("main"));
     site.migrate();
     let daemon = site.start().await;

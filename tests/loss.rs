@@ -100,7 +100,9 @@ async fn a_daemon_frozen_beyond_its_lease_goes_on() {
     let broker = Broker::start(Kind::Nats);
     broker.prepare(&["orders"]).await;
     let database = Cluster::shared().database().await;
-    let site = Site::new(&database, &broker.section("main"));
+    let site = Site::new(&database, &(broker.section("main") + "ack_timeout = \"1s\"\n"));
+    let text = std::fs::read_to_string(site.config()).expect("the configuration");
+    site.configure(&text.replace("[lease]\n", "[lease]\nttl = \"3s\"\n"));
     site.migrate();
     let daemon = site.start().await;
     let writers = Writers {

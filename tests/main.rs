@@ -20,6 +20,7 @@ mod migrate;
 mod order;
 mod outage;
 mod poison;
+mod selftest;
 mod shutdown;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;

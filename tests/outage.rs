@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::broker::{Broker, Kind};
-use crate::support::chaos::judge;
+use crate::support::chaos::{self, judge};
 use crate::support::daemon::Site;
 use crate::support::postgres::{Cluster, Session};
 use crate::support::{eventually, throughout, together};
@@ -65,6 +65,16 @@ async fn a_dead_nats_server_burns_no_attempt() {
 #[tokio::test]
 async fn a_dead_kafka_burns_no_attempt() {
     an_outage_burns_nothing(Kind::Kafka).await;
+}
+
+#[tokio::test]
+async fn chaos_burns_no_attempt_on_nats() {
+    assert_eq!(chaos::verdict(Kind::Nats).await.attempts_counted, 0);
+}
+
+#[tokio::test]
+async fn chaos_burns_no_attempt_on_kafka() {
+    assert_eq!(chaos::verdict(Kind::Kafka).await.attempts_counted, 0);
 }
 
 /// The server answers the TCP handshake and nothing more: no connection is refused, everything times out.

@@ -93,7 +93,7 @@ async fn what_kafka_cannot_take_fails_alone() {
     let daemon = site.start().await;
     session.drained(Duration::from_secs(30)).await;
 
-    assert_rejected(&session, "large", &["large", "size"]).await;
+    assert_rejected(&session, "large", &["too large", "exceeds"]).await;
     assert_rejected(&session, "array", &["headers must be a json object"]).await;
     assert_rejected(&session, "space", &["topic"]).await;
     let verdict = judge(&database, &broker, &["orders"]).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outboxd::store::postgres::connect::parse_url;
 use tokio::task::JoinSet;
 
-use crate::support::postgres::bin;
+use crate::support::postgres::{as_owner, bin};
 
 /// Made as an administrator would: an authority, a server certificate for `localhost` only, a client certificate for the
 /// user `tls`, an authority nobody trusts, and a self-signed certificate that says it is an authority.
@@ -33,12 +33,9 @@ struct Cluster {
     server: Child,
 }
 
-fn as_postgres(program: &str) -> Command {
-    let root = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0;
-    let mut command = Command::new(if root { "setpriv" } else { program });
-    if root {
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", program]);
-    }
+/// As the user PostgreSQL accepts, quietly, and not longer than the tests.
+fn as_postgres(name: &str) -> Command {
+    let mut command = as_owner("INT", bin(name));
     command
         .current_dir("/")
         .stdin(Stdio::null())
@@ -63,7 +60,7 @@ impl Cluster {
         make.args(["-c", CERTIFICATES, "bash"]).arg(&path);
         run(make);
         let data = path.join("data");
-        let mut init = as_postgres(&bin("initdb"));
+        let mut init = as_postgres("initdb");
         init.args(["--no-sync", "-A", "trust", "-U", "postgres", "-D"])
             .arg(&data);
         run(init);
@@ -78,7 +75,7 @@ impl Cluster {
             .local_addr()
             .unwrap()
             .port();
-        let mut server = as_postgres(&bin("postgres"));
+        let mut server = as_postgres("postgres");
         server.arg("-D").arg(&data).arg("-k").arg(&path).args([
             "-p",
             &port.to_string(),
@@ -108,7 +105,7 @@ impl Cluster {
     }
 
     fn psql(&self, sql: &str) -> bool {
-        let mut psql = as_postgres(&bin("psql"));
+        let mut psql = as_postgres("psql");
         psql.args(["-XqAt", "-U", "postgres", "-p", &self.port.to_string(), "-h"])
             .arg(self.directory.path());
         psql.args(["-c", sql, "postgres"]).status().expect("psql").success()
@@ -156,7 +153,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let mut stop = as_postgres(&bin("pg_ctl"));
+        let mut stop = as_postgres("pg_ctl");
         stop.args(["stop", "-m", "immediate", "-w", "-D"])
             .arg(self.file("data"));
         let _ = stop.status();

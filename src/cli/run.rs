@@ -18,7 +18,7 @@ use crate::config::{self, Config, OnRelayed};
 use crate::http;
 use crate::relay::{Options, Relay};
 use crate::store::StoreError;
-use crate::store::postgres::database::{ConnectOptions, Database};
+use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
 use crate::telemetry::{Telemetry, log, systemd};
 
@@ -36,66 +36,38 @@ const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// Runs until told to stop.
 pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode> {
     let level = log::start(config.log.level, config.log.format)?;
+    for key in config.without_effect() {
+        tracing::warn!("{key} is set, and has no effect in this version");
+    }
     let mut signals = Signals::new()?;
-    let application = format!("outboxd/{}", config.lease.instance);
-    let names = super::names(&config);
     let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
-    let database = Database::new(&ConnectOptions {
-        url: config.database.url.expose_secret().to_owned(),
-        pool_size: config.database.pool_size,
-        prepared_statements: config.database.prepared_statements,
-        application: application.clone(),
-        statement_timeout: STATEMENT_TIMEOUT,
-    })?;
-    let names_of_transports: Vec<Arc<str>> = config
+    let database = database(&config)?;
+    let transport_names: Vec<Arc<str>> = config
         .transports
         .iter()
         .map(|transport| Arc::clone(&transport.name))
         .collect();
-    let telemetry = Telemetry::new(&names_of_transports, &config.routes);
+    let telemetry = Telemetry::new(&transport_names, &config.routes);
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
-    let transports = transports::connect(&config).await?;
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     if let Some(listener) = listener {
         let state = http::State::new(telemetry.clone(), &config.http);
-        let ended = stop.clone();
-        tasks.spawn(async move {
-            if let Err(error) = http::serve(listener, state, async move { ended.cancelled().await }).await {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        });
+        tasks.spawn(serve(listener, state, stop.clone()));
     }
-    let started = async {
-        tokio::select! {
-            valid = validated(&database, &names, &telemetry) => valid.map(|()| true),
-            _ = signals.next(&level, path) => Ok(false),
-        }
-    };
-    if !started.await? {
-        return Ok(ExitCode::SUCCESS);
+    let names = super::names(&config);
+    tokio::select! {
+        valid = validated(&database, &names, &telemetry) => valid?,
+        _ = signals.next(&level, path) => return Ok(ExitCode::SUCCESS),
     }
-    let listen = if config.relay.notify {
-        let url = config.database.listen_url.as_ref().unwrap_or(&config.database.url);
-        let connection = connect::parse_url(url.expose_secret())
-            .map_err(|problem| Usage(format!("database.listen_url: {problem}")))?;
-        Some(connection.named(&format!("{application}/listen")))
-    } else {
-        None
-    };
+    let transports = transports::connect(&config).await?;
     let store = Arc::new(PostgresStore::new(
         database.clone(),
         names.clone(),
-        StoreOptions {
-            instance: config.lease.instance.clone(),
-            machine: config.lease.machine.clone(),
-            delete_relayed: config.outbox.on_relayed == OnRelayed::Delete,
-            durable_marks: config.relay.durable_marks,
-            listen,
-        },
+        store_options(&config)?,
     ));
     tasks.spawn(upkeep::keep(
         database,
@@ -120,6 +92,44 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     drop(tokio::time::timeout(Duration::from_secs(2), rest).await);
     drop(lock);
     ended
+}
+
+async fn serve(listener: http::Listener, state: http::State, stop: CancellationToken) {
+    if let Err(error) = http::serve(listener, state, async move { stop.cancelled().await }).await {
+        tracing::error!(%error, "the HTTP server ended");
+    }
+}
+
+fn database(config: &Config) -> anyhow::Result<Database> {
+    Ok(Database::new(&ConnectOptions {
+        url: config.database.url.expose_secret().to_owned(),
+        pool_size: config.database.pool_size,
+        prepared_statements: config.database.prepared_statements,
+        application: application(config),
+        statement_timeout: STATEMENT_TIMEOUT,
+    })?)
+}
+
+fn application(config: &Config) -> String {
+    format!("outboxd/{}", config.lease.instance)
+}
+
+fn store_options(config: &Config) -> anyhow::Result<StoreOptions> {
+    let listen = if config.relay.notify {
+        let url = config.database.listen_url.as_ref().unwrap_or(&config.database.url);
+        let connection = connect::parse_url(url.expose_secret())
+            .map_err(|problem| Usage(format!("database.listen_url: {problem}")))?;
+        Some(connection.named(&format!("{}/listen", application(config))))
+    } else {
+        None
+    };
+    Ok(StoreOptions {
+        instance: config.lease.instance.clone(),
+        machine: config.lease.machine.clone(),
+        delete_relayed: config.outbox.on_relayed == OnRelayed::Delete,
+        durable_marks: config.relay.durable_marks,
+        listen,
+    })
 }
 
 /// Runs the relay until a signal stops it; a second signal ends it at once.
@@ -156,6 +166,9 @@ async fn validated(
                     tracing::warn!("{warning}");
                 }
                 return Ok(());
+            }
+            Err(error) if refused_login(&error).is_some() => {
+                return Err(StoreError::Misconfigured(refused_login(&error).unwrap_or_default()).into());
             }
             Err(StoreError::Unavailable(error)) => {
                 telemetry.health.database_down(&*error, Instant::now());

@@ -2,7 +2,6 @@
 //! the machine. The only I/O is reading the files keys name, the host name and the machine id.
 
 use std::fmt::Display;
-use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,12 +11,11 @@ use secrecy::{ExposeSecret, SecretString};
 use super::raw::{self, Raw};
 use super::units::{Number, Span};
 use super::{
-    Config, ConfigError, Database, Http, Lease, Listen, Log, OnRelayed, Outbox, Relay, Retention, Retrying,
-    RouteLimits, Trace, Transport, TransportConfig,
+    Config, ConfigError, Database, Http, Lease, Listen, Log, OnRelayed, Outbox, Relay, Retention, Retrying, Trace,
+    routing,
 };
 use crate::backoff::Backoff;
-use crate::delivery::Order;
-use crate::route::{Route, RouteSpec, Routes};
+use crate::store::postgres::connect::parse_url;
 use crate::store::postgres::sql::COLUMNS;
 use crate::telemetry::log::{Format, Level};
 
@@ -27,8 +25,8 @@ const BATCH_SIZE_MAX: u64 = 100_000;
 pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
     let retrying = retrying(&raw.relay)?;
     let lease = lease(raw.lease)?;
-    let transports = transports(raw.transports, lease.ttl)?;
-    let (routes, route_limits) = routes(raw.routes, &transports, retrying)?;
+    let transports = routing::transports(raw.transports, lease.ttl)?;
+    let (routes, route_limits) = routing::routes(raw.routes, &transports, retrying)?;
     Ok(Config {
         database: database(raw.database)?,
         outbox: outbox(raw.outbox)?,
@@ -47,14 +45,14 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
     })
 }
 
-fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+pub(super) fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         key: key.into(),
         problem: problem.into(),
     }
 }
 
-fn within<T: TryFrom<u64>>(key: &str, number: Number, range: RangeInclusive<u64>) -> Result<T, ConfigError> {
+pub(super) fn within<T: TryFrom<u64>>(key: &str, number: Number, range: RangeInclusive<u64>) -> Result<T, ConfigError> {
     let refuse = || {
         wrong(
             key,
@@ -68,7 +66,7 @@ fn within<T: TryFrom<u64>>(key: &str, number: Number, range: RangeInclusive<u64>
     }
 }
 
-fn at_least(key: &str, span: Span, least: Duration) -> Result<Duration, ConfigError> {
+pub(super) fn at_least(key: &str, span: Span, least: Duration) -> Result<Duration, ConfigError> {
     if span.0 >= least {
         Ok(span.0)
     } else {
@@ -79,11 +77,11 @@ fn at_least(key: &str, span: Span, least: Duration) -> Result<Duration, ConfigEr
     }
 }
 
-fn show(span: Duration) -> impl Display {
+pub(super) fn show(span: Duration) -> impl Display {
     humantime::format_duration(span)
 }
 
-fn ordered(min: (&str, Duration), max: (&str, Duration)) -> Result<(), ConfigError> {
+pub(super) fn ordered(min: (&str, Duration), max: (&str, Duration)) -> Result<(), ConfigError> {
     if min.1 <= max.1 {
         Ok(())
     } else {
@@ -104,7 +102,7 @@ fn unless_zero(span: Span) -> Option<Duration> {
 }
 
 /// One of `names`, or an error that lists them.
-fn choice<T: Copy>(key: &str, value: &str, names: &[(&str, T)]) -> Result<T, ConfigError> {
+pub(super) fn choice<T: Copy>(key: &str, value: &str, names: &[(&str, T)]) -> Result<T, ConfigError> {
     names
         .iter()
         .find(|(name, _)| *name == value)
@@ -151,6 +149,14 @@ fn database(raw: raw::Database) -> Result<Database, ConfigError> {
         )
     })?;
     let listen_url = secret("database.listen_url", raw.listen_url, raw.listen_url_file)?;
+    for (key, url) in [
+        ("database.url", Some(&url)),
+        ("database.listen_url", listen_url.as_ref()),
+    ] {
+        if let Some(url) = url {
+            parse_url(url.expose_secret()).map_err(|problem| wrong(key, problem))?;
+        }
+    }
     Ok(Database {
         url,
         listen_url,
@@ -254,7 +260,7 @@ fn retrying(raw: &raw::Relay) -> Result<Retrying, ConfigError> {
 }
 
 /// `attempt` is an integer column, and the row that used up its attempts shows one more.
-const MAX_ATTEMPTS: u64 = i32::MAX as u64 - 1;
+pub(super) const MAX_ATTEMPTS: u64 = i32::MAX as u64 - 1;
 
 fn lease(raw: raw::Lease) -> Result<Lease, ConfigError> {
     let ttl = at_least("lease.ttl", raw.ttl, Duration::from_secs(1))?;
@@ -279,220 +285,6 @@ fn lease(raw: raw::Lease) -> Result<Lease, ConfigError> {
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
-}
-
-type RawTransports = std::collections::BTreeMap<String, raw::Transport>;
-
-fn transports(raw: RawTransports, ttl: Duration) -> Result<Vec<Transport>, ConfigError> {
-    if raw.is_empty() {
-        return Err(wrong(
-            "transports",
-            "none is configured: add a section such as [transports.main.nats]",
-        ));
-    }
-    let mut transports = Vec::with_capacity(raw.len());
-    for (name, kinds) in raw {
-        let key = format!("transports.{name}");
-        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
-        if name.is_empty() || !name.bytes().all(fits) {
-            return Err(wrong(key, "a name is lower-case letters, digits, '_' and '-'"));
-        }
-        let config = kind(&key, kinds)?;
-        if let Err(line) = config.validate(&name) {
-            return Err(ConfigError::Transport(line));
-        }
-        if let Some(timeout) = config.ack_timeout().filter(|timeout| *timeout >= ttl) {
-            let key = format!("{key}.{}.ack_timeout", config.kind());
-            let problem = format!(
-                "{} is not below lease.ttl ({}): lower it or raise lease.ttl",
-                show(timeout),
-                show(ttl)
-            );
-            return Err(wrong(key, problem));
-        }
-        transports.push(Transport {
-            name: name.into(),
-            config,
-        });
-    }
-    Ok(transports)
-}
-
-fn kind(key: &str, raw: raw::Transport) -> Result<TransportConfig, ConfigError> {
-    let mut found = Vec::new();
-    #[cfg(feature = "nats")]
-    found.extend(raw.nats.map(|config| TransportConfig::Nats(Box::new(config))));
-    #[cfg(not(feature = "nats"))]
-    not_built(key, "nats", raw.nats.is_some())?;
-    #[cfg(feature = "kafka")]
-    found.extend(raw.kafka.map(|config| TransportConfig::Kafka(Box::new(config))));
-    #[cfg(not(feature = "kafka"))]
-    not_built(key, "kafka", raw.kafka.is_some())?;
-    #[cfg(feature = "redis")]
-    found.extend(raw.redis.map(|config| TransportConfig::Redis(Box::new(config))));
-    #[cfg(not(feature = "redis"))]
-    not_built(key, "redis", raw.redis.is_some())?;
-    found.extend(raw.stdout.map(|config| TransportConfig::Stdout(Box::new(config))));
-    let kinds: Vec<&str> = found.iter().map(TransportConfig::kind).collect();
-    match (kinds.as_slice(), found.pop()) {
-        ([_], Some(config)) => Ok(config),
-        ([], _) => Err(wrong(
-            key,
-            format!("has no kind: write the section as [{key}.nats], .kafka, .redis or .stdout"),
-        )),
-        (several, _) => Err(wrong(
-            key,
-            format!(
-                "has several kinds ({}): give each a name of its own",
-                several.join(", ")
-            ),
-        )),
-    }
-}
-
-#[cfg(not(all(feature = "nats", feature = "kafka", feature = "redis")))]
-fn not_built(key: &str, kind: &str, given: bool) -> Result<(), ConfigError> {
-    if given {
-        let problem = format!("this binary was built without {kind}: build it with --features {kind}");
-        return Err(wrong(format!("{key}.{kind}"), problem));
-    }
-    Ok(())
-}
-
-impl TransportConfig {
-    /// The kind's name, as in the file: `nats`, `kafka`, `redis`, `stdout`.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            #[cfg(feature = "nats")]
-            Self::Nats(_) => "nats",
-            #[cfg(feature = "kafka")]
-            Self::Kafka(_) => "kafka",
-            #[cfg(feature = "redis")]
-            Self::Redis(_) => "redis",
-            Self::Stdout(_) => "stdout",
-        }
-    }
-
-    /// How long one publish may take at most; `None`: it waits for nobody.
-    #[must_use]
-    pub fn ack_timeout(&self) -> Option<Duration> {
-        match self {
-            #[cfg(feature = "nats")]
-            Self::Nats(config) => Some(config.ack_timeout),
-            #[cfg(feature = "kafka")]
-            Self::Kafka(config) => Some(config.ack_timeout),
-            #[cfg(feature = "redis")]
-            Self::Redis(config) => Some(config.ack_timeout),
-            Self::Stdout(_) => None,
-        }
-    }
-
-    fn validate(&self, name: &str) -> Result<(), String> {
-        match self {
-            #[cfg(feature = "nats")]
-            Self::Nats(config) => config.validate(name).map_err(|error| error.to_string()),
-            #[cfg(feature = "kafka")]
-            Self::Kafka(config) => config.validate(name).map_err(|error| error.to_string()),
-            #[cfg(feature = "redis")]
-            Self::Redis(config) => config.validate(name).map_err(|error| error.to_string()),
-            Self::Stdout(config) => config.validate(name).map_err(|error| error.to_string()),
-        }
-    }
-}
-
-fn routes(
-    raw: Vec<raw::Route>,
-    transports: &[Transport],
-    retrying: Retrying,
-) -> Result<(Routes, Vec<RouteLimits>), ConfigError> {
-    let raw = if raw.is_empty() {
-        if transports.len() > 1 {
-            let problem = format!("needed to choose among {} transports: add [[routes]]", transports.len());
-            return Err(wrong("routes", problem));
-        }
-        vec![raw::Route {
-            topic: Some("*".to_owned()),
-            ..raw::Route::default()
-        }]
-    } else {
-        raw
-    };
-    let mut routes = Vec::with_capacity(raw.len());
-    let mut limits = Vec::with_capacity(raw.len());
-    for (index, raw) in raw.into_iter().enumerate() {
-        let key = format!("routes[{index}]");
-        limits.push(limits_of(&key, &raw)?);
-        routes.push(route(&key, raw, transports, retrying)?);
-    }
-    Ok((Routes::new(routes), limits))
-}
-
-fn route(key: &str, raw: raw::Route, transports: &[Transport], retrying: Retrying) -> Result<Route, ConfigError> {
-    let sub = |name: &str| format!("{key}.{name}");
-    let topic = raw
-        .topic
-        .ok_or_else(|| wrong(sub("topic"), "is required: a glob over topics such as \"orders.*\""))?;
-    let orders = [("key", Order::Key), ("strict", Order::Strict), ("none", Order::None)];
-    let max_attempts = match raw.max_attempts {
-        Some(number) => within(&sub("max_attempts"), number, 1..=MAX_ATTEMPTS)?,
-        None => retrying.max_attempts,
-    };
-    let min = match raw.backoff_min {
-        Some(span) => at_least(&sub("backoff_min"), span, Duration::from_millis(1))?,
-        None => retrying.backoff.min,
-    };
-    let max = raw.backoff_max.map_or(retrying.backoff.max, |span| span.0);
-    ordered((&sub("backoff_min"), min), (&sub("backoff_max"), max))?;
-    let spec = RouteSpec {
-        topic: &topic,
-        transport: transport_index(&sub("transport"), raw.transport.as_deref(), transports)?,
-        destination: raw.destination.as_deref().unwrap_or("{topic}"),
-        order: choice(&sub("order"), raw.order.as_deref().unwrap_or("key"), &orders)?,
-        max_attempts,
-        backoff: Backoff { min, max },
-    };
-    Route::new(&spec).map_err(|problem| match problem.split_once(": ") {
-        Some((name, problem)) => wrong(sub(name), problem.to_owned()),
-        None => wrong(key, problem),
-    })
-}
-
-fn transport_index(key: &str, name: Option<&str>, transports: &[Transport]) -> Result<usize, ConfigError> {
-    let names = || {
-        transports
-            .iter()
-            .map(|transport| &*transport.name)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    match name {
-        Some(name) => transports
-            .iter()
-            .position(|transport| &*transport.name == name)
-            .ok_or_else(|| wrong(key, format!("{name:?} is not configured; transports: {}", names()))),
-        None if transports.len() == 1 => Ok(0),
-        None => Err(wrong(
-            key,
-            format!("is required, as there are several: one of {}", names()),
-        )),
-    }
-}
-
-fn limits_of(key: &str, raw: &raw::Route) -> Result<RouteLimits, ConfigError> {
-    let max_in_flight = match raw.max_in_flight {
-        Some(number) => Some(within(&format!("{key}.max_in_flight"), number, 1..=10_000_000)?),
-        None => None,
-    };
-    let rate = match raw.rate {
-        Some(number) => NonZeroU32::new(within(&format!("{key}.rate"), number, 1..=100_000_000)?),
-        None => None,
-    };
-    Ok(RouteLimits {
-        max_in_flight,
-        rate,
-        paused: raw.paused,
-    })
 }
 
 fn http(raw: raw::Http) -> Result<Http, ConfigError> {

@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, the environment over it, validated once.
 //!
-//! `raw` is what the file says, `source` reads it, `check` turns it into [`Config`], in which nothing is left to parse.
+//! `raw` is what the file says, `source` reads it, `check` and `routing` turn it into [`Config`], in which nothing is left to parse.
 //! Every mistake is one line that names the key (or the environment variable), the value and what would be accepted;
 //! the first one found is reported. Secrets are [`SecretString`]s: no `Debug` shows them.
 //!
@@ -9,6 +9,7 @@
 
 mod check;
 mod raw;
+mod routing;
 mod source;
 mod units;
 
@@ -115,6 +116,37 @@ pub struct Config {
     pub log: Log,
     /// `[trace]`
     pub trace: Trace,
+}
+
+impl Config {
+    /// Keys that are set and that nothing in this version acts on. A start says each of them, so that none is ignored
+    /// silently.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        for (index, limits) in self.route_limits.iter().enumerate() {
+            let set = [
+                ("max_in_flight", limits.max_in_flight.is_some()),
+                ("rate", limits.rate.is_some()),
+                ("paused", limits.paused),
+            ];
+            keys.extend(
+                set.iter()
+                    .filter(|(_, set)| *set)
+                    .map(|(key, _)| format!("routes[{index}].{key}")),
+            );
+        }
+        if self.trace.otlp_endpoint.is_some() {
+            keys.push("trace.otlp_endpoint".to_owned());
+        }
+        if self.http.token.is_some() {
+            keys.push("http.token_file".to_owned());
+        }
+        if self.retention.failed.is_some() {
+            keys.push("retention.failed".to_owned());
+        }
+        keys
+    }
 }
 
 /// `[database]`

@@ -25,6 +25,10 @@ pub(super) enum Found {
 }
 
 /// What became of an offered row.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made and taken apart at once; a box would cost an allocation per message"
+)]
 pub(super) enum Admission {
     /// It is in the window; push it.
     Queued(QueueId, Entry),

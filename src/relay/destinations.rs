@@ -34,11 +34,7 @@ pub(crate) struct DestinationId(pub(crate) usize);
 #[derive(Debug)]
 pub(crate) enum Breaker {
     Closed,
-    Open {
-        next_probe: Instant,
-        probing: bool,
-        failure: Failure,
-    },
+    Open { next_probe: Instant, probing: bool },
     Trial,
 }
 
@@ -226,35 +222,19 @@ impl Destinations {
     }
 
     /// The destination takes nothing now. `true` when that is news.
-    pub(crate) fn pause(&mut self, id: DestinationId, failure: Failure, now: Instant) -> bool {
-        let interval = self.probe_interval;
+    pub(crate) fn pause(&mut self, id: DestinationId, now: Instant) -> bool {
+        // The first look comes early: most outages are a reconnect long.
+        let (wait, news) = match self.get(id).breaker {
+            Breaker::Open { .. } => return false,
+            Breaker::Closed => (self.probe_interval / 4, true),
+            Breaker::Trial => (self.probe_interval, false),
+        };
         self.disturbed.insert(id);
-        let destination = self.get_mut(id);
-        match &mut destination.breaker {
-            Breaker::Open { failure: old, .. } => {
-                *old = failure;
-                false
-            }
-            Breaker::Closed => {
-                // The first look comes early: most outages are a reconnect long.
-                let next_probe = now + interval / 4;
-                destination.breaker = Breaker::Open {
-                    next_probe,
-                    probing: false,
-                    failure,
-                };
-                true
-            }
-            Breaker::Trial => {
-                let next_probe = now + interval;
-                destination.breaker = Breaker::Open {
-                    next_probe,
-                    probing: false,
-                    failure,
-                };
-                false
-            }
-        }
+        self.get_mut(id).breaker = Breaker::Open {
+            next_probe: now + wait,
+            probing: false,
+        };
+        news
     }
 
     /// Something was acknowledged. `true` when that ends a pause.
@@ -301,9 +281,7 @@ impl Destinations {
             }
         }
         for id in &self.disturbed {
-            if let Breaker::Open {
-                next_probe, probing, ..
-            } = &mut self.slots[id.0].breaker
+            if let Breaker::Open { next_probe, probing } = &mut self.slots[id.0].breaker
                 && !*probing
                 && *next_probe <= now
             {
@@ -321,7 +299,6 @@ impl Destinations {
                 Breaker::Open {
                     next_probe,
                     probing: false,
-                    ..
                 } => Some(*next_probe),
                 Breaker::Open { .. } | Breaker::Closed | Breaker::Trial => None,
             })
@@ -340,17 +317,10 @@ impl Destinations {
                     destination.breaker = Breaker::Trial;
                 }
             }
-            Err(failure) => {
-                if let Breaker::Open {
-                    next_probe,
-                    probing,
-                    failure: old,
-                    ..
-                } = &mut destination.breaker
-                {
+            Err(_) => {
+                if let Breaker::Open { next_probe, probing } = &mut destination.breaker {
                     *probing = false;
                     *next_probe = now + interval;
-                    *old = failure;
                 }
             }
         }
@@ -374,18 +344,13 @@ impl Destinations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::FailureClass;
-
-    fn failure() -> Failure {
-        Failure::new(FailureClass::Unavailable, "X", "x")
-    }
 
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_one_number_and_ends_when_the_cursor_is_met() {
         let mut all = Destinations::new(Duration::from_secs(1), Instant::now());
         let id = all.find(0, &"d".into());
         let topic: Arc<str> = "t".into();
-        assert!(all.pause(id, failure(), Instant::now()));
+        assert!(all.pause(id, Instant::now()));
         for seq in [7, 5, 9] {
             all.lag_from(id, Seq(seq), &topic);
         }

@@ -71,7 +71,7 @@ enum Event {
     Opened(Result<Vec<Hold>, StoreError>),
     Wrote(Result<Settled, StoreError>),
     Read(super::reading::MainAnswer),
-    ReadAside(super::reading::SideAnswer),
+    ReadAside(super::asides::SideAnswer),
     Changed,
     Standing,
     Stop,

@@ -48,9 +48,12 @@ pub(crate) enum Recall {
     From(Seq),
 }
 
+/// By key.
+type HoldsOfTopic = HashMap<Box<str>, (KeyId, Hold)>;
+
 #[derive(Default)]
 pub(crate) struct Holds {
-    keys: HashMap<Arc<str>, HashMap<Box<str>, (KeyId, Hold)>>,
+    keys: HashMap<Arc<str>, HoldsOfTopic>,
     holders: HashMap<Seq, (KeyId, bool)>,
     releasing: VecDeque<KeyId>,
     count: usize,

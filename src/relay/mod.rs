@@ -23,6 +23,7 @@
 //! The engine never names PostgreSQL or a broker, and holds no time but the monotonic clock's.
 
 mod admission;
+mod asides;
 mod destinations;
 mod engine;
 mod holds;

@@ -213,7 +213,7 @@ impl Engine {
             Disposition::Resend => return self.resend(envelope, slip),
             Disposition::Pause(failure) => {
                 let entry = entry(envelope, slip);
-                self.pause(entry.destination, failure, now);
+                self.pause(entry.destination, &failure, now);
                 self.send_back(&entry);
                 return None;
             }
@@ -260,16 +260,14 @@ impl Engine {
         None
     }
 
-    fn pause(&mut self, id: DestinationId, failure: Failure, now: Instant) {
-        let was_open = self.destinations.get(id).is_open();
-        let error = failure.error.clone();
-        let is_news = self.destinations.pause(id, failure, now);
-        if was_open {
+    fn pause(&mut self, id: DestinationId, failure: &Failure, now: Instant) {
+        if self.destinations.get(id).is_open() {
             return;
         }
-        if is_news {
+        if self.destinations.pause(id, now) {
             let destination = self.destinations.get(id);
-            self.telemetry.paused(destination.transport, &destination.name, &error);
+            self.telemetry
+                .paused(destination.transport, &destination.name, &failure.error);
         }
         // Its queued rows go back too, or they would be sent before this one.
         for entry in self.lanes.remove(|entry| entry.destination == id) {

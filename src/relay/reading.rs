@@ -1,7 +1,5 @@
 //! What to read next: the cursor's next page beside one other read at a time.
 //!
-//! The other reads, most urgent first: rows parked behind a key that is released, rows whose time has come, rows behind a
-//! lag, whether holders still hold, and the sweep for what numbers written by hand or cached by a session have hidden.
 //! Every read is promised room in the window before it starts; cursor and others take turns when room is short.
 
 use std::sync::Arc;
@@ -11,25 +9,18 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::message::Seq;
-use crate::store::{DuePage, DuePosition, Hold, Page, Reread, Room, Row, Scope, Store, StoreError};
+use crate::store::{DuePosition, Page, Room, StoreError};
 
 use super::Options;
-use super::admission::{Admission, Found};
+use super::admission::Found;
+use super::asides::SideAnswer;
 use super::destinations::{Breaker, DestinationId};
-use super::engine::{Engine, Phase};
-use super::holds::{KeyId, Recall};
+use super::engine::Engine;
 use super::pace::Pace;
 use super::window::Window;
 
 /// Due rows are looked for at least this often: an operator's retry sends no notification.
-const DUE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often holders are checked against the database: an operator may have discarded one.
-const HOLD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-const HOLDS_CHECKED: usize = 10_000;
-/// A recovered destination is first tried with this many rows.
-const TRIAL_ROWS: usize = 16;
-/// Walks that are only a net take at most this part of the time.
-const NET_SHARE: u32 = 100;
+pub(super) const DUE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The cursor's read, answered.
 pub(super) struct MainAnswer {
@@ -38,52 +29,26 @@ pub(super) struct MainAnswer {
     page: Result<Page, StoreError>,
 }
 
-/// Another read.
-#[derive(Clone, Debug)]
-enum Side {
-    Recall(KeyId, Recall),
-    Due(Option<DuePosition>),
-    Behind(DestinationId),
-    CheckHolds(Arc<Vec<Seq>>),
-    Sweep(Seq),
-}
-
-enum Answer {
-    Rows(Vec<Row>),
-    Reread(Reread),
-    Due(DuePage),
-    Holds(Vec<Hold>),
-}
-
-/// Another read, answered.
-pub(super) struct SideAnswer {
-    side: Side,
-    room: Room,
-    upto: Seq,
-    started: Instant,
-    found: Result<Answer, StoreError>,
-}
-
 pub(super) struct Reading {
     pub(super) pace: Pace,
     pub(super) main: Option<BoxFuture<'static, MainAnswer>>,
     pub(super) side: Option<BoxFuture<'static, SideAnswer>>,
-    main_room: Option<Room>,
-    side_room: Option<Room>,
-    cursor: Seq,
-    batch_size: usize,
-    limit: Room,
-    due_at: Instant,
-    due_after: Option<DuePosition>,
-    due_started: Instant,
-    hold_check_at: Instant,
-    sweep_at: Instant,
-    sweep_after: Seq,
-    sweep_interval: Duration,
+    pub(super) main_room: Option<Room>,
+    pub(super) side_room: Option<Room>,
+    pub(super) cursor: Seq,
+    pub(super) batch_size: usize,
+    pub(super) limit: Room,
+    pub(super) due_at: Instant,
+    pub(super) due_after: Option<DuePosition>,
+    pub(super) due_started: Instant,
+    pub(super) hold_check_at: Instant,
+    pub(super) sweep_at: Instant,
+    pub(super) sweep_after: Seq,
+    pub(super) sweep_interval: Duration,
     /// Room was short last time and the cursor got it.
-    side_first: bool,
+    pub(super) side_first: bool,
     /// Whose lag was read last.
-    last_lag: Option<DestinationId>,
+    pub(super) last_lag: Option<DestinationId>,
 }
 
 impl Reading {
@@ -164,7 +129,7 @@ impl Reading {
     }
 
     /// Room for a read of up to `rows`, or `None` while there is too little to be worth a statement.
-    fn room(&self, window: &Window, rows: usize) -> Option<Room> {
+    pub(super) fn room(&self, window: &Window, rows: usize) -> Option<Room> {
         let free = window.free();
         let worth = window.is_empty()
             || (free.rows >= rows.min(self.batch_size).min(self.limit.rows / 4) && free.bytes >= self.limit.bytes / 8);
@@ -214,7 +179,7 @@ impl Engine {
             .any(|id| self.may_be_read_on(id) && self.is_about_to_end(id))
     }
 
-    fn is_about_to_end(&self, id: DestinationId) -> bool {
+    pub(super) fn is_about_to_end(&self, id: DestinationId) -> bool {
         let page = i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX);
         let near = Seq(self.reading.cursor.0.saturating_sub(page));
         let lag = &self.destinations.get(id).lag;
@@ -222,7 +187,7 @@ impl Engine {
     }
 
     /// Not paused; and one that is on trial only when its last rows came back.
-    fn may_be_read_on(&self, id: DestinationId) -> bool {
+    pub(super) fn may_be_read_on(&self, id: DestinationId) -> bool {
         let destination = self.destinations.get(id);
         match destination.breaker {
             Breaker::Closed => true,
@@ -261,236 +226,9 @@ impl Engine {
         Ok(())
     }
 
-    fn read_failed(&mut self, error: StoreError, now: Instant) -> Result<(), super::RelayError> {
+    pub(super) fn read_failed(&mut self, error: StoreError, now: Instant) -> Result<(), super::RelayError> {
         self.database_away(error, now)?;
         self.drain("a read failed");
         Ok(())
     }
-
-    fn start_side(&mut self, now: Instant) {
-        if self.reading.side.is_some() || self.phase != Phase::Running {
-            return;
-        }
-        let Some((side, room)) = self.choose_side(now) else {
-            return;
-        };
-        self.window.reserve(room);
-        self.window.overlap_begins();
-        self.reading.side_room = Some(room);
-        self.reading.side_first = false;
-        let upto = self.reading.cursor;
-        let scope = match &side {
-            Side::Behind(id) => self.destinations.get(*id).scope(),
-            Side::Recall(id, Recall::From(_)) => Scope {
-                topics: Some(vec![Arc::clone(&id.0)]),
-                key: Some(id.1.clone()),
-            },
-            Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) | Side::Sweep(_) => Scope::default(),
-        };
-        let after = match &side {
-            Side::Behind(id) => self.destinations.get(*id).lag.as_ref().map_or(upto, |lag| lag.next),
-            Side::Recall(_, Recall::From(seq)) => Seq(seq.0 - 1),
-            Side::Sweep(seq) => *seq,
-            Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) => upto,
-        };
-        let store = Arc::clone(&self.store);
-        self.reading.side = Some(Box::pin(async move {
-            let started = Instant::now();
-            let found = fetch(&*store, &side, &scope, (after, upto), room).await;
-            SideAnswer {
-                side,
-                room,
-                upto,
-                started,
-                found,
-            }
-        }));
-    }
-
-    fn choose_side(&mut self, now: Instant) -> Option<(Side, Room)> {
-        let room = self.reading.room(&self.window, self.reading.batch_size);
-        if let Some(room) = room {
-            if let Some((id, recall)) = self.holds.next_recall(room.rows) {
-                return Some((Side::Recall(id, recall), room));
-            }
-            if now >= self.reading.due_at {
-                if self.reading.due_after.is_none() {
-                    self.reading.due_started = now;
-                }
-                return Some((Side::Due(self.reading.due_after), room));
-            }
-            if let Some(id) = self.next_lag() {
-                let rows = match self.destinations.get(id).breaker {
-                    Breaker::Trial => TRIAL_ROWS.min(room.rows),
-                    Breaker::Closed | Breaker::Open { .. } => room.rows,
-                };
-                if let Some(lag) = &mut self.destinations.get_mut(id).lag {
-                    lag.reading = true;
-                }
-                return Some((Side::Behind(id), Room { rows, ..room }));
-            }
-        }
-        if !self.holds.is_empty() && now >= self.reading.hold_check_at {
-            let window = &self.window;
-            let seqs: Vec<Seq> = self
-                .holds
-                .holders()
-                .filter(|seq| !window.holds(*seq))
-                .take(HOLDS_CHECKED)
-                .collect();
-            self.reading.hold_check_at = now + HOLD_CHECK_INTERVAL;
-            if !seqs.is_empty() {
-                return Some((Side::CheckHolds(Arc::new(seqs)), Room { rows: 0, bytes: 0 }));
-            }
-        }
-        let room = room?;
-        (now >= self.reading.sweep_at).then_some((Side::Sweep(self.reading.sweep_after), room))
-    }
-
-    /// The destination whose lag is read on next: one that is about to end, because the cursor waits for it; else they
-    /// take turns, so that one with little behind does not wait for one with much.
-    fn next_lag(&mut self) -> Option<DestinationId> {
-        let disturbed: Vec<DestinationId> = self.destinations.disturbed().collect();
-        let mut ready = Vec::new();
-        for id in disturbed {
-            if self.destinations.tidy(id) {
-                let destination = self.destinations.get(id);
-                self.telemetry.recovered(destination.transport, &destination.name);
-            }
-            if self.destinations.get(id).lag.is_some() && self.may_be_read_on(id) {
-                ready.push(id);
-            }
-        }
-        let last = self.reading.last_lag;
-        let ending = ready.iter().find(|id| self.is_about_to_end(**id));
-        let next = ending.or_else(|| ready.iter().find(|id| last.is_none_or(|last| **id > last)));
-        self.reading.last_lag = next.or(ready.first()).copied();
-        self.reading.last_lag
-    }
-
-    pub(super) fn book_side(&mut self, answer: SideAnswer, now: Instant) -> Result<(), super::RelayError> {
-        let SideAnswer {
-            side,
-            room,
-            upto,
-            started,
-            found,
-        } = answer;
-        self.window.unreserve(room);
-        self.reading.side_room = None;
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => {
-                self.window.overlap_ends();
-                return self.read_failed(error, now);
-            }
-        };
-        let took = now.saturating_duration_since(started);
-        match (side, found) {
-            (Side::Recall(id, Recall::Rows(asked)), Answer::Rows(rows)) => {
-                // A recall may stop early for its bytes: what it did not reach stays parked.
-                let all =
-                    rows.len() == asked.len() || rows.iter().map(|row| row.message.size()).sum::<usize>() < room.bytes;
-                let last = if all {
-                    asked.last()
-                } else {
-                    rows.last().map(|row| &row.message.seq)
-                };
-                let upto = last.copied().expect("a recall asks for one row at least");
-                self.release(id, rows, upto, now);
-            }
-            (Side::Recall(id, Recall::From(_)), Answer::Reread(reread)) => {
-                self.release(id, reread.rows, reread.position, now)
-            }
-            (Side::Due(_), Answer::Due(page)) => self.book_due(page, now),
-            (Side::Behind(id), Answer::Reread(reread)) => {
-                let met = reread.done && upto == self.reading.cursor;
-                self.admit_all(reread.rows, Found::Behind(id), now);
-                self.destinations.get_mut(id).reread(reread.position, met);
-                if self.destinations.tidy(id) {
-                    let destination = self.destinations.get(id);
-                    self.telemetry.recovered(destination.transport, &destination.name);
-                }
-            }
-            (Side::Sweep(_), Answer::Reread(reread)) => {
-                let (queued, _) = self.admit_all(reread.rows, Found::Passing, now);
-                if queued > 0 {
-                    tracing::debug!(rows = queued, "found by the sweep");
-                }
-                self.reading.sweep_after = if reread.done { Seq(i64::MIN) } else { reread.position };
-                let pause = if reread.done {
-                    self.reading.sweep_interval
-                } else {
-                    Duration::ZERO
-                };
-                self.reading.sweep_at = now + pause.max(took * NET_SHARE);
-            }
-            (Side::CheckHolds(asked), Answer::Holds(holds)) => self.book_hold_check(&asked, &holds),
-            (side, _) => unreachable!("{side:?} was answered with something else"),
-        }
-        self.window.overlap_ends();
-        Ok(())
-    }
-
-    fn book_due(&mut self, page: DuePage, now: Instant) {
-        self.admit_all(page.rows, Found::Due, now);
-        self.reading.due_after = page.next;
-        if page.next.is_none() {
-            let walk = now.saturating_duration_since(self.reading.due_started);
-            let next = page.next_due.unwrap_or(DUE_INTERVAL).min(DUE_INTERVAL);
-            self.reading.due_at = now + next.max(walk * 5).max(Duration::from_millis(1));
-        }
-    }
-
-    /// Rows parked behind a key that is free again go before whatever of the key is queued.
-    fn release(&mut self, id: KeyId, rows: Vec<Row>, upto: Seq, now: Instant) {
-        let mut entries = Vec::with_capacity(rows.len());
-        let mut queue = None;
-        for row in rows {
-            if let Admission::Queued(to, entry) = self.admit(row, Found::Released, now) {
-                queue = Some(to);
-                entries.push(entry);
-            }
-        }
-        if let Some(queue) = queue {
-            // A sweep may have queued some of them already, behind later ones.
-            entries.extend(self.lanes.remove_from(queue, |entry| {
-                let message = &entry.envelope.message;
-                message.seq <= upto && message.topic == id.0 && message.key.as_deref() == Some(&*id.1)
-            }));
-            entries.sort_by_key(|entry| entry.envelope.message.seq);
-            for entry in &mut entries {
-                entry.released = true;
-            }
-            self.lanes.push_front(queue, entries);
-        }
-        self.holds.recalled(id, upto);
-    }
-
-    fn book_hold_check(&mut self, asked: &[Seq], still: &[Hold]) {
-        for seq in asked {
-            let row = still.iter().find(|hold| hold.seq == *seq);
-            let holds = row.is_some_and(|hold| !hold.failed || self.holds.is_strict(*seq));
-            if !holds && !self.window.holds(*seq) {
-                self.holds.resolve(*seq);
-            }
-        }
-    }
-}
-
-async fn fetch(
-    store: &dyn Store,
-    side: &Side,
-    scope: &Scope,
-    (after, upto): (Seq, Seq),
-    room: Room,
-) -> Result<Answer, StoreError> {
-    Ok(match side {
-        Side::Recall(_, Recall::Rows(seqs)) => Answer::Rows(store.recall(seqs, room).await?),
-        Side::Recall(_, Recall::From(_)) | Side::Behind(_) | Side::Sweep(_) => {
-            Answer::Reread(store.reread(scope, after, upto, room).await?)
-        }
-        Side::Due(position) => Answer::Due(store.due(*position, upto, room).await?),
-        Side::CheckHolds(seqs) => Answer::Holds(store.holds(Some(seqs), true).await?),
-    })
 }

@@ -11,14 +11,16 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
+use super::labels::{
+    AttemptLabels, DestinationLabels, FailedLabels, LatencyFamily, RouteLabels, StateLabels, TransportLabels, Untyped,
+    latency,
+};
 use super::process::Process;
 use crate::delivery::FailureClass;
 use crate::route::Routes;
@@ -29,11 +31,6 @@ pub const DESTINATIONS_MAX: usize = 1_000;
 pub const CODES_MAX: usize = 500;
 /// What [`Metrics::encode`] returns, as HTTP names it.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// 0.5 ms to 60 s, in seconds.
-const LATENCY: [f64; 16] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-];
 
 /// Pending rows by what they wait for. `state` of `outboxd_messages_pending`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -48,78 +45,7 @@ pub struct Pending {
     pub held: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabels {
-    transport: String,
-    route: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FailedLabels {
-    transport: String,
-    route: String,
-    class: &'static str,
-}
-
-impl FailedLabels {
-    fn new(transport: &str, route: &str, class: FailureClass) -> Self {
-        Self {
-            transport: transport.to_owned(),
-            route: route.to_owned(),
-            class: class.as_str(),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-struct AttemptLabels {
-    transport: String,
-    class: &'static str,
-    code: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TransportLabels {
-    transport: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
-struct DestinationLabels {
-    transport: String,
-    destination: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StateLabels {
-    state: &'static str,
-}
-
-/// A counter written without a counter's type: `outboxd_messages_failed_total` and the gauge `outboxd_messages_failed`
-/// would otherwise be one family in OpenMetrics, which forbids that.
-#[derive(Clone, Debug, Default)]
-struct Untyped(Counter);
-
-impl TypedMetric for Untyped {
-    const TYPE: MetricType = MetricType::Unknown;
-}
-
-impl EncodeMetric for Untyped {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        encoder.encode_gauge(&self.0.get())
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
-
 type Float = Gauge<f64, AtomicU64>;
-type LatencyFamily<L> = Family<L, Histogram, fn() -> Histogram>;
-
-fn latency() -> Histogram {
-    Histogram::new(LATENCY)
-}
-
 /// All metrics of one relay. Shared by reference or `Arc`.
 #[derive(Debug)]
 pub struct Metrics {

@@ -4,6 +4,7 @@
 //! shows, never fails and never waits for others.
 
 pub mod health;
+mod labels;
 pub mod log;
 pub mod metrics;
 mod process;

@@ -1,5 +1,6 @@
 //! How transports read their settings: values that may arrive as text (from the environment), and secrets from files.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -82,9 +83,16 @@ pub fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error
     deserializer.deserialize_any(Flag)
 }
 
-/// Text; a number or a boolean is taken as its text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scalar(pub String);
+/// A table of texts; numbers and booleans are taken as their text.
+///
+/// # Errors
+/// What is wrong with a value.
+pub fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let scalars = <BTreeMap<String, Scalar> as de::Deserialize>::deserialize(deserializer)?;
+    Ok(scalars.into_iter().map(|(key, Scalar(value))| (key, value)).collect())
+}
+
+struct Scalar(String);
 
 impl<'de> de::Deserialize<'de> for Scalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 
-use super::eventually;
-use super::processes::{free_port, package, run, scratch, signal};
+use super::processes::{package, run, scratch, signal};
+use super::{eventually, ports};
 
 /// Which broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,8 @@ impl Broker {
         let broker = Self {
             kind,
             dir: scratch(name),
-            port: free_port(),
-            second_port: free_port(),
+            port: ports::free(),
+            second_port: ports::free(),
             extra: extra.to_owned(),
         };
         broker.bring_back();

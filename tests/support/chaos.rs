@@ -95,6 +95,18 @@ async fn run(kind: Kind) -> Verdict {
     writing.join().await;
     database.connect().await.drained(Duration::from_secs(120)).await;
     let verdict = judge(&database, &broker, TOPICS).await;
+    let attempts = "select class, code, count(*), min(error) from outboxd_attempts group by class, code";
+    for row in database
+        .connect()
+        .await
+        .query(attempts, &[])
+        .await
+        .expect("the attempts can be read")
+    {
+        let (class, code, count, error): (String, String, i64, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        println!("chaos on {kind:?}: {count} attempts counted as {class}, {code}: {error}");
+    }
     let status = daemon.terminate(Duration::from_secs(30)).await;
     assert!(status.success(), "the daemon ended with {status}");
     println!("chaos on {kind:?}: {verdict}, {KILLS} kills, {:.0?}", started.elapsed());

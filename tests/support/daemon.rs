@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::postgres::Database;
-use super::processes::{free_port, guarded, scratch, signal, spawn};
-use super::{eventually, processes};
+use super::processes::{guarded, scratch, signal, spawn};
+use super::{eventually, ports, processes};
 
 /// The program under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outboxd");
@@ -40,7 +40,7 @@ impl Site {
             .into_owned();
         write!(
             text,
-            "[database]\nurl = \"{url}\"\n\n[lease]\nttl = \"3s\"\ninstance = \"{instance}\"\n\n\
+            "[database]\nurl = \"{url}\"\n\n[lease]\ninstance = \"{instance}\"\n\n\
              [http]\nlisten = \"127.0.0.1:{port}\"\n\n[log]\nformat = \"text\"\n\n{rest}\n"
         )
         .expect("writing into a string");
@@ -52,7 +52,7 @@ impl Site {
     pub(crate) fn bare() -> Self {
         Self {
             dir: scratch("daemon"),
-            port: free_port(),
+            port: ports::free(),
         }
     }
 

@@ -38,11 +38,27 @@ pub struct KafkaServer {
 impl KafkaServer {
     /// Starts one.
     pub fn start() -> Self {
+        Self::with(false)
+    }
+
+    /// Starts one that also listens with TLS and SASL (PLAIN and SCRAM-SHA-512) on `port() + 1000`, for user `outbox`
+    /// with password `outbox-secret`.
+    pub fn secure() -> Self {
+        Self::with(true)
+    }
+
+    /// The authority of the certificate of a [`secure`](Self::secure) broker, PEM.
+    pub fn authority(&self) -> std::path::PathBuf {
+        self.folder.path().join("tls/ca.pem")
+    }
+
+    fn with(secure: bool) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/kafka");
         let run = |args: &[&str]| {
             let output = Command::new(&script)
                 .args(args)
                 .env("KAFKA_EXTRA", "auto.create.topics.enable=false\nnum.partitions=3")
+                .env("KAFKA_SECURE", if secure { "1" } else { "0" })
                 .output()
                 .unwrap();
             assert!(

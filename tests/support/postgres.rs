@@ -11,19 +11,37 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
-use super::eventually;
-use super::processes::{free_port, run, scratch, scratch_root, signal, spawn, uid};
+use super::processes::{run, scratch, scratch_root, signal, spawn, uid};
+use super::{eventually, ports};
 
 /// A running cluster; stopped and removed on drop.
 pub(crate) struct Cluster {
     dir: PathBuf,
     port: u16,
-    durable: bool,
+    settings: Settings,
     server: Mutex<Option<Child>>,
     databases: AtomicUsize,
 }
 
-static SHARED: LazyLock<Cluster> = LazyLock::new(|| Cluster::create("postgres", false));
+/// What differs between clusters.
+#[derive(Clone, Copy, Default)]
+struct Settings {
+    /// fsync on: its server will be killed.
+    durable: bool,
+    /// `max_prepared_transactions`. Where it is above 0 the wake trigger is silent, and the daemon lives by polling.
+    prepared_transactions: u32,
+}
+
+static SHARED: LazyLock<Cluster> = LazyLock::new(|| Cluster::create("postgres", Settings::default()));
+static TWO_PHASE: LazyLock<Cluster> = LazyLock::new(|| {
+    Cluster::create(
+        "postgres-2pc",
+        Settings {
+            prepared_transactions: 20,
+            ..Settings::default()
+        },
+    )
+});
 
 impl Cluster {
     /// The cluster all tests share. Without fsync: nobody kills it.
@@ -31,18 +49,29 @@ impl Cluster {
         &SHARED
     }
 
-    /// A cluster of one's own, with fsync, to kill.
-    pub(crate) fn own() -> Self {
-        Self::create("postgres-own", true)
+    /// A cluster that takes prepared transactions, shared too.
+    pub(crate) fn two_phase() -> &'static Self {
+        &TWO_PHASE
     }
 
-    fn create(name: &str, durable: bool) -> Self {
+    /// A cluster of one's own, with fsync, to kill.
+    pub(crate) fn own() -> Self {
+        Self::create(
+            "postgres-own",
+            Settings {
+                durable: true,
+                ..Settings::default()
+            },
+        )
+    }
+
+    fn create(name: &str, settings: Settings) -> Self {
         let dir = scratch(name);
         run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data")));
         let cluster = Self {
             dir,
-            port: free_port(),
-            durable,
+            port: ports::free(),
+            settings,
             server: Mutex::default(),
             databases: AtomicUsize::default(),
         };
@@ -58,7 +87,7 @@ impl Cluster {
             .append(true)
             .open(self.dir.join("postgres.log"))
             .expect("a log");
-        let mut command = as_owner("QUIT", program("postgres"));
+        let mut command = as_owner("QUIT", bin("postgres"));
         command
             .arg("-D")
             .arg(self.dir.join("data"))
@@ -66,11 +95,11 @@ impl Cluster {
             .arg(&self.dir)
             .arg("-p")
             .arg(self.port.to_string());
-        let durability = if self.durable { "on" } else { "off" };
+        let durability = if self.settings.durable { "on" } else { "off" };
         for setting in [
             "listen_addresses=127.0.0.1",
             "max_connections=200",
-            "max_prepared_transactions=20",
+            &format!("max_prepared_transactions={}", self.settings.prepared_transactions),
             "shared_buffers=256MB",
             "max_wal_size=4GB",
             "checkpoint_timeout=30min",
@@ -301,7 +330,7 @@ impl TestDatabase {
 
     /// The database's schema as pg_dump prints it.
     pub(crate) fn dump(&self) -> String {
-        let text = run(Command::new(program("pg_dump")).args(["--schema-only", "-d", &self.url]));
+        let text = run(Command::new(bin("pg_dump")).args(["--schema-only", "-d", &self.url]));
         // \restrict lines hold a random word.
         text.lines()
             .filter(|line| !line.starts_with('\\'))
@@ -311,7 +340,7 @@ impl TestDatabase {
 }
 
 fn psql(url: &str, sql: &str) -> std::process::Output {
-    let mut command = Command::new(program("psql"));
+    let mut command = Command::new(bin("psql"));
     command
         .args(["-XqAt", "-v", "ON_ERROR_STOP=1", url, "-c", sql])
         .env_remove("PGOPTIONS");
@@ -319,7 +348,7 @@ fn psql(url: &str, sql: &str) -> std::process::Output {
 }
 
 /// The path of a server program: the newest version installed, else the PATH.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn bin(name: &str) -> String {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -333,11 +362,13 @@ fn program(name: &str) -> PathBuf {
         .filter(|(_, path)| path.exists())
         .collect();
     found.sort();
-    found.pop().map_or_else(|| PathBuf::from(name), |(_, path)| path)
+    found
+        .pop()
+        .map_or_else(|| name.to_owned(), |(_, path)| path.to_string_lossy().into_owned())
 }
 
 /// A command that runs as somebody PostgreSQL accepts (never root) and gets `signal` when the test binary ends.
-fn as_owner(signal: &str, program: PathBuf) -> Command {
+pub(crate) fn as_owner(signal: &str, program: String) -> Command {
     let mut command = Command::new("setpriv");
     if uid() == 0 {
         command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
@@ -354,8 +385,8 @@ fn give_away(dir: &Path) {
 
 /// A freshly made cluster to copy from: `initdb` takes longer than everything else here.
 fn template() -> PathBuf {
-    let initdb = program("initdb");
-    let version = initdb
+    let initdb = bin("initdb");
+    let version = Path::new(&initdb)
         .ancestors()
         .nth(2)
         .and_then(Path::file_name)

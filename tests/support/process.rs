@@ -3,12 +3,11 @@
 use std::fs::File;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock};
+use std::process::Child;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-type Job = (Command, Sender<std::io::Result<Child>>);
+use super::processes::{self, guarded, spawn};
 
 /// A running server. Killed when dropped.
 pub struct Server {
@@ -20,18 +19,13 @@ impl Server {
     /// Starts `program` with `args`, its output going to `log`. `hint` says how to get the program when it is missing.
     pub fn start(program: &str, args: &[&str], log: &Path, hint: &str) -> Self {
         let output = File::create(log).unwrap();
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", program]).args(args);
-        command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output);
+        let mut command = guarded(program, "KILL");
+        command.args(args).stdout(output.try_clone().unwrap()).stderr(output);
         if !on_path(program) {
             panic!("{program} is missing: {hint}");
         }
-        let child = spawn(command).unwrap_or_else(|error| panic!("cannot start {program}: {error}"));
         Self {
-            child: Mutex::new(child),
+            child: Mutex::new(spawn(command)),
             log: log.to_owned(),
         }
     }
@@ -60,9 +54,7 @@ impl Server {
 
     /// Sends `signal` ("STOP", "CONT", "KILL").
     pub fn signal(&self, signal: &str) {
-        let pid = self.child.lock().unwrap().id().to_string();
-        let status = Command::new("kill").args(["-s", signal, &pid]).status().unwrap();
-        assert!(status.success(), "kill -s {signal} {pid}");
+        processes::signal(self.child.lock().unwrap().id(), signal);
     }
 
     /// Kills it as `kill -9` does, and reaps it.
@@ -88,22 +80,4 @@ pub fn on_path(program: &str) -> bool {
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).exists())
-}
-
-/// Children are started by one thread that lives as long as the process: the kernel sends the parent-death signal when
-/// the *thread* that forked ends, and test threads end early.
-fn spawn(command: Command) -> std::io::Result<Child> {
-    static LAUNCHER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
-    let launcher = LAUNCHER.get_or_init(|| {
-        let (jobs, inbox) = channel::<Job>();
-        std::thread::spawn(move || {
-            for (mut command, answer) in inbox {
-                let _gone = answer.send(command.spawn());
-            }
-        });
-        Mutex::new(jobs)
-    });
-    let (answer, child) = channel();
-    launcher.lock().unwrap().send((command, answer)).unwrap();
-    child.recv().unwrap()
 }

@@ -73,12 +73,6 @@ pub(crate) fn run(command: &mut Command) -> String {
     said
 }
 
-/// A loopback port nobody listens on right now.
-pub(crate) fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
-}
-
 /// The user this process runs as.
 pub(crate) fn uid() -> u32 {
     std::fs::metadata("/proc/self").expect("/proc is mounted").uid()

@@ -207,7 +207,7 @@ impl Database {
     /// See [`classify`].
     pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
         let connection = self.connection(Role::Side).await?;
-        connection.batch_execute(sql).await.map_err(|error| classify(error))
+        connection.batch_execute(sql).await.map_err(classify)
     }
 
     async fn stream(
@@ -260,6 +260,33 @@ impl Database {
 
 fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(code) if *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT)
+}
+
+/// What the server said when it refused to let us in at all: a wrong password, an unknown user or database. Worth ending
+/// a start for; a running daemon waits, because the server's side may be what is wrong.
+#[must_use]
+pub fn refused_login(error: &StoreError) -> Option<String> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(refused) = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::as_db_error)
+            && [
+                SqlState::INVALID_PASSWORD,
+                SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                SqlState::INVALID_CATALOG_NAME,
+            ]
+            .contains(refused.code())
+        {
+            return Some(format!(
+                "database.url: {} ({})",
+                refused.message(),
+                refused.code().code()
+            ));
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// What an error of the driver means for the caller. A missing object or right is for a person; everything else passes.

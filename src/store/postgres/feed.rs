@@ -213,11 +213,10 @@ impl PostgresStore {
         if feed.gaps.len() > MOST_GAPS {
             return 0;
         }
-        let fitting = if feed.usual_size == 0 {
-            room.rows
-        } else {
-            room.bytes / feed.usual_size + 1
-        };
+        let fitting = room
+            .bytes
+            .checked_div(feed.usual_size)
+            .map_or(room.rows, |rows| rows + 1);
         i64::try_from(room.rows.min(fitting).max(1)).unwrap_or(i64::MAX)
     }
 }

@@ -160,7 +160,9 @@ async fn columns(database: &Database, names: &Names) -> Result<Columns, StoreErr
 fn outbox(names: &Names, columns: &Columns) -> Result<PayloadType, StoreError> {
     let table = format!("{}.{}", names.schema(), names.table());
     let Some(found) = columns.get(names.table()) else {
-        return fault(format!("table {table} does not exist: run: outboxd migrate"));
+        return fault(format!(
+            "outbox.table: table {table} does not exist: run: outboxd migrate"
+        ));
     };
     for (ours, types) in OUTBOX {
         let theirs = names.column(ours);

@@ -89,10 +89,11 @@ pub(super) fn is_collateral(code: Code) -> bool {
 /// The code as operators know it: `MESSAGE_SIZE_TOO_LARGE`.
 #[must_use]
 pub(super) fn code_name(code: Code) -> String {
-    match code {
-        Code::MessageSizeTooLarge => return "MSG_SIZE_TOO_LARGE".to_owned(),
-        Code::MessageTimedOut => return "MSG_TIMED_OUT".to_owned(),
-        _ordinary => {}
+    if code == Code::MessageSizeTooLarge {
+        return "MSG_SIZE_TOO_LARGE".to_owned();
+    }
+    if code == Code::MessageTimedOut {
+        return "MSG_TIMED_OUT".to_owned();
     }
     let debug = format!("{code:?}");
     let mut name = String::with_capacity(debug.len() + 6);

@@ -11,7 +11,7 @@ use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::transport::ConnectError;
-use crate::transport::settings::{Scalar, Section, duration};
+use crate::transport::settings::{Section, duration, texts};
 
 /// Everything the Kafka transport can be told.
 #[derive(Clone, Debug, Deserialize)]
@@ -50,8 +50,8 @@ pub struct KafkaConfig {
     #[serde(default = "default_progress_topic")]
     pub progress_topic: String,
     /// Settings of librdkafka by its own names; they win over ours, except those the promises stand on.
-    #[serde(default)]
-    pub librdkafka: BTreeMap<String, Scalar>,
+    #[serde(default, deserialize_with = "texts")]
+    pub librdkafka: BTreeMap<String, String>,
 }
 
 /// `delivery`.
@@ -69,7 +69,8 @@ fn default_id_header() -> String {
     "id".to_owned()
 }
 
-fn default_ack_timeout() -> Duration {
+/// `ack_timeout` where the file says nothing; a shorter lease shortens it.
+pub(crate) fn default_ack_timeout() -> Duration {
     Duration::from_secs(10)
 }
 
@@ -140,7 +141,7 @@ impl KafkaConfig {
             .set("socket.keepalive.enable", "true")
             .set("log.connection.close", "false");
         self.secure(section, &mut config)?;
-        for (key, Scalar(value)) in &self.librdkafka {
+        for (key, value) in &self.librdkafka {
             if let Some((_, instead)) = FIXED.iter().find(|(fixed, _)| fixed == key) {
                 return Err(section.wrong(&format!("librdkafka.{key:?}"), format!("cannot be set: {instead}")));
             }
@@ -153,14 +154,14 @@ impl KafkaConfig {
     pub(super) fn compresses(&self) -> bool {
         ["compression.type", "compression.codec"]
             .iter()
-            .any(|key| self.librdkafka.get(*key).is_some_and(|codec| codec.0 != "none"))
+            .any(|key| self.librdkafka.get(*key).is_some_and(|codec| codec != "none"))
     }
 
     /// The largest record set the producer builds, bytes.
     pub(super) fn batch_bytes(&self) -> u64 {
         self.librdkafka
             .get("batch.size")
-            .and_then(|size| size.0.parse().ok())
+            .and_then(|size| size.parse().ok())
             .unwrap_or(BATCH_BYTES)
     }
 
@@ -241,12 +242,10 @@ impl KafkaConfig {
 /// librdkafka refused the settings.
 pub(super) fn client_error(name: &str, error: &rdkafka::error::KafkaError) -> ConnectError {
     let section = Section { name, kind: "kafka" };
-    match error {
-        rdkafka::error::KafkaError::ClientConfig(_, problem, key, _) => {
-            section.wrong(&format!("librdkafka.{key:?}"), problem)
-        }
-        other => section.wrong("librdkafka", other),
+    if let rdkafka::error::KafkaError::ClientConfig(_, problem, key, _) = error {
+        return section.wrong(&format!("librdkafka.{key:?}"), problem);
     }
+    section.wrong("librdkafka", error)
 }
 
 #[cfg(test)]

@@ -186,7 +186,7 @@ impl<'a> Flight<'a> {
             let size = record::size(envelope, &self.kafka.id_header, id);
             if size > limit {
                 let error = format!(
-                    "record of {size} bytes exceeds max.message.bytes = {limit} of kafka topic {:?}",
+                    "record of {size} bytes is too large: it exceeds max.message.bytes = {limit} of kafka topic {:?}",
                     &*envelope.destination
                 );
                 return Err(Failure::new(FailureClass::Rejected, "MSG_SIZE_TOO_LARGE", error));

@@ -61,7 +61,8 @@ impl Reports {
         for topic in out.values() {
             topic.add_stuck();
         }
-        state.stuck = Some(out);
+        // Called again when the batch is dropped: what it handed over before stays.
+        state.stuck.get_or_insert_default().extend(out);
         done
     }
 

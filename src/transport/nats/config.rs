@@ -55,7 +55,8 @@ fn default_max_in_flight() -> u64 {
     4096
 }
 
-fn default_ack_timeout() -> Duration {
+/// `ack_timeout` where the file says nothing; a shorter lease shortens it.
+pub(crate) fn default_ack_timeout() -> Duration {
     Duration::from_secs(5)
 }
 

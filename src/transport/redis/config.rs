@@ -31,7 +31,8 @@ pub struct RedisConfig {
     pub ack_timeout: Duration,
 }
 
-fn default_ack_timeout() -> Duration {
+/// `ack_timeout` where the file says nothing; a shorter lease shortens it.
+pub(crate) fn default_ack_timeout() -> Duration {
     Duration::from_secs(5)
 }
 

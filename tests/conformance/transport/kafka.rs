@@ -158,7 +158,9 @@ async fn one_record_too_large_for_its_topic_takes_no_other_with_it() {
                     (FailureClass::Rejected, "MSG_SIZE_TOO_LARGE")
                 );
             }
-            outcome => assert!(acknowledged(outcome), "{index}: {outcome:?}"),
+            outcome @ (Outcome::Acknowledged { .. } | Outcome::Withheld | Outcome::Refused(_)) => {
+                assert!(acknowledged(outcome), "{index}: {outcome:?}")
+            }
         }
     }
     let seen = fixture.visible(&destination).await;
@@ -184,4 +186,43 @@ async fn a_broker_down_at_start_is_waited_for_and_publish_answers_quickly() {
     };
     assert_eq!(failure.class, FailureClass::Unavailable, "{failure:?}");
     assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+}
+
+/// A wrong password reaches only librdkafka's error callback; the operator reads it in the outcome, and the right one works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_an_outage_that_says_so() {
+    let server = tokio::task::spawn_blocking(KafkaServer::secure).await.unwrap();
+    server.create_topic("orders", 1).await;
+    let secrets = tempfile::tempdir().unwrap();
+    let password = secrets.path().join("password");
+    let connect = async |text: &str| {
+        std::fs::write(&password, text).unwrap();
+        let config: KafkaConfig = serde_json::from_value(serde_json::json!({
+            "brokers": format!("127.0.0.1:{}", server.port() + 1000),
+            "ack_timeout": "2s",
+            "tls_ca_file": server.authority(),
+            "sasl_mechanism": "SCRAM-SHA-512",
+            "sasl_username": "outbox",
+            "sasl_password_file": password,
+        }))
+        .unwrap();
+        Kafka::connect("main", &config).await.unwrap()
+    };
+    let batch = [message(&"orders".into(), Some("k"), Order::Key)];
+    let wrong = connect("not-it\n").await;
+    for outcome in [wrong.publish(&batch).await, wrong.publish(&batch).await].concat() {
+        let Outcome::Refused(failure) = outcome else {
+            panic!("acknowledged with a wrong password")
+        };
+        assert_eq!(failure.class, FailureClass::Unavailable, "{failure:?}");
+        assert!(failure.error.contains("authentication failed"), "{failure:?}");
+        assert!(!failure.error.contains("not-it"), "{failure:?}");
+    }
+    assert_eq!(
+        wrong.probe("orders").await.unwrap_err().class,
+        FailureClass::Unavailable
+    );
+    let right = connect("outbox-secret\n").await;
+    let outcomes = right.publish(&batch).await;
+    assert!(acknowledged(&outcomes[0]), "{outcomes:?}");
 }

@@ -332,8 +332,9 @@ async fn outage(fixture: &impl Fixture, hang: bool) {
     let mut left: Vec<Envelope> = batch.clone();
     let until = Instant::now() + Duration::from_secs(30);
     while !left.is_empty() {
-        assert!(Instant::now() < until, "no recovery");
-        if fixture.transport().probe(&destination).await.is_err() {
+        let probe = fixture.transport().probe(&destination).await;
+        assert!(Instant::now() < until, "no recovery: {probe:?}, {} left", left.len());
+        if probe.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         }
