@@ -10,91 +10,21 @@
 
 mod feed;
 mod handle;
+mod new_row;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::message::{Headers, Message, MessageId, Seq};
+use crate::message::{Message, MessageId, Seq};
 use crate::store::{Epoch, FailedAttempt, Lane};
 
 pub use handle::MemoryStore;
-
-/// What an application inserts.
-#[derive(Clone, Debug)]
-pub struct NewRow {
-    topic: Arc<str>,
-    key: Option<Box<str>>,
-    payload: Bytes,
-    headers: Headers,
-    max_attempts: Option<i32>,
-    available_in: Duration,
-}
-
-impl NewRow {
-    /// A row without a key, due at once.
-    #[must_use]
-    pub fn new(topic: &str) -> Self {
-        Self {
-            topic: topic.into(),
-            key: None,
-            payload: Bytes::from_static(b"{}"),
-            headers: Headers::empty(),
-            max_attempts: None,
-            available_in: Duration::ZERO,
-        }
-    }
-
-    /// ... with this key.
-    #[must_use]
-    pub fn key(self, key: &str) -> Self {
-        Self {
-            key: Some(key.into()),
-            ..self
-        }
-    }
-
-    /// ... with this body.
-    #[must_use]
-    pub fn payload(self, payload: impl Into<Bytes>) -> Self {
-        Self {
-            payload: payload.into(),
-            ..self
-        }
-    }
-
-    /// ... with these headers (the column's JSON text).
-    #[must_use]
-    pub fn headers(self, json: &str) -> Self {
-        Self {
-            headers: Headers::parse(json.as_bytes()),
-            ..self
-        }
-    }
-
-    /// ... with a limit of its own.
-    #[must_use]
-    pub fn max_attempts(self, attempts: i32) -> Self {
-        Self {
-            max_attempts: Some(attempts),
-            ..self
-        }
-    }
-
-    /// ... not before this long from now.
-    #[must_use]
-    pub fn delayed(self, delay: Duration) -> Self {
-        Self {
-            available_in: delay,
-            ..self
-        }
-    }
-}
+pub use new_row::NewRow;
 
 /// A committed row as it stands in the table.
 #[derive(Clone, Debug)]
