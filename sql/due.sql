@@ -1,5 +1,6 @@
 -- Rows that waited for a time (a retry, a delay, an operator's retry or replay) and are due, earliest first.
--- Locks nothing. Index: waiting. One clock: the database's.
+-- Locks nothing. Index: waiting (the planner takes `<> 0` for true of nearly every row, `= 1` for true of one in 200, and
+-- would rather scan all that is pending). One clock: the database's.
 -- $1 and $2 position of the last row seen (available_at in microseconds, seq), $3 highest seq, $4 rows at most, $5 lanes held
 select (extract(epoch from greatest(m.{c.available_at}, timestamptz 'epoch')) * 1000000)::bigint as due_at,
   m.{c.seq} as seq, {lane}::int as lane, m.{c.id} as id, m.{c.topic} as topic, m.{c.key} as key,
@@ -9,6 +10,6 @@ select (extract(epoch from greatest(m.{c.available_at}, timestamptz 'epoch')) * 
 from {messages} m
 where {pending} and {waiting} and m.{c.available_at} <= now() and m.{c.seq} <= $3
   and (m.{c.available_at}, m.{c.seq}) > (timestamptz 'epoch' + $1 * interval '1 microsecond', $2)
-  and get_bit($5::bytea, {lane}::int) = 1
+  and get_bit($5::bytea, {lane}::int) <> 0
 order by m.{c.available_at}, m.{c.seq}
 limit $4

@@ -221,9 +221,11 @@ async fn what_is_open_at_the_start_is_found_by_the_sweep() {
     let world = World::new(Order::Key);
     let mut open = world.table.begin();
     let late = open.insert(&good("a")).0;
-    world.insert(&good("b"));
+    for _ in 0..200 {
+        world.insert(&good("b"));
+    }
     let running = world.start();
-    until("the first is sent", SECOND, || world.table.pending() == 0).await;
+    until("the others are sent", SECOND, || world.table.pending() == 0).await;
     open.commit();
     until("the late one is sent", SECOND, || world.relayed(late)).await;
     let by_hand = world.table.insert_at(-5, &good("c")).0;
@@ -497,7 +499,7 @@ async fn a_destination_behind_by_a_little_does_not_wait_for_one_behind_by_much()
         world.insert(&NewRow::new("far").key(&format!("k{}", n % 50)));
     }
     let running = world.start();
-    tokio::time::sleep(30 * SECOND).await;
+    tokio::time::sleep(2 * MINUTE).await;
     let near: Vec<i64> = (0..10).map(|_| world.insert(&NewRow::new("near").key("n"))).collect();
     tokio::time::sleep(SECOND).await;
     down.store(0, Ordering::Relaxed);
@@ -553,11 +555,9 @@ async fn a_settlement_whose_answer_is_lost_is_neither_lost_nor_sent_twice() {
         world.insert(&good("k1"));
         tokio::time::sleep(2 * SECOND).await;
         let seen: BTreeSet<i64> = world.seen(0).into_iter().collect();
-        assert!(
-            (1..=1006).all(
-                |seq| !world.table.row(Seq(seq)).is_some_and(|row| row.relayed_at.is_some()) || seen.contains(&seq)
-            )
-        );
+        assert!((1..=1006).all(|seq| {
+            !world.table.row(Seq(seq)).is_some_and(|row| row.relayed_at.is_some()) || seen.contains(&seq)
+        }));
     }
     world.drained(MINUTE).await;
     assert_eq!((world.seen(0).len(), world.duplicates(0)), (1005, 0));
@@ -575,7 +575,7 @@ async fn who_lost_the_lease_writes_nothing() {
         world.insert(&good(&format!("k{n}")));
     }
     let running = world.start();
-    until("all are in flight", SECOND, || world.seen(0).len() == 100).await;
+    until("a page is in flight", SECOND, || world.seen(0).len() >= 50).await;
     world.table.take_over("other", 0..LANES, MINUTE);
     world.transports[0].release();
     tokio::time::sleep(10 * SECOND).await;
@@ -721,7 +721,7 @@ async fn a_slow_timeout_counts_once_a_probe_succeeded() {
 async fn a_delayed_row_is_sent_when_due_and_holds_nobody() {
     let world = World::new(Order::Key);
     for n in 0..3000 {
-        world.insert(&good(&format!("k{}", n % 30)).delayed(60 * MINUTE));
+        world.insert(&good(&format!("k{}", n % 30)).delayed(10 * MINUTE));
     }
     let soon = world.insert(&good("k").delayed(MINUTE));
     let now = world.insert(&good("k"));
@@ -731,7 +731,7 @@ async fn a_delayed_row_is_sent_when_due_and_holds_nobody() {
     until("the delayed one is sent", 2 * MINUTE, || world.relayed(soon)).await;
     let took = started.elapsed();
     assert!(took >= MINUTE && took < MINUTE + Duration::from_millis(200), "{took:?}");
-    tokio::time::sleep(58 * MINUTE).await;
+    tokio::time::sleep(8 * MINUTE).await;
     assert_eq!(world.table.pending(), 3000);
     world.drained(2 * MINUTE).await;
     assert_eq!(world.duplicates(0), 0);
@@ -814,7 +814,7 @@ async fn a_key_released_while_its_destination_lags_keeps_its_order() {
     let world = World::new(Order::Key);
     world.transports[0].script(|envelope| match envelope.message.attempt {
         1 | 2 if is_bad(envelope) => Answer::Refuse(FailureClass::Failed),
-        _ => Answer::Slow(Duration::from_millis(30)),
+        _ => Answer::Slow(Duration::from_millis(10)),
     });
     for n in 0..10 {
         world.insert(&bad(&format!("k{n}")));

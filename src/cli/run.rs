@@ -36,6 +36,9 @@ const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// Runs until told to stop.
 pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode> {
     let level = log::start(config.log.level, config.log.format)?;
+    for key in config.without_effect() {
+        tracing::warn!("{key} is set, and has no effect in this version");
+    }
     let mut signals = Signals::new()?;
     let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
     let database = database(&config)?;

@@ -118,6 +118,37 @@ pub struct Config {
     pub trace: Trace,
 }
 
+impl Config {
+    /// Keys that are set and that nothing in this version acts on. A start says each of them, so that none is ignored
+    /// silently.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        for (index, limits) in self.route_limits.iter().enumerate() {
+            let set = [
+                ("max_in_flight", limits.max_in_flight.is_some()),
+                ("rate", limits.rate.is_some()),
+                ("paused", limits.paused),
+            ];
+            keys.extend(
+                set.iter()
+                    .filter(|(_, set)| *set)
+                    .map(|(key, _)| format!("routes[{index}].{key}")),
+            );
+        }
+        if self.trace.otlp_endpoint.is_some() {
+            keys.push("trace.otlp_endpoint".to_owned());
+        }
+        if self.http.token.is_some() {
+            keys.push("http.token_file".to_owned());
+        }
+        if self.retention.failed.is_some() {
+            keys.push("retention.failed".to_owned());
+        }
+        keys
+    }
+}
+
 /// `[database]`
 #[derive(Clone, Debug)]
 pub struct Database {

@@ -124,7 +124,9 @@ impl Engine {
     fn may_enter(&self, id: DestinationId, seq: Seq, found: Found) -> bool {
         let destination = self.destinations.get(id);
         match found {
-            Found::Passing | Found::Released => destination.takes_new_rows(),
+            Found::Passing => destination.takes_new_rows(),
+            // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
+            Found::Released => !destination.is_open(),
             Found::Behind(lagging) => lagging == id && !destination.is_open(),
             // A row that becomes due must not overtake earlier rows of its key that the lag has yet to read.
             Found::Due => {

@@ -132,28 +132,25 @@ impl Engine {
         (now >= self.reading.sweep_at).then_some((Side::Sweep(self.reading.sweep_after), room))
     }
 
-    /// The destination whose lag may be read on: not paused, and one that is on trial only when its last rows came back.
+    /// The destination whose lag is read on next: one that is about to end, because the cursor waits for it; else they
+    /// take turns, so that one with little behind does not wait for one with much.
     fn next_lag(&mut self) -> Option<DestinationId> {
         let disturbed: Vec<DestinationId> = self.destinations.disturbed().collect();
-        let mut ready: Option<(Seq, DestinationId)> = None;
+        let mut ready = Vec::new();
         for id in disturbed {
             if self.destinations.tidy(id) {
                 let destination = self.destinations.get(id);
                 self.telemetry.recovered(destination.transport, &destination.name);
             }
-            let destination = self.destinations.get(id);
-            let may = match destination.breaker {
-                Breaker::Closed => true,
-                Breaker::Trial => destination.outstanding == 0,
-                Breaker::Open { .. } => false,
-            };
-            if let (true, Some(lag)) = (may, &destination.lag)
-                && ready.is_none_or(|(next, _)| lag.next < next)
-            {
-                ready = Some((lag.next, id));
+            if self.destinations.get(id).lag.is_some() && self.may_be_read_on(id) {
+                ready.push(id);
             }
         }
-        ready.map(|(_, id)| id)
+        let last = self.reading.last_lag;
+        let ending = ready.iter().find(|id| self.is_about_to_end(**id));
+        let next = ending.or_else(|| ready.iter().find(|id| last.is_none_or(|last| **id > last)));
+        self.reading.last_lag = next.or(ready.first()).copied();
+        self.reading.last_lag
     }
 
     pub(super) fn book_side(&mut self, answer: SideAnswer, now: Instant) -> Result<(), super::RelayError> {
@@ -241,6 +238,15 @@ impl Engine {
             }
         }
         if let Some(queue) = queue {
+            // A sweep may have queued some of them already, behind later ones.
+            entries.extend(self.lanes.remove_from(queue, |entry| {
+                let message = &entry.envelope.message;
+                message.seq <= upto && message.topic == id.0 && message.key.as_deref() == Some(&*id.1)
+            }));
+            entries.sort_by_key(|entry| entry.envelope.message.seq);
+            for entry in &mut entries {
+                entry.released = true;
+            }
             self.lanes.push_front(queue, entries);
         }
         self.holds.recalled(id, upto);

@@ -58,7 +58,8 @@ pub(crate) struct Destination {
     pub(crate) outstanding: usize,
     /// The last acknowledgement or successful probe.
     pub(crate) alive_at: Option<Instant>,
-    /// When the oldest batch in flight was sent; cleared when nothing is in flight.
+    /// Since when an answer is awaited: the first batch sent, or the last answer while more is outstanding. Means nothing
+    /// while nothing is outstanding.
     pub(crate) waiting_since: Option<Instant>,
     pub(crate) watched: bool,
     topics: BTreeSet<Arc<str>>,
@@ -269,9 +270,10 @@ impl Destinations {
             self.watch_at = now + self.probe_interval;
             for id in self.ids.values() {
                 let destination = &mut self.slots[id.0];
-                let silent = destination
-                    .waiting_since
-                    .is_some_and(|since| now >= since + self.probe_interval);
+                let silent = destination.outstanding > 0
+                    && destination
+                        .waiting_since
+                        .is_some_and(|since| now >= since + self.probe_interval);
                 if silent && !destination.watched && !destination.is_open() {
                     destination.watched = true;
                     due.push(*id);

@@ -234,7 +234,11 @@ impl Engine {
         let far = now + self.options.lease_ttl;
         let phase = match self.phase {
             Phase::Waiting(time) => time.max(now + DATABASE_RETRY / 5),
-            Phase::Running => self.reading.wake_at(&self.window, now).min(self.tenancy.valid_until),
+            Phase::Running => {
+                let cursor_waits = self.a_lag_is_about_to_end();
+                let read = self.reading.wake_at(&self.window, cursor_waits, now);
+                read.min(self.tenancy.valid_until)
+            }
             Phase::Opening | Phase::Draining => far,
         };
         let probe = if self.phase == Phase::Running {

@@ -31,7 +31,12 @@ struct Hold {
     parked: BTreeSet<Seq>,
     /// Rows in this range are parked too, but not remembered one by one.
     unremembered: Option<(Seq, Seq)>,
+    /// Listed for release, or its rows are being fetched.
     recalling: bool,
+    /// A recall is under way: its snapshot may not show what parks now.
+    fetching: bool,
+    /// Lowest and highest row parked meanwhile.
+    missed: Option<(Seq, Seq)>,
 }
 
 /// What to fetch for a key that is being released.
@@ -99,6 +104,11 @@ impl Holds {
         if hold.holders.contains(&seq) || (released && hold.holders.is_empty()) {
             return false;
         }
+        if hold.fetching {
+            let (low, high) = hold.missed.unwrap_or((seq, seq));
+            hold.missed = Some((low.min(seq), high.max(seq)));
+            return true;
+        }
         match &mut hold.unremembered {
             Some((from, to)) if seq >= *from => *to = seq.max(*to),
             Some(_) | None if may_remember && hold.parked.len() < PARKED_PER_KEY => {
@@ -153,10 +163,12 @@ impl Holds {
                 hold.recalling = false;
                 continue;
             }
+            hold.fetching = true;
             let first = hold.parked.first().copied();
             let recall = match hold.unremembered {
-                Some((from, _)) if first.is_none_or(|first| from < first) => Recall::From(from),
-                Some(_) | None => Recall::Rows(hold.parked.iter().take(rows).copied().collect()),
+                Some((from, _)) if first.is_none_or(|first| from <= first) => Recall::From(from),
+                Some((from, _)) => Recall::Rows(hold.parked.range(..from).take(rows).copied().collect()),
+                None => Recall::Rows(hold.parked.iter().take(rows).copied().collect()),
             };
             return Some((id, recall));
         }
@@ -173,6 +185,11 @@ impl Holds {
         {
             hold.unremembered = (to > upto).then_some((Seq(upto.0 + 1), to));
         }
+        if let Some((low, high)) = hold.missed.take() {
+            let (from, to) = hold.unremembered.unwrap_or((low, high));
+            hold.unremembered = Some((low.min(from), high.max(to)));
+        }
+        hold.fetching = false;
         hold.recalling = false;
         let free = hold.holders.is_empty();
         self.parked -= gone;
@@ -213,9 +230,26 @@ mod tests {
         holds.recalled(id, Seq(7));
         assert!(!holds.park("t", "k", Seq(7), true), "released rows pass");
         let (id, recall) = holds.next_recall(10).unwrap();
-        assert_eq!(recall, Recall::Rows(vec![Seq(9), Seq(11)]));
+        assert_eq!(recall, Recall::Rows(vec![Seq(9)]));
+        holds.recalled(id, Seq(9));
+        let (id, recall) = holds.next_recall(10).unwrap();
+        assert_eq!(recall, Recall::From(Seq(11)));
         holds.recalled(id, Seq(11));
         assert!(holds.is_empty());
+    }
+
+    #[test]
+    fn a_row_that_parks_while_others_are_recalled_is_recalled_next() {
+        let mut holds = Holds::default();
+        holds.hold(&topic(), "k", Seq(1), false);
+        assert!(holds.park("t", "k", Seq(5), false) && holds.park("t", "k", Seq(9), false));
+        holds.resolve(Seq(1));
+        let (id, recall) = holds.next_recall(10).unwrap();
+        assert_eq!(recall, Recall::Rows(vec![Seq(5), Seq(9)]));
+        // A late commit, below what this recall covers.
+        assert!(holds.park("t", "k", Seq(7), false));
+        holds.recalled(id, Seq(9));
+        assert_eq!(holds.next_recall(10).unwrap().1, Recall::From(Seq(7)));
     }
 
     #[test]

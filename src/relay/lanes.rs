@@ -114,6 +114,14 @@ impl Lanes {
         self.list(queue);
     }
 
+    /// Takes out the queue's entries for which `pick` says so, in their order.
+    pub(crate) fn remove_from(&mut self, queue: QueueId, pick: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
+        let entries = &mut self.queues[queue.0].entries;
+        let (out, stay): (VecDeque<_>, VecDeque<_>) = entries.drain(..).partition(pick);
+        *entries = stay;
+        out.into()
+    }
+
     /// Takes out every queued entry for which `pick` says so; batches in flight are not touched.
     pub(crate) fn remove(&mut self, mut pick: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let mut removed = Vec::new();

@@ -147,17 +147,22 @@ impl Engine {
         // Acknowledgements first: they tell whether a destination is alive.
         for (slip, outcome) in slips.iter().zip(&outcomes) {
             let destination = self.destinations.get_mut(slip.destination);
-            destination.waiting_since = (destination.outstanding > 0).then_some(now);
+            destination.waiting_since = None;
             if matches!(outcome, Outcome::Acknowledged { .. }) && self.destinations.acknowledged(slip.destination, now)
             {
                 self.report_recovered(slip.destination);
             }
         }
+        let answered: Vec<DestinationId> = slips.iter().map(|slip| slip.destination).collect();
         let mut again = Vec::new();
         for ((envelope, slip), outcome) in batch.into_iter().zip(slips).zip(outcomes) {
             if let Some(entry) = self.book_outcome(envelope, slip, outcome, (sent_at, now)) {
                 again.push(entry);
             }
+        }
+        for id in answered {
+            let destination = self.destinations.get_mut(id);
+            destination.waiting_since = (destination.outstanding > 0).then_some(now);
         }
         self.lanes.push_front(queue, again);
         self.lanes.arrive(queue);
@@ -256,6 +261,9 @@ impl Engine {
     }
 
     fn pause(&mut self, id: DestinationId, failure: &Failure, now: Instant) {
+        if self.destinations.get(id).is_open() {
+            return;
+        }
         if self.destinations.pause(id, now) {
             let destination = self.destinations.get(id);
             self.telemetry

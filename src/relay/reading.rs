@@ -14,7 +14,7 @@ use crate::store::{DuePosition, Page, Room, StoreError};
 use super::Options;
 use super::admission::Found;
 use super::asides::SideAnswer;
-use super::destinations::Breaker;
+use super::destinations::{Breaker, DestinationId};
 use super::engine::Engine;
 use super::pace::Pace;
 use super::window::Window;
@@ -47,6 +47,8 @@ pub(super) struct Reading {
     pub(super) sweep_interval: Duration,
     /// Room was short last time and the cursor got it.
     pub(super) side_first: bool,
+    /// Whose lag was read last.
+    pub(super) last_lag: Option<DestinationId>,
 }
 
 impl Reading {
@@ -71,6 +73,7 @@ impl Reading {
             sweep_after: Seq(i64::MIN),
             sweep_interval: options.sweep_interval,
             side_first: false,
+            last_lag: None,
         }
     }
 
@@ -107,15 +110,17 @@ impl Reading {
         self.due_at = self.due_started;
     }
 
-    /// When a read may be due, as far as time alone decides.
-    pub(super) fn wake_at(&self, window: &Window, now: Instant) -> Instant {
+    /// When a read may be due, as far as time alone decides; `cursor_waits`: for a lag, whose end is an event of its own.
+    pub(super) fn wake_at(&self, window: &Window, cursor_waits: bool, now: Instant) -> Instant {
         let room = self.room(window, self.batch_size).is_some();
         let mut at = now + DUE_INTERVAL;
-        if self.main.is_none() && room {
+        if self.main.is_none() && room && !cursor_waits {
             at = at.min(self.pace.next());
         }
         if self.side.is_none() {
-            at = at.min(self.hold_check_at.max(now + Duration::from_millis(50)));
+            if self.hold_check_at > now {
+                at = at.min(self.hold_check_at);
+            }
             if room {
                 at = at.min(self.due_at.min(self.sweep_at).max(now + Duration::from_millis(1)));
             }
@@ -168,17 +173,27 @@ impl Engine {
     }
 
     /// The cursor stands still for the last page of a lag, or the two would never meet under load.
-    fn a_lag_is_about_to_end(&self) -> bool {
-        let near = Seq(self
-            .reading
-            .cursor
-            .0
-            .saturating_sub(i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX)));
-        self.destinations.disturbed().any(|id| {
-            let destination = self.destinations.get(id);
-            matches!(destination.breaker, Breaker::Closed)
-                && destination.lag.as_ref().is_some_and(|lag| lag.next >= near)
-        })
+    pub(super) fn a_lag_is_about_to_end(&self) -> bool {
+        self.destinations
+            .disturbed()
+            .any(|id| self.may_be_read_on(id) && self.is_about_to_end(id))
+    }
+
+    pub(super) fn is_about_to_end(&self, id: DestinationId) -> bool {
+        let page = i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX);
+        let near = Seq(self.reading.cursor.0.saturating_sub(page));
+        let lag = &self.destinations.get(id).lag;
+        lag.as_ref().is_some_and(|lag| lag.next >= near)
+    }
+
+    /// Not paused; and one that is on trial only when its last rows came back.
+    pub(super) fn may_be_read_on(&self, id: DestinationId) -> bool {
+        let destination = self.destinations.get(id);
+        match destination.breaker {
+            Breaker::Closed => true,
+            Breaker::Trial => destination.outstanding == 0,
+            Breaker::Open { .. } => false,
+        }
     }
 
     pub(super) fn book_read(&mut self, answer: MainAnswer, now: Instant) -> Result<(), super::RelayError> {

@@ -1,7 +1,7 @@
 //! The cursor: every committed row once, in order, however late it commits.
 //!
 //! ```text
-//!  open ──> first pass: pending rows up to L, by the pending index (L: the last number taken when it began)
+//!  open ──> first pass: pending rows up to L, by the pending index (L: somewhat below the last number taken when it began)
 //!             │                       H0, the holders of the sequence at that time, may own numbers up to L still
 //!             v
 //!           following: the primary key past the cursor, every row, with gap tracking      once H0 is gone: `sweep`
@@ -26,6 +26,9 @@ use super::rows::{Topics, message_row, seconds, unreadable};
 use crate::message::Seq;
 use crate::store::{Page, Room, Row, Scope, StoreError};
 
+/// The first pass ends so far below the last number taken: whoever is open at that time has most likely taken a number
+/// above, whose gap is then seen, and its row comes before later ones of its key. Below, only the sweep finds it.
+const RETRACED: i64 = 10_000;
 /// Rows one statement looks ahead over when none of them is to be sent.
 const SKIM_ROWS: i64 = 50_000;
 /// Up to this many gaps are all looked at with every page.
@@ -70,7 +73,7 @@ impl PostgresStore {
         *feed = Feed {
             cursor: i64::MIN,
             sequence,
-            first_pass_upto: Some(last),
+            first_pass_upto: Some((last - RETRACED).max(0)),
             topics,
             ..Feed::default()
         };
@@ -111,7 +114,7 @@ impl PostgresStore {
         Ok(page)
     }
 
-    /// Pending rows up to where the sequence stood at `open`; what is behind is not worth walking.
+    /// Pending rows up to about where the sequence stood at `open`; what is behind is not worth walking.
     async fn first_pass(&self, feed: &mut Feed, upto: i64, room: Room) -> Result<Page, StoreError> {
         let answer = self
             .reread_rows(&Scope::default(), Seq(feed.cursor), Seq(upto), room)

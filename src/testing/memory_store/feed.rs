@@ -8,6 +8,9 @@ use super::{State, StoredRow};
 use crate::message::Seq;
 use crate::store::{Page, Room, Row, Tenancy};
 
+/// The first pass ends so far below the last number taken, so that what is open at that time leaves a gap to watch.
+const RETRACED: i64 = 100;
+
 /// Where reading stands.
 #[derive(Debug, Default)]
 pub(super) struct Feed {
@@ -26,7 +29,7 @@ impl Feed {
         let last = state.rows.last_key_value().map_or(0, |(seq, _)| *seq);
         Self {
             cursor: i64::MIN,
-            first_pass_upto: Some(last.max(state.last_seq)),
+            first_pass_upto: Some((last.max(state.last_seq) - RETRACED).max(0)),
             first_holders: Some(holders(state)),
             gaps: BTreeSet::new(),
         }
@@ -49,7 +52,7 @@ impl Feed {
         page
     }
 
-    /// Pending rows up to where the sequence stood at `open`.
+    /// Pending rows up to about where the sequence stood at `open`.
     fn first_pass(&mut self, state: &State, held: &Tenancy, upto: i64, room: Room) -> Page {
         let mut filling = Filling::new(room);
         let from = self.cursor.saturating_add(1);
@@ -84,7 +87,8 @@ impl Feed {
             }
         }
         for (seq, row) in state.rows.range(self.cursor.saturating_add(1)..) {
-            self.gaps.extend(taken.range(self.cursor.saturating_add(1)..*seq));
+            self.gaps
+                .extend(taken.range(self.cursor.saturating_add(1)..*seq).copied());
             self.cursor = *seq;
             if !filling.pass(row, held) {
                 return filling.page(true);

@@ -1,0 +1,299 @@
+//! The laws on a real PostgreSQL, and what only it has: payload types, plans.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use outboxd::message::Seq;
+use outboxd::store::postgres::database::{self, ConnectOptions};
+use outboxd::store::postgres::migrate::{PayloadType, migrate};
+use outboxd::store::postgres::sql::Names;
+use outboxd::store::postgres::{PostgresStore, StoreOptions, connect};
+use outboxd::store::{Leases, Store};
+use uuid::Uuid;
+
+use super::laws::{ROOM, read_all, uphold};
+use super::{Facts, Fixture, Fresh, Open};
+use crate::support::postgres::{Cluster, Database, Session};
+
+const APPLICATION: &str = "outboxd/conformance";
+
+struct Real {
+    database: Database,
+    session: Session,
+}
+
+fn names() -> Names {
+    Names::new("public", "outbox_messages", 8)
+}
+
+impl Real {
+    async fn new() -> Self {
+        Self::of(PayloadType::Text).await
+    }
+
+    async fn of(payload: PayloadType) -> Self {
+        let database = Cluster::shared().database().await;
+        let session = database.connect().await;
+        // The shared cluster allows prepared transactions, which silences the wake trigger.
+        session.run("set outboxd.wake = on").await;
+        let real = Self { database, session };
+        migrate(&real.connections(), &names(), payload).await.unwrap();
+        real
+    }
+
+    fn connections(&self) -> database::Database {
+        database::Database::new(&ConnectOptions {
+            url: self.database.url(),
+            pool_size: 4,
+            prepared_statements: true,
+            application: APPLICATION.into(),
+            statement_timeout: Duration::from_secs(10),
+        })
+        .unwrap()
+    }
+}
+
+/// Inserts one row and answers its number.
+async fn insert(session: &Session, row: &Fresh) -> Seq {
+    let payload = "x".repeat(row.size);
+    let row = session
+        .query_one(
+            "insert into outbox_messages (topic, key, payload, available_at)
+             values ($1, $2, $3, now() + $4 * interval '1 millisecond') returning seq",
+            &[&row.topic, &row.key, &payload, &(row.delay.as_secs_f64() * 1000.0)],
+        )
+        .await
+        .unwrap();
+    Seq(row.get(0))
+}
+
+struct RealTransaction(Session);
+
+#[async_trait]
+impl Open for RealTransaction {
+    async fn insert(&mut self, row: Fresh) -> Seq {
+        insert(&self.0, &row).await
+    }
+
+    async fn commit(self: Box<Self>) {
+        self.0.run("commit").await;
+    }
+
+    async fn rollback(self: Box<Self>) {
+        self.0.run("rollback").await;
+    }
+}
+
+#[async_trait]
+impl Fixture for Real {
+    type Store = PostgresStore;
+
+    async fn instance(&self, name: &str) -> Arc<PostgresStore> {
+        let options = StoreOptions {
+            instance: name.into(),
+            // A machine each, so that names do not prove anyone dead but themselves.
+            machine: format!("machine of {name}"),
+            delete_relayed: false,
+            durable_marks: false,
+            listen: Some(connect::parse_url(&self.database.url()).unwrap().named("listener")),
+        };
+        Arc::new(PostgresStore::new(self.connections(), names(), options))
+    }
+
+    async fn insert(&self, rows: &[Fresh]) -> Vec<Seq> {
+        self.session.run("begin").await;
+        let mut seqs = Vec::new();
+        for row in rows {
+            seqs.push(insert(&self.session, row).await);
+        }
+        self.session.run("commit").await;
+        seqs
+    }
+
+    async fn insert_relayed(&self, count: usize) {
+        self.session
+            .run(&format!(
+                "insert into outbox_messages (topic, payload, relayed_at) select 'old', '{{}}', now() from generate_series(1, {count})"
+            ))
+            .await;
+    }
+
+    async fn insert_at(&self, seq: i64, row: Fresh) {
+        self.session
+            .execute(
+                "insert into outbox_messages (seq, topic, key, payload) values ($1, $2, $3, '{}')",
+                &[&seq, &row.topic, &row.key],
+            )
+            .await
+            .unwrap();
+    }
+
+    async fn begin(&self) -> Box<dyn Open> {
+        let session = self.database.connect().await;
+        session.run("begin").await;
+        Box::new(RealTransaction(session))
+    }
+
+    async fn row(&self, seq: Seq) -> Facts {
+        let row = self
+            .session
+            .query_one(
+                "select attempt, relayed_at is not null, failed_at is not null, last_error from outbox_messages where seq = $1",
+                &[&seq.0],
+            )
+            .await
+            .unwrap();
+        Facts {
+            attempt: row.get(0),
+            relayed: row.get(1),
+            failed: row.get(2),
+            last_error: row.get(3),
+        }
+    }
+
+    async fn replace(&self, seq: Seq) {
+        let replaced = self
+            .session
+            .execute(
+                "update outbox_messages set id = $2 where seq = $1",
+                &[&seq.0, &Uuid::new_v4()],
+            )
+            .await;
+        assert_eq!(replaced.unwrap(), 1);
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    async fn at_rest(&self) {
+        let open = self
+            .session
+            .count(&format!(
+                "select count(*) from pg_stat_activity where application_name like '{APPLICATION}%'
+                 and datname = current_database() and xact_start is not null"
+            ))
+            .await;
+        assert_eq!(open, 0, "transactions left open");
+    }
+}
+
+uphold!([flavor = "multi_thread", worker_threads = 2] Real::new());
+
+#[tokio::test]
+async fn every_payload_type_is_read_as_stored() {
+    for payload in PayloadType::ALL {
+        let real = Real::of(payload).await;
+        let given = "{\"b\" : [1, 2.50],  \"a\":\"\u{e9}\\u00e9\"}";
+        let column = match payload {
+            PayloadType::Bytea => format!("convert_to('{given}', 'UTF8')"),
+            PayloadType::Jsonb | PayloadType::Json | PayloadType::Text => format!("'{given}'"),
+        };
+        real.session
+            .run(&format!(
+                "insert into outbox_messages (topic, payload) values ('t', {column})"
+            ))
+            .await;
+        let store = real.instance("one").await;
+        let lanes = store.renew(Duration::from_secs(60)).await.unwrap();
+        store.open(&lanes).await.unwrap();
+        let rows = read_all(&*store, ROOM).await;
+        let stored = match payload {
+            PayloadType::Jsonb => {
+                let text = real
+                    .session
+                    .query_one("select payload::text from outbox_messages", &[])
+                    .await;
+                text.unwrap().get::<_, String>(0)
+            }
+            PayloadType::Json | PayloadType::Text | PayloadType::Bytea => given.to_owned(),
+        };
+        assert_eq!(rows[0].message.payload, stored.as_bytes(), "{payload:?}");
+    }
+}
+
+/// The plan of a file of `sql/`, filled in, with these parameters.
+async fn plan(real: &Real, file: &str, params: &[&str]) -> String {
+    let mut text = names().fill(file);
+    for (index, param) in params.iter().enumerate().rev() {
+        text = text.replace(&format!("${}", index + 1), param);
+    }
+    let rows = real.session.query(&format!("explain {text}"), &[]).await.unwrap();
+    rows.iter()
+        .map(|row| row.get::<_, String>(0))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hot_statements_use_their_indexes_on_a_big_table() {
+    let real = Real::new().await;
+    real.insert_relayed(200_000).await;
+    real.session
+        .run(
+            "insert into outbox_messages (topic, key, payload) select 't', g::text, '{}' from generate_series(1, 20000) g;
+             insert into outbox_messages (topic, payload, attempt) select 't', '{}', 2 from generate_series(1, 200);
+             insert into outbox_messages (topic, payload, available_at) select 't', '{}', now() + interval '1 h' from generate_series(1, 200);
+             analyze outbox_messages",
+        )
+        .await;
+    let mask = "'\\xff'::bytea";
+    let range = "'{5, 1000}'::bigint[]";
+    for (name, file, params, index) in [
+        (
+            "fetch",
+            include_str!("../../../sql/fetch.sql"),
+            vec!["199000", "1000", mask],
+            "pkey",
+        ),
+        (
+            "fetch_with_gaps",
+            include_str!("../../../sql/fetch_with_gaps.sql"),
+            vec!["199000", "1000", mask, range, range],
+            "pkey",
+        ),
+        (
+            "skim",
+            include_str!("../../../sql/skim.sql"),
+            vec!["199000", "1000", mask],
+            "pkey",
+        ),
+        (
+            "reread",
+            include_str!("../../../sql/reread.sql"),
+            vec!["0", "300000", "1000", mask, "null", "null"],
+            "pending",
+        ),
+        (
+            "reread of a topic",
+            include_str!("../../../sql/reread.sql"),
+            vec!["0", "300000", "1000", mask, "'{t}'", "null"],
+            "pending",
+        ),
+        (
+            "due",
+            include_str!("../../../sql/due.sql"),
+            vec!["0", "0", "300000", "1000", mask],
+            "waiting",
+        ),
+        ("next_due", include_str!("../../../sql/next_due.sql"), vec![], "waiting"),
+        (
+            "recall",
+            include_str!("../../../sql/recall.sql"),
+            vec![range, mask],
+            "pkey|pending",
+        ),
+        (
+            "mark",
+            include_str!("../../../sql/mark.sql"),
+            vec![range, "'{1}'", "'{1}'", "'one'", "'off'"],
+            "pkey|pending",
+        ),
+    ] {
+        let plan = plan(&real, file, &params).await;
+        let uses = |index: &str| plan.contains(&format!("outbox_messages_{index}"));
+        assert!(index.split('|').any(uses), "{name} does not use {index}:\n{plan}");
+        assert!(!plan.contains("Seq Scan on outbox_messages"), "{name}:\n{plan}");
+    }
+}
