@@ -62,6 +62,8 @@ pub(super) struct Engine {
     writing: Option<BoxFuture<'static, Result<Settled, StoreError>>>,
     changed: BoxFuture<'static, ()>,
     stopping: bool,
+    /// The store is not opened again before: it has just failed.
+    not_before: Instant,
 }
 
 /// What the loop woke up for.
@@ -105,6 +107,7 @@ impl Engine {
             writing: None,
             changed: changed(Arc::clone(&store)),
             stopping: false,
+            not_before: now,
             phase: Phase::Waiting(now),
             tenancy: Standing::none(now),
             store,
@@ -198,7 +201,9 @@ impl Engine {
                 self.start_reads(now);
                 self.start_probes(now);
             }
-            Phase::Draining if self.is_drained() && !self.stopping => self.phase = Phase::Waiting(now),
+            Phase::Draining if self.is_drained() && !self.stopping => {
+                self.phase = Phase::Waiting(self.not_before.max(now))
+            }
             Phase::Waiting(_) | Phase::Opening | Phase::Draining => {}
         }
         if let Phase::Waiting(not_before) = self.phase
@@ -343,7 +348,10 @@ impl Engine {
     pub(super) fn database_away(&mut self, error: StoreError, now: Instant) -> Result<(), RelayError> {
         match error {
             StoreError::Misconfigured(_) => return Err(error.into()),
-            StoreError::Unavailable(source) => self.telemetry.health.database_down(&*source, now),
+            StoreError::Unavailable(source) => {
+                self.not_before = now + DATABASE_RETRY;
+                self.telemetry.health.database_down(&*source, now);
+            }
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ const RETRACED: i64 = 10_000;
 /// Rows one statement looks ahead over when none of them is to be sent.
 const SKIM_ROWS: i64 = 50_000;
 /// Up to this many gaps are all looked at with every page.
-const FEW_GAPS: usize = 100;
+const FEW_GAPS: usize = 500;
 /// More ranges than this, and the cursor waits for some to close: memory stays bounded.
 const MOST_GAPS: usize = 100_000;
 /// Numbers missing in one stretch beyond which it is a jump of the sequence, worth a line in the log.
@@ -157,11 +157,12 @@ impl PostgresStore {
     async fn follow(&self, feed: &mut Feed, room: Room) -> Result<Page, StoreError> {
         let before = feed.holders.take();
         let looked_at = match &before {
-            Some(holders) => feed.gaps.worth_a_look(holders, FEW_GAPS),
-            None => Default::default(),
+            Some(holders) if feed.gaps.len() <= FEW_GAPS => feed.gaps.worth_a_look(holders, FEW_GAPS),
+            Some(_) | None => Default::default(),
         };
+        let start = feed.cursor;
         let limit = self.rows_to_ask_for(feed, room);
-        let mut taken = Taken::new(feed.cursor, room);
+        let mut taken = Taken::new(feed.cursor, room, limit);
         let mask = self.mask();
         let topics = std::mem::take(&mut feed.topics);
         let mut topics = topics;
@@ -187,6 +188,9 @@ impl PostgresStore {
         if feed.watches() {
             let after = self.read_holders(feed.sequence).await?;
             feed.gaps.attribute(&after);
+            if looked_at.0.is_empty() {
+                self.look_back(feed, &mut taken, (start, &after), room).await?;
+            }
             feed.holders = Some(after);
         }
         let full = taken.passed + taken.late >= usize::try_from(limit).unwrap_or(usize::MAX);
@@ -208,6 +212,46 @@ impl PostgresStore {
         })
     }
 
+    /// With many gaps, only those are looked at some holder of which has gone, and *after* the page: whoever committed before
+    /// the page was read has gone by now, so its rows are found, and go before the page's. When they are more than there is
+    /// room for, the page is put back.
+    async fn look_back(
+        &self,
+        feed: &mut Feed,
+        page: &mut Taken,
+        (start, holders): (i64, &Holders),
+        room: Room,
+    ) -> Result<(), StoreError> {
+        let looked_at = feed.gaps.worth_a_look(holders, 0);
+        if looked_at.0.is_empty() {
+            return Ok(());
+        }
+        let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
+        let mut late = Taken::new(i64::MAX, room, limit);
+        let mask = self.mask();
+        let mut topics = std::mem::take(&mut feed.topics);
+        let take = |row: PgRow| late.take(&row, &mut topics, &mut feed.gaps);
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&i64::MAX, &limit, &*mask, &looked_at.0, &looked_at.1];
+        let fetched = self
+            .database
+            .query_while(Role::Read, &self.sql.fetch_with_gaps, &params, take)
+            .await;
+        feed.topics = topics;
+        fetched?;
+        let seen_upto = late.late_seen_upto(limit);
+        feed.gaps.still_missing(&looked_at, seen_upto, holders);
+        if seen_upto < i64::MAX {
+            feed.gaps.forget_past(start);
+            feed.cursor = start;
+            page.rows.clear();
+            page.cut = true;
+        }
+        page.rows.splice(0..0, late.rows);
+        page.late += late.late;
+        Ok(())
+    }
+
     /// As many rows as there is room for, and as are likely to fit the bytes.
     fn rows_to_ask_for(&self, feed: &Feed, room: Room) -> i64 {
         if feed.gaps.len() > MOST_GAPS {
@@ -223,6 +267,8 @@ impl PostgresStore {
 
 /// What a page has brought so far.
 struct Taken {
+    /// Late rows one statement brings at most.
+    limit: usize,
     cursor: i64,
     room: Room,
     rows: Vec<Row>,
@@ -238,8 +284,9 @@ struct Taken {
 }
 
 impl Taken {
-    fn new(cursor: i64, room: Room) -> Self {
+    fn new(cursor: i64, room: Room, limit: i64) -> Self {
         Self {
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
             cursor,
             room,
             rows: Vec::new(),
@@ -258,6 +305,11 @@ impl Taken {
         let get = |error: tokio_postgres::Error| unreadable(&error);
         let seq: i64 = row.try_get("seq").map_err(get)?;
         let late: bool = row.try_get("late").map_err(get)?;
+        if !late && self.late > 0 && self.late >= self.limit {
+            // There may be more late rows, and they go before what lies past the cursor.
+            self.cut = true;
+            return Ok(false);
+        }
         if row.try_get("wanted").map_err(get)? {
             let row = message_row(row, topics)?;
             self.bytes += row.message.size();

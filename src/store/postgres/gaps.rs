@@ -68,6 +68,11 @@ impl Gaps {
             .unzip()
     }
 
+    /// The numbers past `seq` are to be read again.
+    pub(super) fn forget_past(&mut self, seq: i64) {
+        drop(self.ranges.split_off(&seq.saturating_add(1)));
+    }
+
     /// A row has appeared at `seq`.
     pub(super) fn fill(&mut self, seq: i64) {
         let Some((&first, gap)) = self.ranges.range(..=seq).next_back() else {

@@ -45,6 +45,8 @@ pub(super) struct Flight<'a> {
     suspects: Vec<u32>,
     reports: Arc<Reports>,
     send_until: Instant,
+    /// When the batch was handed over.
+    started: std::time::Instant,
 }
 
 enum Sent {
@@ -69,6 +71,7 @@ impl<'a> Flight<'a> {
             suspects: Vec::new(),
             reports: Arc::default(),
             send_until: Instant::now() + kafka.ack_timeout / 2,
+            started: std::time::Instant::now(),
         };
         flight.find_waiting();
         let mut heads = flight.ledger.heads().iter().copied().peekable();
@@ -266,8 +269,15 @@ impl<'a> Flight<'a> {
         self.ready.clear();
         let after = humantime::format_duration(self.kafka.ack_timeout);
         let silent = || {
+            // A broker that died and came back meanwhile is an outage too, though it answers probes again.
+            let died = self.kafka.health.was_down_since(self.started);
+            let class = if died {
+                FailureClass::Unavailable
+            } else {
+                FailureClass::TimedOut
+            };
             Failure::new(
-                FailureClass::TimedOut,
+                class,
                 "MSG_TIMED_OUT",
                 format!("no acknowledgement from kafka within {after}"),
             )
