@@ -195,7 +195,9 @@ fn an_unknown_key_is_64_and_named() {
             .output()
             .unwrap(),
     );
-    assert!(called.refused(64).to_lowercase().contains("lanes"));
+    assert_eq!(called.code, 64, "{}", called.err);
+    assert_eq!(called.err.lines().count(), 1, "{}", called.err);
+    assert!(called.err.contains("OUTBOXD__OUTBOX__LANES"), "{}", called.err);
 }
 
 #[test]

@@ -37,7 +37,7 @@ static TWO_PHASE: LazyLock<Cluster> = LazyLock::new(|| {
     Cluster::create(
         "postgres-2pc",
         Settings {
-            prepared_transactions: 20,
+            prepared_transactions: 200,
             ..Settings::default()
         },
     )

@@ -161,7 +161,8 @@ impl Writer {
             let key = self.single_use_key();
             self.insert(&[key]).await;
         }
-        let name = format!("w{}-{}", self.number, self.once);
+        // Names are the cluster's, and another test may use it at the same time.
+        let name = format!("w{}-{}-{}", self.number, self.once, uuid::Uuid::new_v4());
         self.session.run(&format!("prepare transaction '{name}'")).await;
         self.prepared.push((name, rows));
         0
