@@ -1,7 +1,7 @@
 //! The command line: one file per verb, and what they share.
 //!
 //! A verb returns an error or nothing; [`main`] alone turns it into one line on standard error and an exit code: 0 done,
-//! 1 failure, 64 usage or configuration. Output goes through [`terminal::Out`]; when its reader has gone away, that is the
+//! 1 failure, 64 usage or configuration. Output goes through `terminal::Out`; when its reader has gone away, that is the
 //! end of the output and not an error.
 
 mod check;

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! One task owns all state and does all deciding; reads, publishes, settles and probes are futures it drives. The lease
-//! alone runs beside it ([`tenure`]). So there is no lock, and the order of events is the order this task sees them in.
+//! alone runs beside it (`tenure`). So there is no lock, and the order of events is the order this task sees them in.
 //!
 //! # Invariants
 //! - A row is in the window from admission until what became of it is settled; the window never exceeds its limits by

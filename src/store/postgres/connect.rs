@@ -1,7 +1,7 @@
 //! Where the database is and how the way there is secured: libpq's URLs and `key=value` strings with libpq's meaning.
 //!
 //! `tokio-postgres` does not know `sslmode=verify-full`, `sslrootcert`, `sslcert`, `sslkey` or `passfile`, and users paste
-//! URLs that have them. What it does not know is taken out here and becomes a TLS configuration ([`super::tls`]); the rest is
+//! URLs that have them. What it does not know is taken out here and becomes a TLS configuration (`tls`); the rest is
 //! its own business. A Unix socket is never encrypted.
 //!
 //! Differences from libpq, all towards the safer: `allow` tries TLS first, as `prefer` does; `verify-full` without

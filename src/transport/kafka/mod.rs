@@ -1,6 +1,6 @@
 //! Kafka, through librdkafka's idempotent producer with `acks=all`.
 //!
-//! `publish` hands a batch to the producer and waits for its delivery reports ([`flight`], [`session`]); librdkafka
+//! `publish` hands a batch to the producer and waits for its delivery reports (`flight`, `session`); librdkafka
 //! retries what is transient, until `ack_timeout`. Two producers: the main one builds record sets, the single one (made when
 //! needed) sends every record alone.
 //!
@@ -19,7 +19,7 @@
 //!   message of a key at a time. So the window is the first refused set: record sets with later messages of its keys that
 //!   were on their way already (five at most per broker).
 //!
-//! **Outages.** librdkafka reports brokers that are down or refuse the password only on the side ([`health`]); while that
+//! **Outages.** librdkafka reports brokers that are down or refuse the password only on the side (`health`); while that
 //! is so, `publish` answers `Unavailable` at once. A message without a report after `ack_timeout` is `TimedOut`, or
 //! `Unavailable` when the brokers are known to be down. Replicas missing, or a partition without leader, is found by
 //! [`Transport::probe`].

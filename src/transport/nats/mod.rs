@@ -2,8 +2,8 @@
 //!
 //! One connection, made in the background and kept up by the client for ever. `publish` sends a batch's messages as fast
 //! as the window allows and waits for JetStream's PubAcks; within one (subject, key) the next message goes out only after
-//! the PubAck of the one before, so *Prefix per key* holds by construction ([`flight`]). Acknowledgements come back
-//! through one subscription for all batches ([`acks`]).
+//! the PubAck of the one before, so *Prefix per key* holds by construction (`flight`). Acknowledgements come back
+//! through one subscription for all batches (`acks`).
 //!
 //! - Not connected: `publish` and `probe` answer `Unavailable` at once and give nothing to the client's buffer.
 //! - The connection breaks while messages are in flight: they answer `Unavailable` ("may have arrived"). What the client
