@@ -139,8 +139,7 @@ impl Engine {
         let mut ready = Vec::new();
         for id in disturbed {
             if self.destinations.tidy(id) {
-                let destination = self.destinations.get(id);
-                self.telemetry.recovered(destination.transport, &destination.name);
+                self.report_recovered(id);
             }
             if self.destinations.get(id).lag.is_some() && self.may_be_read_on(id) {
                 ready.push(id);
@@ -193,8 +192,7 @@ impl Engine {
                 self.admit_all(reread.rows, Found::Behind(id), now);
                 self.destinations.get_mut(id).reread(reread.position, met);
                 if self.destinations.tidy(id) {
-                    let destination = self.destinations.get(id);
-                    self.telemetry.recovered(destination.transport, &destination.name);
+                    self.report_recovered(id);
                 }
             }
             (Side::Sweep(_), Answer::Reread(reread)) => {

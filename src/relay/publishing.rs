@@ -275,7 +275,7 @@ impl Engine {
         }
     }
 
-    fn report_recovered(&self, id: DestinationId) {
+    pub(super) fn report_recovered(&self, id: DestinationId) {
         let destination = self.destinations.get(id);
         self.telemetry.recovered(destination.transport, &destination.name);
     }

@@ -164,8 +164,7 @@ impl PostgresStore {
         let limit = self.rows_to_ask_for(feed, room);
         let mut taken = Taken::new(feed.cursor, room, limit);
         let mask = self.mask();
-        let topics = std::mem::take(&mut feed.topics);
-        let mut topics = topics;
+        let mut topics = std::mem::take(&mut feed.topics);
         let take = |row: PgRow| taken.take(&row, &mut topics, &mut feed.gaps);
         let fetched = if looked_at.0.is_empty() {
             self.database

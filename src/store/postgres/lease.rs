@@ -94,13 +94,18 @@ impl PostgresStore {
         self.database
             .execute(Role::Lease, &self.sql.take_lanes, &[&options.instance, &anew])
             .await?;
+        self.lanes_held(Role::Lease).await
+    }
+
+    /// The lanes this instance holds, asked for on the connection of `role`.
+    pub(super) async fn lanes_held(&self, role: Role) -> Result<Tenancy, StoreError> {
         let rows = self
             .database
-            .query(Role::Lease, &self.sql.lanes_held, &[&options.instance])
+            .query(role, &self.sql.lanes_held, &[&self.options.instance])
             .await?;
         rows.iter()
             .map(|row| Ok((super::rows::lane(row)?, row.try_get("epoch")?)))
-            .collect::<Result<Tenancy, _>>()
+            .collect::<Result<_, _>>()
             .map_err(|error| unreadable(&error))
     }
 

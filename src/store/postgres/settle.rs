@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 
 use super::PostgresStore;
 use super::database::Role;
-use super::rows::unreadable;
 use crate::store::{Epoch, FailedAttempt, Lane, Mark, Settled, Settlement, StoreError};
 
 /// `last_error` and history keep this many characters.
@@ -38,7 +37,7 @@ impl PostgresStore {
         if written > 0 {
             return Ok(written);
         }
-        let mine: BTreeSet<(Lane, Epoch)> = self.lanes_held().await?.into_iter().collect();
+        let mine: BTreeSet<(Lane, Epoch)> = self.lanes_held(Role::Settle).await?.into_iter().collect();
         let fence: BTreeSet<(Lane, Epoch)> = fence.intersection(&mine).copied().collect();
         if fence.is_empty() {
             return Ok(0);
@@ -112,17 +111,6 @@ impl PostgresStore {
         ];
         let written = self.database.execute(Role::Settle, &self.sql.fail, &params).await?;
         Ok(usize::try_from(written).unwrap_or(usize::MAX))
-    }
-
-    pub(super) async fn lanes_held(&self) -> Result<Vec<(Lane, Epoch)>, StoreError> {
-        let rows = self
-            .database
-            .query(Role::Settle, &self.sql.lanes_held, &[&self.options.instance])
-            .await?;
-        rows.iter()
-            .map(|row| Ok((super::rows::lane(row)?, row.try_get("epoch")?)))
-            .collect::<Result<_, _>>()
-            .map_err(|error| unreadable(&error))
     }
 }
 
