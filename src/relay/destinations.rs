@@ -289,10 +289,10 @@ impl Destinations {
         news
     }
 
-    /// Something was acknowledged. `true` when that ends a pause.
-    pub(crate) fn acknowledged(&mut self, id: DestinationId, now: Instant) -> bool {
+    /// Something was acknowledged, at `at` or later. `true` when that ends a pause.
+    pub(crate) fn acknowledged(&mut self, id: DestinationId, at: Instant) -> bool {
         let destination = self.get_mut(id);
-        destination.alive_at = Some(now);
+        destination.alive_at = destination.alive_at.max(Some(at));
         let recovered = matches!(destination.breaker, Breaker::Trial);
         if recovered {
             destination.breaker = Breaker::Closed;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::delivery::{Disposition, Failure, Order, Outcome, Policy, decide};
+use crate::delivery::{Disposition, Failure, FailureClass, Order, Outcome, Policy, decide};
 use crate::store::{Epoch, FailedAttempt, Lane, Mark};
 use crate::transport::Envelope;
 
@@ -136,7 +136,7 @@ impl Engine {
         } = published;
         outcomes.resize_with(batch.len(), || {
             Outcome::Refused(Failure::new(
-                crate::delivery::FailureClass::TimedOut,
+                FailureClass::TimedOut,
                 "no_answer",
                 "the transport gave no answer",
             ))
@@ -145,11 +145,17 @@ impl Engine {
         self.telemetry
             .metrics
             .publish_latency(self.lanes.transport(queue), latency);
-        // Acknowledgements first: they tell whether a destination is alive.
+        // Acknowledgements first: they tell whether a destination is alive. Where others of the batch waited in vain, nobody
+        // knows when they came: perhaps just before it fell silent.
+        let in_vain = outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Outcome::Refused(failure) if failure.class == FailureClass::TimedOut));
+        let alive_at = if in_vain { sent_at } else { now };
         for (slip, outcome) in slips.iter().zip(&outcomes) {
             let destination = self.destinations.get_mut(slip.destination);
             destination.waiting_since = None;
-            if matches!(outcome, Outcome::Acknowledged { .. }) && self.destinations.acknowledged(slip.destination, now)
+            if matches!(outcome, Outcome::Acknowledged { .. })
+                && self.destinations.acknowledged(slip.destination, alive_at)
             {
                 self.report_recovered(slip.destination);
             }
@@ -177,6 +183,7 @@ impl Engine {
         outcome: Outcome,
         (sent_at, now): (Instant, Instant),
     ) -> Option<Entry> {
+        let latency = now.saturating_duration_since(sent_at);
         let message = &envelope.message;
         let mark = Mark {
             seq: message.seq,
@@ -185,11 +192,9 @@ impl Engine {
             epoch: slip.epoch,
         };
         if let Outcome::Acknowledged { duplicate } = outcome {
-            self.telemetry.metrics.relayed(
-                slip.route,
-                message.age + now.saturating_duration_since(sent_at),
-                duplicate,
-            );
+            self.telemetry
+                .metrics
+                .relayed(slip.route, message.age + latency, duplicate);
             self.leave_for_settling(&slip);
             self.settler.relayed(mark, now);
             if !self.holds.is_empty() {
@@ -203,11 +208,13 @@ impl Engine {
             max_attempts: message.max_attempts.unwrap_or(route.max_attempts),
             backoff: route.backoff,
             count_outages: self.options.count_outages,
+            // A sign of life in the first half of the wait may have been the last one before it fell silent. While it lives
+            // there are later ones: it is probed every probe interval.
             destination_alive: self
                 .destinations
                 .get(slip.destination)
                 .alive_at
-                .is_some_and(|alive| alive >= sent_at),
+                .is_some_and(|alive| alive >= sent_at + latency / 2),
         };
         let (failure, retry_in) = match decide(outcome, policy, fastrand::f64()) {
             Disposition::Relay => return None,
@@ -240,7 +247,7 @@ impl Engine {
             class: failure.class,
             code: failure.code.into_owned(),
             error: failure.error,
-            latency: now.saturating_duration_since(sent_at),
+            latency,
         };
         self.settler.failed(attempt, now);
         None
