@@ -1,4 +1,3 @@
--- Listens for wakes, and sends one to itself: behind a pooler in transaction mode it never arrives.
+-- Listens for wakes.
 -- Locks nothing. Law: hints.
-listen {channel_name};
-select pg_notify({channel}, 'outboxd probe')
+listen {channel_name}

@@ -24,10 +24,11 @@ use crate::telemetry::{Telemetry, log, systemd};
 
 use super::{Usage, transports, upkeep};
 
-/// A statement of the hot path may take this long; then its connection is given up.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often a paused destination is looked at.
-const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A statement of the hot path may take this long; then its connection is given up, and the next may take twice as long.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a paused destination is looked at: with a client's pause between two attempts to reconnect (200 ms), catching
+/// up begins within a second of the broker's return.
+const PROBE_INTERVAL: Duration = Duration::from_millis(700);
 /// How often rows hidden below the cursor are looked for, at least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// Between attempts to reach a database that is away at start.
@@ -162,6 +163,7 @@ async fn validated(
         match schema::validate(database, names).await {
             Ok(schema) => {
                 telemetry.health.database_up();
+                database.settled_in();
                 for warning in schema.warnings {
                     tracing::warn!("{warning}");
                 }

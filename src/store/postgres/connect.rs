@@ -4,18 +4,24 @@
 //! URLs that have them. What it does not know is taken out here and becomes a TLS configuration (`tls`); the rest is
 //! its own business. A Unix socket is never encrypted.
 //!
+//! Several hosts are tried in their order, each for `connect_timeout` at most, the handshake included (as libpq does; the
+//! driver limits the TCP connection only, and one host that accepts and says nothing would hide the others). A peer that
+//! vanished without a word is noticed by TCP within 30 seconds, where the URL says nothing else.
+//!
 //! Differences from libpq, all towards the safer: `allow` tries TLS first, as `prefer` does; `verify-full` without
 //! `sslrootcert` and without `~/.postgresql/root.crt` trusts the system's authorities; a certificate's name must be in its
 //! subjectAltName. As in libpq, `prefer` and `require` check no certificate unless a root certificate is given.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::hosts::{CONNECT_TIMEOUT, limit_waiting, only_host};
 use super::tls;
 
 /// A connection's own task: drive it, or poll it for notifications.
@@ -46,12 +52,35 @@ impl Connection {
         self
     }
 
-    /// Connects once. The caller drives the answer's second half; notifications arrive there.
+    /// Connects once. The caller drives the answer's second half; notifications arrive there. The last host is waited for
+    /// as long as the caller likes: limit the whole by [`Self::patience`].
     ///
     /// # Errors
-    /// The driver's.
+    /// The driver's, of the last host.
     pub async fn connect(&self) -> Result<(Client, Driver), tokio_postgres::Error> {
-        self.config.connect(self.tls.clone()).await
+        let hosts = self.hosts();
+        for index in 0..hosts - 1 {
+            let attempt = only_host(&self.config, index);
+            let connected = tokio::time::timeout(self.limit(), attempt.connect(self.tls.clone())).await;
+            if let Ok(Ok(connected)) = connected {
+                return Ok(connected);
+            }
+        }
+        only_host(&self.config, hosts - 1).connect(self.tls.clone()).await
+    }
+
+    /// How long connecting may take: every host its `connect_timeout`.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.limit() * u32::try_from(self.hosts()).unwrap_or(u32::MAX)
+    }
+
+    fn hosts(&self) -> usize {
+        self.config.get_hosts().len().max(1)
+    }
+
+    fn limit(&self) -> Duration {
+        self.config.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 }
 
@@ -105,6 +134,7 @@ fn parse_at(url: &str, home: Option<&Path>) -> Result<Connection, String> {
     {
         config.password(password);
     }
+    limit_waiting(&mut config);
     Ok(Connection { config, tls })
 }
 

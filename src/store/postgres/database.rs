@@ -1,20 +1,26 @@
 //! Connections: one small pool per role, so that reading, settling and the lease never wait for each other.
 //!
 //! Owns connecting, prepared statements (named, or unnamed where a pooler loses them) and the time limit of every
-//! statement. A statement that runs into its limit is cancelled and its connection thrown away.
+//! statement. A statement that runs into its limit is cancelled and its connection thrown away; so is the connection of a
+//! statement whose future was dropped, because its answer would be the next one's.
+//!
+//! What one connection learns about the server is true for all: when one is lost, or told that the server takes no
+//! writes (a demoted primary), every other is made anew before its next use. And the cursor must not go on over a connection
+//! that was replaced behind its back (another server may have answered, whose sequence stands lower): the first read on it
+//! answers [`StoreError::Unavailable`], and the caller starts over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
 use futures_util::TryStreamExt;
-use tokio::time::error::Elapsed;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::checkout::{Checkout, Facts, HostByHost, Silent, is_another_server};
 use super::connect::parse_url;
 use super::sql::Statement;
 use crate::store::StoreError;
@@ -65,8 +71,9 @@ pub struct ConnectOptions {
 pub struct Database {
     pools: Arc<Vec<Pool>>,
     tls: MakeRustlsConnect,
-    prepared: Arc<AtomicBool>,
+    facts: Arc<Facts>,
     statement_timeout: Duration,
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Database {
@@ -97,13 +104,10 @@ impl Database {
                 .collect();
             let mut config = connection.config.clone();
             config.application_name(format!("{}/{}", options.application, roles.join("+")));
-            if config.get_connect_timeout().is_none() {
-                config.connect_timeout(Duration::from_secs(5));
-            }
             let recycling = ManagerConfig {
                 recycling_method: RecyclingMethod::Fast,
             };
-            let manager = Manager::from_config(config, connection.tls.clone(), recycling);
+            let manager = Manager::from_connect(config, HostByHost(connection.clone()), recycling);
             let extra = if index == count - 1 {
                 options.pool_size - count
             } else {
@@ -113,30 +117,75 @@ impl Database {
                 .max_size(1 + extra)
                 .runtime(Runtime::Tokio1)
                 .wait_timeout(Some(options.statement_timeout))
-                .create_timeout(Some(Duration::from_secs(10)))
+                .create_timeout(Some(connection.patience()))
                 .build()
                 .expect("a pool with timeouts has a runtime");
             pools.push(pool);
         }
         Ok(Self {
             pools: Arc::new(pools),
+            patience: connection.patience(),
             tls: connection.tls,
-            prepared: Arc::new(AtomicBool::new(options.prepared_statements)),
+            facts: Arc::new(Facts {
+                prepared: AtomicBool::new(options.prepared_statements),
+                ..Facts::default()
+            }),
             statement_timeout: options.statement_timeout,
         })
     }
 
-    async fn connection(&self, role: Role) -> Result<Object, StoreError> {
+    /// Everything was right with the schema and the rights: from now on what is missing is waited for, as an outage is.
+    /// Somebody may be restoring the database, and its tables come after it.
+    pub fn settled_in(&self) {
+        self.facts.settled_in.store(true, Ordering::Relaxed);
+    }
+
+    async fn connection(&self, role: Role) -> Result<Checkout<'_>, StoreError> {
         let pool = &self.pools[role as usize % self.pools.len()];
-        pool.get()
-            .await
-            .map_err(|error| StoreError::Unavailable(Box::new(error)))
+        let generation = self.facts.generation.load(Ordering::Acquire);
+        let object = pool.get().await.map_err(|error| {
+            if role == Role::Read {
+                self.facts.forget_cursor();
+            }
+            match error {
+                PoolError::Timeout(TimeoutType::Create) => {
+                    StoreError::Unavailable(Box::new(Silent("no answer while connecting", self.patience)))
+                }
+                other @ (PoolError::Timeout(_)
+                | PoolError::Backend(_)
+                | PoolError::Closed
+                | PoolError::NoRuntimeSpecified
+                | PoolError::PostCreateHook(_)) => StoreError::Unavailable(Box::new(other)),
+            }
+        })?;
+        let made = Object::metrics(&object).created;
+        if role == Role::Read && !self.facts.cursor_goes_on(made) {
+            return Err(StoreError::Unavailable(
+                "the connection was lost between two reads: starting over".into(),
+            ));
+        }
+        Ok(Checkout {
+            object: Some(object),
+            role,
+            facts: &self.facts,
+            generation,
+            answered: false,
+        })
     }
 
     fn limit(&self, role: Role) -> Duration {
+        let patient = self.statement_timeout * 2_u32.pow(self.facts.overdue.load(Ordering::Relaxed).min(2));
         match role {
-            Role::Read | Role::Settle | Role::Lease => self.statement_timeout,
-            Role::Side => self.statement_timeout * 6,
+            Role::Read | Role::Settle | Role::Lease => patient,
+            Role::Side => patient * 6,
+        }
+    }
+
+    /// The server was lost, or is no longer the one that takes writes: no connection is used again.
+    fn lose_all(&self) {
+        self.facts.generation.fetch_add(1, Ordering::AcqRel);
+        for pool in self.pools.iter() {
+            pool.retain(|_, _| false);
         }
     }
 
@@ -147,7 +196,8 @@ impl Database {
     pub async fn query(&self, role: Role, statement: &Statement, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
         let connection = self.connection(role).await?;
         let rows = async { self.stream(&connection, statement, params).await?.try_collect().await };
-        let outcome = tokio::time::timeout(self.limit(role), rows).await;
+        let limit = self.limit(role);
+        let outcome = tokio::time::timeout(limit, rows).await.map_err(|_| limit);
         self.finish(connection, outcome).await
     }
 
@@ -180,7 +230,8 @@ impl Database {
             }
             Ok(())
         };
-        let outcome = tokio::time::timeout(self.limit(role), rows).await;
+        let limit = self.limit(role);
+        let outcome = tokio::time::timeout(limit, rows).await.map_err(|_| limit);
         self.finish(connection, outcome).await?;
         refused.map_or(Ok(()), Err)
     }
@@ -197,7 +248,8 @@ impl Database {
             while stream.try_next().await?.is_some() {}
             Ok(stream.rows_affected().unwrap_or(0))
         };
-        let outcome = tokio::time::timeout(self.limit(role), work).await;
+        let limit = self.limit(role);
+        let outcome = tokio::time::timeout(limit, work).await.map_err(|_| limit);
         self.finish(connection, outcome).await
     }
 
@@ -206,8 +258,10 @@ impl Database {
     /// # Errors
     /// See [`classify`].
     pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
-        let connection = self.connection(Role::Side).await?;
-        connection.batch_execute(sql).await.map_err(classify)
+        let mut connection = self.connection(Role::Side).await?;
+        let outcome = connection.batch_execute(sql).await;
+        connection.answered = true;
+        outcome.map_err(classify)
     }
 
     async fn stream(
@@ -216,10 +270,10 @@ impl Database {
         statement: &Statement,
         params: &[Param<'_>],
     ) -> Result<RowStream, tokio_postgres::Error> {
-        if self.prepared.load(Ordering::Relaxed) {
+        if self.facts.prepared.load(Ordering::Relaxed) {
             match connection.prepare_typed_cached(&statement.text, statement.types).await {
                 Ok(prepared) => return connection.query_raw(&prepared, params.iter().copied()).await,
-                Err(error) if loses_prepared_statements(&error) => {}
+                Err(error) if loses_prepared_statements(&error) => self.stop_naming_statements(),
                 Err(error) => return Err(error),
             }
         }
@@ -227,36 +281,62 @@ impl Database {
         connection.query_typed_raw(&statement.text, typed).await
     }
 
+    fn stop_naming_statements(&self) {
+        if self.facts.prepared.swap(false, Ordering::Relaxed) {
+            tracing::warn!("the pooler loses prepared statements: unnamed ones are used from now on");
+        }
+    }
+
+    /// Books how a statement ended. `Err(limit)`: it did not.
     async fn finish<T>(
         &self,
-        connection: Object,
-        outcome: Result<Result<T, tokio_postgres::Error>, Elapsed>,
+        mut connection: Checkout<'_>,
+        outcome: Result<Result<T, tokio_postgres::Error>, Duration>,
     ) -> Result<T, StoreError> {
         match outcome {
-            Ok(Ok(value)) => Ok(value),
+            Ok(Ok(value)) => {
+                connection.answered = true;
+                self.facts.overdue.store(0, Ordering::Relaxed);
+                Ok(value)
+            }
             Ok(Err(error)) => {
-                if loses_prepared_statements(&error) && self.prepared.swap(false, Ordering::Relaxed) {
-                    tracing::warn!("the pooler loses prepared statements: unnamed ones are used from now on");
+                if loses_prepared_statements(&error) {
+                    self.stop_naming_statements();
                 }
                 if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) {
                     connection.statement_cache.clear();
                 }
-                let error = classify(error);
-                if matches!(error, StoreError::Unavailable(_)) {
-                    drop(Object::take(connection));
+                if is_another_server(&error) {
+                    self.lose_all();
                 }
+                let error = if self.facts.settled_in.load(Ordering::Relaxed) {
+                    StoreError::Unavailable(Box::new(error))
+                } else {
+                    classify(error)
+                };
+                // After an error that passes, the connection goes too: it may be what is wrong.
+                connection.answered = !matches!(error, StoreError::Unavailable(_));
                 Err(error)
             }
-            Err(elapsed) => {
+            Err(limit) => {
+                self.facts.overdue.fetch_add(1, Ordering::Relaxed);
                 let cancel = connection.cancel_token();
-                drop(Object::take(connection));
+                drop(connection);
+                self.lose_all();
                 // Best effort: the server notices the closed connection by itself, later.
-                drop(cancel.cancel_query(self.tls.clone()).await);
-                Err(StoreError::Unavailable(Box::new(elapsed)))
+                let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(self.tls.clone()));
+                drop(cancelled.await);
+                Err(StoreError::Unavailable(Box::new(Silent(
+                    "no answer to a statement",
+                    limit,
+                ))))
             }
         }
     }
 }
+
+/// How long asking the server to cancel a statement may take: it may be the server that is gone.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(code) if *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT)

@@ -1,36 +1,44 @@
 //! Notifications, on a connection of their own: hints that rows may have been committed.
 //!
 //! The connection can only ever wake. It reconnects with a pause, wakes once after every (re)LISTEN because a notification
-//! may have been missed meanwhile, and proves itself at the start of each connection by notifying itself: through a pooler
-//! in transaction mode a LISTEN is accepted and never delivers. That is said once; polling goes on.
+//! may have been missed meanwhile, and proves itself at the start of each connection: another connection notifies it. Through
+//! a pooler in transaction mode a LISTEN is accepted and never delivers. That is said once; polling goes on. As nothing is ever sent
+//! on it, an empty query every few seconds tells whether anybody is still there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
+use futures_util::{Stream, StreamExt};
 use tokio::sync::Notify;
-use tokio_postgres::AsyncMessage;
+use tokio_postgres::{AsyncMessage, Client};
+use uuid::Uuid;
 
 use super::connect::Connection;
+use super::database::{Database, Role};
+use super::sql::Statement;
 
-/// Payload of the notification a connection sends to itself; the same text stands in `sql/listen.sql`.
-const PROBE: &str = "outboxd probe";
 /// Payload of what an instance sends when it comes, goes or hands lanes over; the same text stands in `sql/`.
 const MEMBERSHIP: &str = "outboxd instances";
-/// How long the self-probe may take.
+/// How long the probe's notification may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts to connect.
 const RECONNECT: Duration = Duration::from_secs(1);
-/// Between attempts where the self-probe failed.
+/// Between attempts where the probe failed.
 const DEAF_RETRY: Duration = Duration::from_secs(60);
+/// Between two looks whether the server still answers, and how long that may take.
+const PULSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
 /// How to listen.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Listener {
     pub(super) connection: Connection,
-    /// LISTEN, and the notification to itself.
+    /// LISTEN.
     pub(super) sql: String,
+    /// Where rows are committed: the probe's notification comes from there too.
+    pub(super) database: Database,
+    /// The probe's notification.
+    pub(super) probe: Statement,
     pub(super) hint: Arc<Notify>,
     /// Told when instances come or go.
     pub(super) membership: Arc<Notify>,
@@ -38,7 +46,7 @@ pub(super) struct Listener {
 
 /// Why one connection's listening ended.
 enum Ended {
-    /// The self-probe did not arrive.
+    /// The probe's notification did not arrive.
     Deaf,
     /// The connection was lost or refused.
     Lost(Option<tokio_postgres::Error>),
@@ -60,7 +68,10 @@ pub(super) async fn listen(listener: Listener) {
             }
             Ended::Lost(error) => {
                 if !std::mem::replace(&mut said_lost, true) {
-                    let error = error.map_or_else(|| "connection closed".to_owned(), |error| error.to_string());
+                    let error = error.map_or_else(
+                        || "no answer, or the connection was closed".to_owned(),
+                        |error| error.to_string(),
+                    );
                     tracing::warn!(error, "notifications lost: polling until the connection is back");
                 }
                 RECONNECT
@@ -71,50 +82,87 @@ pub(super) async fn listen(listener: Listener) {
 }
 
 async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
-    let (client, mut connection) = match listener.connection.connect().await {
-        Ok(pair) => pair,
-        Err(error) => return Ended::Lost(Some(error)),
+    let connecting = tokio::time::timeout(listener.connection.patience(), listener.connection.connect());
+    let (client, mut connection) = match connecting.await {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(error)) => return Ended::Lost(Some(error)),
+        Err(_) => return Ended::Lost(None),
     };
     let mut messages = poll_fn(move |context| connection.poll_message(context));
-    let asking = async {
-        match client.batch_execute(&listener.sql).await {
-            Ok(()) => std::future::pending().await,
-            Err(error) => Err(Some(error)),
-        }
-    };
-    let heard = async {
-        while let Some(message) = messages.next().await {
-            match message {
-                Ok(AsyncMessage::Notification(note)) if note.payload() == PROBE => return Ok(()),
-                Ok(_) => {}
-                Err(error) => return Err(Some(error)),
-            }
-        }
-        Err(None)
-    };
-    // The notification comes before the answer to the statement, so whoever hears it is done.
-    let both = async {
-        tokio::select! { heard = heard => heard, refused = asking => refused }
-    };
-    let proven = tokio::time::timeout(PROBE_TIMEOUT, both).await;
-    match proven {
-        Err(_) => return Ended::Deaf,
-        Ok(Err(error)) => return Ended::Lost(error),
-        Ok(Ok(())) => {}
+    if let Err(ended) = prove(&client, listener, &mut messages).await {
+        return ended;
     }
     if std::mem::replace(said_lost, false) {
         tracing::info!("notifications are back");
     }
     listener.hint.notify_one();
     listener.membership.notify_one();
-    while let Some(message) = messages.next().await {
-        match message {
-            Ok(AsyncMessage::Notification(note)) if note.payload() == MEMBERSHIP => listener.membership.notify_one(),
-            Ok(AsyncMessage::Notification(_)) => listener.hint.notify_one(),
-            Ok(_) => {}
-            Err(error) => return Ended::Lost(Some(error)),
+    let pulse = std::pin::pin!(pulse(&client));
+    let heard = async {
+        while let Some(message) = messages.next().await {
+            match message {
+                Ok(AsyncMessage::Notification(note)) if note.payload() == MEMBERSHIP => {
+                    listener.membership.notify_one()
+                }
+                Ok(AsyncMessage::Notification(_)) => listener.hint.notify_one(),
+                Ok(_) => {}
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    };
+    tokio::select! {
+        error = heard => Ended::Lost(error),
+        error = pulse => Ended::Lost(error),
+    }
+}
+
+/// Listens, has another connection notify, and waits for it. Whoever accepts the LISTEN and does not hear that is deaf.
+async fn prove(
+    client: &Client,
+    listener: &Listener,
+    messages: &mut (impl Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Unpin),
+) -> Result<(), Ended> {
+    let word = Uuid::new_v4().to_string();
+    let asking = async {
+        match tokio::time::timeout(PULSE.1, client.batch_execute(&listener.sql)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Ended::Lost(Some(error)),
+            Err(_) => return Ended::Lost(None),
+        }
+        if listener
+            .database
+            .query(Role::Side, &listener.probe, &[&word])
+            .await
+            .is_err()
+        {
+            return Ended::Lost(None);
+        }
+        tokio::time::sleep(PROBE_TIMEOUT).await;
+        Ended::Deaf
+    };
+    let heard = async {
+        while let Some(message) = messages.next().await {
+            match message {
+                Ok(AsyncMessage::Notification(note)) if note.payload() == word => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(Ended::Lost(Some(error))),
+            }
+        }
+        Err(Ended::Lost(None))
+    };
+    tokio::select! { heard = heard => heard, ended = asking => Err(ended) }
+}
+
+/// Returns when the server no longer answers.
+async fn pulse(client: &Client) -> Option<tokio_postgres::Error> {
+    let (pause, limit) = PULSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        match tokio::time::timeout(limit, client.check_connection()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Some(error),
+            Err(_) => return None,
         }
     }
-    drop(client);
-    Ended::Lost(None)
 }

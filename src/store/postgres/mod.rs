@@ -3,12 +3,14 @@
 //! Four statements make the hot path: `fetch.sql` (with `holders.sql` while gaps are open), `mark.sql`, and every few
 //! seconds `renew.sql`. Everything about names is decided once, when the statements are filled in.
 
+mod checkout;
 pub mod connect;
 pub mod database;
 pub mod enqueue;
 pub mod failed;
 mod feed;
 mod gaps;
+mod hosts;
 mod lease;
 mod listen;
 pub mod migrate;
@@ -162,6 +164,8 @@ impl PostgresStore {
             listening.spawn(listen::listen(listen::Listener {
                 connection,
                 sql,
+                database: database.clone(),
+                probe: statement!(names, "probe_listen", [TEXT]),
                 hint: Arc::clone(&hint),
                 membership: Arc::clone(&membership),
             }));

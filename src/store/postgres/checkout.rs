@@ -1,0 +1,124 @@
+//! A connection taken from its pool, and what is known of the server behind all of them.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::Object;
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::connect::Connection;
+use super::database::Role;
+
+/// What was learnt about the server, shared by all connections.
+#[derive(Default)]
+pub(super) struct Facts {
+    /// Named prepared statements stay.
+    pub(super) prepared: AtomicBool,
+    /// Raised when the server was lost: connections older than that are not used again.
+    pub(super) generation: AtomicU64,
+    /// Statements that ran into their limit since the last answer: the next ones get longer, so that a database that is
+    /// merely slow gets done in the end.
+    pub(super) overdue: AtomicU32,
+    /// The schema was found to be right once.
+    pub(super) settled_in: AtomicBool,
+    /// When the connection the cursor was last read on was made.
+    pub(super) cursor_on: Mutex<Option<Instant>>,
+}
+
+impl Facts {
+    pub(super) fn forget_cursor(&self) {
+        *self.cursor_on.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether the cursor may go on over a connection made at `made`; from now on it is that one.
+    pub(super) fn cursor_goes_on(&self, made: Instant) -> bool {
+        let before = self
+            .cursor_on
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(made);
+        before.is_none_or(|before| before == made)
+    }
+}
+
+/// A connection in use: goes back to its pool only when its statement was answered.
+pub(super) struct Checkout<'a> {
+    pub(super) object: Option<Object>,
+    pub(super) role: Role,
+    pub(super) facts: &'a Facts,
+    pub(super) generation: u64,
+    pub(super) answered: bool,
+}
+
+impl std::ops::Deref for Checkout<'_> {
+    type Target = Object;
+
+    fn deref(&self) -> &Object {
+        self.object.as_ref().expect("taken only on drop")
+    }
+}
+
+impl Drop for Checkout<'_> {
+    fn drop(&mut self) {
+        if self.answered && self.generation == self.facts.generation.load(Ordering::Acquire) {
+            return;
+        }
+        if !self.answered && self.role == Role::Read {
+            self.facts.forget_cursor();
+        }
+        drop(self.object.take().map(Object::take));
+    }
+}
+
+/// Connects host by host.
+pub(super) struct HostByHost(pub(super) Connection);
+
+impl deadpool_postgres::Connect for HostByHost {
+    fn connect(
+        &self,
+        config: &tokio_postgres::Config,
+    ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
+        let connection = Connection {
+            config: config.clone(),
+            tls: self.0.tls.clone(),
+        };
+        Box::pin(async move {
+            let (client, driver) = connection.connect().await?;
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the pool keeps the task with its connection and ends it with it"
+            )]
+            let task = tokio::spawn(async move {
+                if let Err(error) = driver.await {
+                    tracing::debug!(%error, "a connection to the database was lost");
+                }
+            });
+            Ok((client, task))
+        })
+    }
+}
+
+/// Nobody answered.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} within {1:?}")]
+pub(super) struct Silent(pub(super) &'static str, pub(super) Duration);
+
+/// What an error says about every other connection: the server is going, gone, or no longer takes writes.
+pub(super) fn is_another_server(error: &tokio_postgres::Error) -> bool {
+    match error.code() {
+        None => {
+            error.is_closed() || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>())
+        }
+        Some(code) => [
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+        ]
+        .contains(code),
+    }
+}
