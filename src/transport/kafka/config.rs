@@ -121,6 +121,7 @@ impl KafkaConfig {
     pub(super) fn client(&self, name: &str) -> Result<ClientConfig, ConnectError> {
         let section = Section { name, kind: "kafka" };
         self.check(section)?;
+        let patience = (self.ack_timeout.as_millis() / 2).clamp(1_000, 10_000);
         let mut config = ClientConfig::new();
         config
             .set("client.id", format!("outboxd-{name}"))
@@ -136,9 +137,15 @@ impl KafkaConfig {
             .set("queue.buffering.max.kbytes", "131072")
             .set("message.timeout.ms", (3 * self.ack_timeout.as_millis()).to_string())
             .set("reconnect.backoff.ms", "50")
-            .set("reconnect.backoff.max.ms", "1000")
+            // Recovery within a second is promised, and the next probe of a topic is to come too.
+            .set("reconnect.backoff.max.ms", "200")
             .set("topic.metadata.propagation.max.ms", "1000")
             .set("socket.keepalive.enable", "true")
+            // A broker that vanished without closing its sockets is noticed by a request without an answer, and the request
+            // goes to its successor well before its messages expire.
+            .set("socket.timeout.ms", patience.to_string())
+            .set("request.timeout.ms", patience.to_string())
+            .set("socket.connection.setup.timeout.ms", patience.to_string())
             .set("log.connection.close", "false");
         self.secure(section, &mut config)?;
         for (key, value) in &self.librdkafka {

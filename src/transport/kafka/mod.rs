@@ -197,7 +197,9 @@ fn judge(topic: &str, metadata: &Metadata, limits: Limits) -> Result<(), Failure
             );
         }
         let in_sync = partition.isr().len();
-        if limits.in_sync.is_some_and(|needed| in_sync < needed) {
+        // Brokers since KIP-966 ask for no more replicas than a partition has.
+        let possible = partition.replicas().len();
+        if limits.in_sync.is_some_and(|needed| in_sync < needed.min(possible)) {
             let what = format!(
                 "partition {} has {in_sync} replicas in sync, fewer than min.insync.replicas",
                 partition.id()
@@ -233,7 +235,7 @@ impl Transport for Kafka {
         record::check_topic(destination)?;
         let metadata = self.metadata(destination).await?;
         let topic = self.topics.get(&destination.into());
-        self.topics.learn(destination, &topic, self.patience()).await;
+        self.topics.learn_anew(destination, &topic, self.patience()).await;
         judge(destination, &metadata, topic.limits())?;
         self.health.success();
         topic.stuck().map_or(Ok(()), Err)

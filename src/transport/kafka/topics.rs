@@ -16,6 +16,8 @@ use crate::delivery::{Failure, FailureClass};
 /// Limits are read again after this long, and after failing to read them (no permission, broker busy) a bit earlier.
 const REFRESH: Duration = Duration::from_secs(300);
 const REFRESH_UNKNOWN: Duration = Duration::from_secs(60);
+/// ... and after this long by a probe.
+const REFRESH_PROBED: Duration = Duration::from_millis(500);
 /// How long a topic is handled with care after the broker refused a record set.
 const CARE: Duration = Duration::from_secs(60);
 /// Topics remembered; destination templates can make any number.
@@ -78,17 +80,13 @@ impl Topic {
             .map_or_else(Limits::default, |(_, limits)| limits)
     }
 
-    fn is_fresh(&self) -> bool {
+    fn is_fresh(&self, age_max: Duration) -> bool {
         self.limits
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_some_and(|(read, limits)| {
-                read.elapsed()
-                    < if limits.message_bytes.is_some() {
-                        REFRESH
-                    } else {
-                        REFRESH_UNKNOWN
-                    }
+                let known = limits.message_bytes.is_some();
+                read.elapsed() < age_max.min(if known { REFRESH } else { REFRESH_UNKNOWN })
             })
     }
 }
@@ -152,11 +150,20 @@ impl Topics {
 
     /// Reads the limits of `topic` unless they are known; after `patience` it goes on without.
     pub(super) async fn learn(&self, name: &str, topic: &Topic, patience: Duration) {
-        if topic.is_fresh() {
+        self.learn_within(name, topic, patience, REFRESH).await;
+    }
+
+    /// The same, for somebody who looks because something is wrong: an operator may have changed them just now.
+    pub(super) async fn learn_anew(&self, name: &str, topic: &Topic, patience: Duration) {
+        self.learn_within(name, topic, patience, REFRESH_PROBED).await;
+    }
+
+    async fn learn_within(&self, name: &str, topic: &Topic, patience: Duration, age_max: Duration) {
+        if topic.is_fresh(age_max) {
             return;
         }
         let _one_at_a_time = topic.fetching.lock().await;
-        if topic.is_fresh() {
+        if topic.is_fresh(age_max) {
             return;
         }
         let limits = match tokio::time::timeout(patience, self.describe(name, patience)).await {

@@ -60,11 +60,12 @@ pub(crate) fn default_ack_timeout() -> Duration {
     Duration::from_secs(5)
 }
 
-/// Reconnecting starts at once and slows down to one try a second: recovery within a second is promised.
-const RECONNECT_MAX: Duration = Duration::from_secs(1);
+/// Reconnecting starts at once and slows down to five tries a second: recovery within a second is promised, and the next
+/// probe of a destination is to come too.
+const RECONNECT_MAX: Duration = Duration::from_millis(200);
 
-/// A dead peer that never closed its socket is noticed after two of these.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// A dead peer that never closed its socket is noticed after three of these.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Commands the client holds before `publish` has to wait for the socket.
 const CLIENT_CAPACITY: usize = 8192;

@@ -6,7 +6,7 @@
 //! ```
 //! Times: each message waits `ack_timeout` for its acknowledgement; nothing new is sent once half of `ack_timeout` has
 //! passed since the batch began (what is left is withheld and comes again), so a batch is answered within 1.5 times
-//! `ack_timeout`.
+//! `ack_timeout`. Once a stream has a new leader, what was sent before has [`GRACE`] left.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -25,6 +25,9 @@ use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::transport::Envelope;
 use crate::transport::chain::{Ledger, is_ordered};
 
+/// Acknowledgements of messages that a new leader has after all come within this time.
+const GRACE: Duration = Duration::from_secs(1);
+
 pub(super) struct Flight<'a> {
     nats: &'a Nats,
     batch: &'a [Envelope],
@@ -38,6 +41,9 @@ pub(super) struct Flight<'a> {
     number: u64,
     inbox: Arc<Inbox>,
     breaks: u64,
+    elections: u64,
+    /// When a stream last got a new leader: messages sent until then may have gone to the old one.
+    elected: Option<Instant>,
     send_until: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -58,6 +64,8 @@ impl<'a> Flight<'a> {
             number,
             inbox,
             breaks: nats.link.breaks(),
+            elections: nats.link.elections(),
+            elected: None,
             send_until,
             timer: Box::pin(tokio::time::sleep_until(send_until)),
         }
@@ -86,6 +94,11 @@ impl<'a> Flight<'a> {
             }
             if self.nats.link.breaks() != self.breaks {
                 self.link_broke();
+            }
+            if self.nats.link.elections() != self.elections {
+                self.elections = self.nats.link.elections();
+                self.elected = Some(Instant::now());
+                self.timer.as_mut().reset(Instant::now());
             }
         }
         std::mem::replace(&mut self.ledger, Ledger::new(&[], is_ordered)).finish()
@@ -169,24 +182,34 @@ impl<'a> Flight<'a> {
         }
         while let Some(&(since, index)) = self.sent.front() {
             if self.ledger.is_open(index) {
-                if now < since + self.nats.ack_timeout {
+                let (deadline, failure) = self.deadline(since);
+                if now < deadline {
                     break;
                 }
                 self.give_back(1);
-                self.ledger.refuse(index, timed_out(self.nats.ack_timeout));
+                self.ledger.refuse(index, failure);
             }
             self.sent.pop_front();
         }
         let oldest = self
             .sent
             .front()
-            .map_or(now + self.nats.ack_timeout, |(since, _)| *since + self.nats.ack_timeout);
+            .map_or(now + self.nats.ack_timeout, |(since, _)| self.deadline(*since).0);
         let next = if now < self.send_until {
             oldest.min(self.send_until)
         } else {
             oldest
         };
         self.timer.as_mut().reset(next);
+    }
+
+    /// How long a message sent at `since` is waited for, and what it met when that has passed.
+    fn deadline(&self, since: Instant) -> (Instant, Failure) {
+        let deadline = since + self.nats.ack_timeout;
+        match self.elected {
+            Some(elected) if since <= elected => (deadline.min(elected + GRACE), leader_changed()),
+            Some(_) | None => (deadline, timed_out(self.nats.ack_timeout)),
+        }
     }
 
     /// Acknowledgements of what was sent over the broken connection will never come; those messages may have arrived.
@@ -211,6 +234,11 @@ impl Drop for Flight<'_> {
         self.nats.inboxes.close(self.number);
         self.nats.window.add_permits(self.permits);
     }
+}
+
+fn leader_changed() -> Failure {
+    let error = "the stream's leader changed before the acknowledgement, the message may have arrived";
+    Failure::new(FailureClass::Unavailable, "LEADER_CHANGED", error)
 }
 
 fn timed_out(after: Duration) -> Failure {

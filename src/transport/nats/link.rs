@@ -3,8 +3,11 @@
 //! The client reconnects by itself for ever. What we keep is whether it is connected, how often it broke (a message sent
 //! before a break will never be acknowledged), and the last reason, for the operator. A broken connection is logged once,
 //! then every 30 seconds.
+//!
+//! Streams of a cluster change leaders; what was on its way to the old one may have got lost without any answer. Servers
+//! announce elections, and they are counted here.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::Event;
@@ -16,6 +19,9 @@ use crate::transport::throttle::Throttle;
 pub(super) struct Link {
     name: String,
     breaks: AtomicU64,
+    elections: AtomicU64,
+    /// The user may not ask about streams.
+    info_denied: AtomicBool,
     reason: Mutex<Option<Arc<str>>>,
     log: Throttle,
 }
@@ -26,6 +32,8 @@ impl Link {
         Self {
             name: name.to_owned(),
             breaks: AtomicU64::new(0),
+            elections: AtomicU64::new(0),
+            info_denied: AtomicBool::new(false),
             reason: Mutex::default(),
             log: Throttle::default(),
         }
@@ -34,6 +42,44 @@ impl Link {
     /// How often the connection broke so far.
     pub(super) fn breaks(&self) -> u64 {
         self.breaks.load(Ordering::Acquire)
+    }
+
+    /// How many elections of a stream's leader were announced so far.
+    pub(super) fn elections(&self) -> u64 {
+        self.elections.load(Ordering::Acquire)
+    }
+
+    /// A stream has a new leader.
+    pub(super) fn note_election(&self) {
+        self.elections.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether the server refuses to tell this user about streams.
+    pub(super) fn info_denied(&self) -> bool {
+        self.info_denied.load(Ordering::Acquire)
+    }
+
+    /// Whether `error` says that the user may not do what the transport can do without; said once.
+    fn is_denied_extra(&self, error: &str) -> bool {
+        let error = error.to_lowercase();
+        if !error.contains("permissions violation") {
+            return false;
+        }
+        let info = error.contains("$js.api.stream.info");
+        if info && !self.info_denied.swap(true, Ordering::AcqRel) {
+            tracing::warn!(
+                transport = self.name,
+                "the user may not publish on $JS.API.STREAM.INFO.*: a stream without a leader is not noticed as an outage"
+            );
+        }
+        let elections = error.contains("$js.event.advisory");
+        if elections {
+            tracing::info!(
+                transport = self.name,
+                "the user may not subscribe to $JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*: messages lost with a stream's leader time out"
+            );
+        }
+        info || elections
     }
 
     /// Notes an event; `true` when batches in flight must look again.
@@ -50,6 +96,7 @@ impl Link {
                 self.complain("connection lost");
                 true
             }
+            Event::ServerError(error) if self.is_denied_extra(&error.to_string()) => false,
             Event::ServerError(error) => {
                 self.set_reason(Some(error.to_string().into()));
                 self.complain(&error.to_string());

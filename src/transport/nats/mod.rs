@@ -11,10 +11,14 @@
 //!   does nothing here); such a copy carries the same `Nats-Msg-Id`, so the stream's duplicate window drops it or ours,
 //!   and since one message per key is in flight it cannot overtake another of its key.
 //! - No answer within `ack_timeout`: `TimedOut`.
+//! - A stream of a cluster gets a new leader: what was sent before and is not acknowledged a moment later answers
+//!   `Unavailable`. It went to the old leader, or to none, and no server says so. Meanwhile [`Transport::probe`], which asks
+//!   the leader, fails.
 //! - Shutdown: every batch has answered, the connection is drained.
 //!
 //! Permissions the user needs: publish on the subjects, subscribe to `_INBOX.>`, and publish on `$JS.API.STREAM.NAMES`
-//! for [`Transport::probe`].
+//! for [`Transport::probe`]. In a cluster also publish on `$JS.API.STREAM.INFO.*` and subscribe to
+//! `$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*`; without them a change of leaders costs the messages under way an attempt.
 
 pub mod config;
 
@@ -28,9 +32,10 @@ mod wire;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::connection::State;
+use async_nats::{Client, Subscriber};
 use async_trait::async_trait;
+use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -86,8 +91,13 @@ impl Nats {
             .subscribe(inboxes.subject())
             .await
             .map_err(|error| section.wrong("url", format!("cannot subscribe for acknowledgements: {error}")))?;
+        let elections = client
+            .subscribe(ELECTIONS)
+            .await
+            .map_err(|error| section.wrong("url", format!("cannot subscribe to elections of leaders: {error}")))?;
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&inboxes).route(replies));
+        tasks.spawn(note_elections(elections, Arc::clone(&link), Arc::clone(&inboxes)));
         let window = usize::try_from(config.max_in_flight)
             .unwrap_or(usize::MAX)
             .min(Semaphore::MAX_PERMITS);
@@ -109,40 +119,67 @@ impl Nats {
         }
     }
 
+    /// Whether a stream captures `subject`, and has a leader that answers.
     async fn stream_of(&self, subject: &str) -> Result<(), Failure> {
         let request = serde_json::json!({ "subject": subject }).to_string();
-        let reply = self
-            .client
-            .request("$JS.API.STREAM.NAMES", request.into())
+        let reply = self.ask("$JS.API.STREAM.NAMES".to_owned(), request).await?;
+        let stream = match serde_json::from_slice::<StreamNames<'_>>(&reply.payload) {
+            Ok(StreamNames { error: Some(error), .. }) => return Err(error.failure(subject)),
+            Ok(StreamNames { streams, .. }) => match streams.unwrap_or_default().first() {
+                Some(stream) => stream.clone().into_owned(),
+                None => return Err(reply::no_responders(subject)),
+            },
+            Err(error) => return Err(unreadable("list of streams", &error)),
+        };
+        if self.link.info_denied() {
+            return Ok(());
+        }
+        let reply = self.ask(format!("$JS.API.STREAM.INFO.{stream}"), String::new()).await?;
+        match serde_json::from_slice::<StreamInfo<'_>>(&reply.payload) {
+            Ok(StreamInfo { error: Some(error), .. }) => Err(error.failure(subject)),
+            Ok(StreamInfo {
+                cluster: Some(cluster), ..
+            }) => cluster.judge(&stream),
+            Ok(_) => Ok(()),
+            Err(error) => Err(unreadable("description of a stream", &error)),
+        }
+    }
+
+    async fn ask(&self, api: String, request: String) -> Result<async_nats::Message, Failure> {
+        let unavailable = |code: &'static str, error: String| Failure::new(FailureClass::Unavailable, code, error);
+        self.client
+            .request(api, request.into())
             .await
             .map_err(|error| match error.kind() {
-                async_nats::RequestErrorKind::NoResponders => Failure::new(
-                    FailureClass::Unavailable,
+                async_nats::RequestErrorKind::NoResponders => unavailable(
                     "NO_RESPONDERS",
-                    "jetstream is not enabled on the nats server",
+                    "jetstream is not enabled on the nats server".to_owned(),
                 ),
                 async_nats::RequestErrorKind::TimedOut => {
                     Failure::new(FailureClass::TimedOut, "TIMED_OUT", "no answer from jetstream's API")
                 }
                 async_nats::RequestErrorKind::InvalidSubject
                 | async_nats::RequestErrorKind::MaxPayloadExceeded
-                | async_nats::RequestErrorKind::Other => Failure::new(
-                    FailureClass::Unavailable,
-                    "REQUEST",
-                    format!("cannot ask jetstream: {error}"),
-                ),
-            })?;
-        match serde_json::from_slice::<StreamNames<'_>>(&reply.payload) {
-            Ok(StreamNames { error: Some(error), .. }) => Err(error.failure(subject)),
-            Ok(StreamNames {
-                streams: Some(streams), ..
-            }) if !streams.is_empty() => Ok(()),
-            Ok(_) => Err(reply::no_responders(subject)),
-            Err(error) => {
-                let error = format!("cannot read jetstream's list of streams: {error}");
-                Err(Failure::new(FailureClass::Failed, "BAD_ANSWER", error))
-            }
-        }
+                | async_nats::RequestErrorKind::Other => {
+                    unavailable("REQUEST", format!("cannot ask jetstream: {error}"))
+                }
+            })
+    }
+}
+
+fn unreadable(what: &str, error: &serde_json::Error) -> Failure {
+    let error = format!("cannot read jetstream's {what}: {error}");
+    Failure::new(FailureClass::Failed, "BAD_ANSWER", error)
+}
+
+/// Announcements of new leaders of streams (NATS manual, "JetStream Advisories").
+const ELECTIONS: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*";
+
+/// Has every batch look again whenever some stream got a new leader, until the subscription ends with its client.
+async fn note_elections(mut elections: Subscriber, link: Arc<Link>, inboxes: Arc<Inboxes>) {
+    while elections.next().await.is_some() {
+        link.note_election();
+        inboxes.wake_all();
     }
 }
 
@@ -153,6 +190,54 @@ struct StreamNames<'a> {
     streams: Option<Vec<std::borrow::Cow<'a, str>>>,
     #[serde(borrow, default)]
     error: Option<reply::ApiError<'a>>,
+}
+
+/// The part of `$JS.API.STREAM.INFO`'s answer that matters. A server on its own says nothing of a cluster.
+#[derive(Deserialize)]
+struct StreamInfo<'a> {
+    #[serde(borrow, default)]
+    cluster: Option<StreamCluster<'a>>,
+    #[serde(borrow, default)]
+    error: Option<reply::ApiError<'a>>,
+}
+
+#[derive(Deserialize)]
+struct StreamCluster<'a> {
+    #[serde(borrow, default)]
+    leader: Option<std::borrow::Cow<'a, str>>,
+    #[serde(default)]
+    replicas: Option<Vec<Replica>>,
+}
+
+/// A copy of the stream beside the leader's.
+#[derive(Deserialize)]
+struct Replica {
+    #[serde(default)]
+    offline: bool,
+    /// Nanoseconds since the leader heard of it.
+    #[serde(default)]
+    active: u64,
+}
+
+/// Replicas answer their leader every second.
+const REPLICA_SILENT: Duration = Duration::from_secs(2);
+
+impl StreamCluster<'_> {
+    /// Whether the stream can acknowledge: a leader that lost its majority goes on answering for another ten seconds.
+    fn judge(&self, stream: &str) -> Result<(), Failure> {
+        let unavailable = |code, error| Err(Failure::new(FailureClass::Unavailable, code, error));
+        if self.leader.is_none() {
+            return unavailable("NO_LEADER", format!("the jetstream stream {stream:?} has no leader"));
+        }
+        let others = self.replicas.as_deref().unwrap_or_default();
+        let heard = |replica: &&Replica| !replica.offline && Duration::from_nanos(replica.active) < REPLICA_SILENT;
+        let (alive, all) = (1 + others.iter().filter(heard).count(), 1 + others.len());
+        if alive * 2 <= all {
+            let error = format!("the jetstream stream {stream:?} has {alive} of {all} replicas: no majority");
+            return unavailable("NO_MAJORITY", error);
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -188,5 +273,36 @@ impl Transport for Nats {
             tracing::debug!("nats connection closed without draining");
         }
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_acknowledges_with_a_leader_and_a_majority() {
+        for (cluster, code) in [
+            (r#"{"leader":"a"}"#, None),
+            (
+                r#"{"leader":"a","replicas":[{"active":1},{"offline":true,"active":1}]}"#,
+                None,
+            ),
+            (
+                r#"{"leader":"a","replicas":[{"active":2500000000},{"offline":true}]}"#,
+                Some("NO_MAJORITY"),
+            ),
+            (r#"{"replicas":[{"active":1},{"active":1}]}"#, Some("NO_LEADER")),
+        ] {
+            let cluster: StreamCluster<'_> = serde_json::from_str(cluster).unwrap();
+            assert_eq!(
+                cluster
+                    .judge("s")
+                    .err()
+                    .map(|failure| failure.code.into_owned())
+                    .as_deref(),
+                code
+            );
+        }
     }
 }
