@@ -7,11 +7,14 @@
 )]
 
 mod bounds;
+mod broker_clusters;
+mod broker_weather;
 mod cli;
 mod config;
 mod conformance;
 mod duplicates;
 mod engine;
+mod failover;
 mod http;
 mod late_commits;
 mod loss;
@@ -20,6 +23,7 @@ mod migrate;
 mod order;
 mod outage;
 mod poison;
+mod reconnect;
 mod selftest;
 mod shutdown;
 #[expect(dead_code, reason = "the benchmark uses the rest")]

@@ -1,7 +1,7 @@
 //! A real broker to publish to, to kill and to bring back, and the configuration that names it.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -54,6 +54,17 @@ impl Broker {
 
     /// Starts it (again), on the same port with the same data; returns when it is ready.
     pub(crate) fn bring_back(&self) {
+        run(&mut self.starting());
+    }
+
+    /// Starts it (again) and returns at once: wait for the answer, which comes when it is ready.
+    pub(crate) fn begin_to_bring_back(&self) -> std::process::Child {
+        let mut command = self.starting();
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.spawn().expect("the script starts")
+    }
+
+    fn starting(&self) -> Command {
         let script = match self.kind {
             Kind::Nats => "dev/nats",
             Kind::Kafka => "dev/kafka",
@@ -64,7 +75,13 @@ impl Broker {
             .arg(&self.dir)
             .arg(self.port.to_string())
             .arg(self.second_port.to_string());
-        run(command.env("NATS_EXTRA", &self.extra).env("KAFKA_EXTRA", &self.extra));
+        command.env("NATS_EXTRA", &self.extra).env("KAFKA_EXTRA", &self.extra);
+        command
+    }
+
+    /// Its port on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// `kill -9`; returns when it is gone.

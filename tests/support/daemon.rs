@@ -27,9 +27,13 @@ pub(crate) struct Site {
 impl Site {
     /// An installation for `database`, its table not yet made. `rest` is TOML: transports, routes, `[relay]` and so on.
     pub(crate) fn new(database: &Database, rest: &str) -> Self {
+        Self::at(&format!("url = \"{}\"", database.url()), rest)
+    }
+
+    /// An installation whose `[database]` section is `section`.
+    pub(crate) fn at(section: &str, rest: &str) -> Self {
         let site = Self::bare();
         let mut text = String::new();
-        let url = database.url();
         let port = site.port;
         // The instance's name must be unique among the daemons of all tests: it is locked per machine.
         let instance = site
@@ -40,7 +44,7 @@ impl Site {
             .into_owned();
         write!(
             text,
-            "[database]\nurl = \"{url}\"\n\n[lease]\ninstance = \"{instance}\"\n\n\
+            "[database]\n{section}\n\n[lease]\ninstance = \"{instance}\"\n\n\
              [http]\nlisten = \"127.0.0.1:{port}\"\n\n[log]\nformat = \"text\"\n\n{rest}\n"
         )
         .expect("writing into a string");

@@ -8,15 +8,20 @@
 pub(crate) mod broker;
 pub(crate) mod chaos;
 pub(crate) mod checker;
+pub(crate) mod clusters;
 pub(crate) mod consumer;
 pub(crate) mod daemon;
+pub(crate) mod enduring;
 pub(crate) mod kafka;
 pub(crate) mod nats;
+pub(crate) mod pgbouncer;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod processes;
+pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod scene;
 pub(crate) mod writers;
 
 use std::future::Future;

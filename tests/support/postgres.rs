@@ -21,6 +21,8 @@ pub(crate) struct Cluster {
     settings: Settings,
     server: Mutex<Option<Child>>,
     databases: AtomicUsize,
+    /// Further `name=value` settings of the next start.
+    extra: Mutex<Vec<String>>,
 }
 
 /// What differs between clusters.
@@ -68,16 +70,88 @@ impl Cluster {
     fn create(name: &str, settings: Settings) -> Self {
         let dir = scratch(name);
         run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data")));
-        let cluster = Self {
+        give_away(&dir);
+        let cluster = Self::of(dir, settings);
+        cluster.start();
+        cluster
+    }
+
+    fn of(dir: PathBuf, settings: Settings) -> Self {
+        Self {
             dir,
             port: ports::free(),
             settings,
             server: Mutex::default(),
             databases: AtomicUsize::default(),
-        };
-        give_away(&cluster.dir);
-        cluster.start();
-        cluster
+            extra: Mutex::default(),
+        }
+    }
+
+    /// A streaming standby of this running cluster, itself running.
+    pub(crate) fn standby(&self) -> Self {
+        let dir = scratch("postgres-standby");
+        give_away(&dir);
+        let mut copy = as_owner("KILL", bin("pg_basebackup"));
+        copy.args([
+            "--checkpoint=fast",
+            "--wal-method=stream",
+            "--write-recovery-conf",
+            "--no-sync",
+        ])
+        .arg("--dbname")
+        .arg(self.admin().url())
+        .arg("--pgdata")
+        .arg(dir.join("data"));
+        self.wait();
+        run(&mut copy);
+        let standby = Self::of(dir, self.settings);
+        standby.start();
+        standby.wait();
+        standby
+    }
+
+    /// Settings (`name=value`) that the next start adds.
+    pub(crate) fn configure(&self, settings: &[&str]) {
+        *self.extra.lock().expect("no panic under the lock") = settings.iter().map(|text| (*text).to_owned()).collect();
+    }
+
+    /// Its port on loopback.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The database called `name`, which is there already: a copy's.
+    pub(crate) fn database_called(&self, name: &str) -> Database {
+        Database {
+            name: name.to_owned(),
+            port: self.port,
+        }
+    }
+
+    /// The maintenance database.
+    pub(crate) fn maintenance(&self) -> Database {
+        self.admin()
+    }
+
+    /// `pg_ctl stop -m immediate`: every process ends at once, nothing is flushed. Returns when they have.
+    pub(crate) fn stop_immediately(&self) {
+        let mut server = self
+            .server
+            .lock()
+            .expect("no panic under the lock")
+            .take()
+            .expect("the server was started");
+        signal(server.id(), "QUIT");
+        server.wait().expect("it can be waited for");
+    }
+
+    /// Freezes the postmaster and every process of it: connections stay open, new ones are made by the kernel alone.
+    pub(crate) fn freeze(&self) {
+        let postmaster = self.pid();
+        signal(postmaster, "STOP");
+        for child in super::processes::children(postmaster) {
+            signal(child, "STOP");
+        }
     }
 
     /// Starts the server; returns at once.
@@ -107,6 +181,9 @@ impl Cluster {
             &format!("fsync={durability}"),
             &format!("full_page_writes={durability}"),
         ] {
+            command.arg("-c").arg(setting);
+        }
+        for setting in self.extra.lock().expect("no panic under the lock").iter() {
             command.arg("-c").arg(setting);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
@@ -167,7 +244,7 @@ impl Cluster {
     }
 
     /// Blocks until the server accepts connections.
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let started = std::time::Instant::now();
         while !psql(&self.admin().url(), "select 1").status.success() {
             assert!(
@@ -188,6 +265,9 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if let Some(mut server) = self.server.lock().expect("no panic under the lock").take() {
             signal(server.id(), "QUIT");
+            for frozen in super::processes::children(server.id()).into_iter().chain([server.id()]) {
+                Command::new("kill").args(["-CONT", &frozen.to_string()]).output().ok();
+            }
             server.wait().ok();
         }
         std::fs::remove_dir_all(&self.dir).ok();
@@ -225,17 +305,22 @@ impl Database {
     }
 
     async fn try_connect(&self) -> Result<Session, tokio_postgres::Error> {
-        let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await?;
-        let mut driver = JoinSet::new();
-        driver.spawn(async move {
-            // The error reaches whoever uses the client.
-            connection.await.ok();
-        });
-        Ok(Session {
-            client,
-            _driver: driver,
-        })
+        try_session(&self.url()).await
     }
+}
+
+/// A connection to `url`, unless the server is not there.
+pub(crate) async fn try_session(url: &str) -> Result<Session, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let mut driver = JoinSet::new();
+    driver.spawn(async move {
+        // The error reaches whoever uses the client.
+        connection.await.ok();
+    });
+    Ok(Session {
+        client,
+        _driver: driver,
+    })
 }
 
 /// A connection and the task that drives it.
