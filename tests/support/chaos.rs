@@ -124,6 +124,7 @@ async fn reach(writing: &mut Writing, rows: usize) {
 
 /// Reads both ends and compares them.
 pub(crate) async fn judge(database: &Database, broker: &Broker, topics: &[&str]) -> Verdict {
-    let rows = committed(&database.connect().await).await;
+    let session = database.connect().await;
+    let rows = committed(&session).await.expect("the outbox can be read");
     compare(&rows, &broker.arrivals(topics).await)
 }

@@ -27,20 +27,19 @@ pub(crate) struct Site {
 impl Site {
     /// An installation for `database`, its table not yet made. `rest` is TOML: transports, routes, `[relay]` and so on.
     pub(crate) fn new(database: &Database, rest: &str) -> Self {
+        Self::with_lease(database, "", rest)
+    }
+
+    /// As [`Self::new`], with more lines of `[lease]`.
+    pub(crate) fn with_lease(database: &Database, lease: &str, rest: &str) -> Self {
         let site = Self::bare();
         let mut text = String::new();
         let url = database.url();
         let port = site.port;
-        // The instance's name must be unique among the daemons of all tests: it is locked per machine.
-        let instance = site
-            .dir
-            .file_name()
-            .expect("a scratch directory has a name")
-            .to_string_lossy()
-            .into_owned();
+        let instance = site.instance();
         write!(
             text,
-            "[database]\nurl = \"{url}\"\n\n[lease]\ninstance = \"{instance}\"\n\n\
+            "[database]\nurl = \"{url}\"\n\n[lease]\ninstance = \"{instance}\"\n{lease}\n\
              [http]\nlisten = \"127.0.0.1:{port}\"\n\n[log]\nformat = \"text\"\n\n{rest}\n"
         )
         .expect("writing into a string");
@@ -54,6 +53,12 @@ impl Site {
             dir: scratch("daemon"),
             port: ports::free(),
         }
+    }
+
+    /// `lease.instance`: unique among the daemons of all tests, because it is locked per machine.
+    pub(crate) fn instance(&self) -> String {
+        let name = self.dir.file_name().expect("a scratch directory has a name");
+        name.to_string_lossy().into_owned()
     }
 
     /// Replaces the configuration file.

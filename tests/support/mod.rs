@@ -5,18 +5,25 @@
 //! judged by what the database and the broker hold afterwards. The only waiting is [`eventually`]: a condition polled
 //! until a deadline.
 
+pub(crate) mod arrivals;
+pub(crate) mod audit;
 pub(crate) mod broker;
 pub(crate) mod chaos;
 pub(crate) mod checker;
 pub(crate) mod consumer;
 pub(crate) mod daemon;
+pub(crate) mod faults;
+pub(crate) mod fleet;
 pub(crate) mod kafka;
+pub(crate) mod kills;
+pub(crate) mod load;
 pub(crate) mod nats;
 pub(crate) mod ports;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod processes;
 pub(crate) mod redis;
+pub(crate) mod stage;
 pub(crate) mod writers;
 
 use std::future::Future;

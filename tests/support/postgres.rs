@@ -147,6 +147,18 @@ impl Cluster {
         .await;
     }
 
+    /// Immediate stop, as `pg_ctl stop -m immediate`: no checkpoint, no goodbye. Returns once the postmaster is gone.
+    pub(crate) fn stop_immediately(&self) {
+        let mut server = self
+            .server
+            .lock()
+            .expect("no panic under the lock")
+            .take()
+            .expect("the server was started");
+        signal(server.id(), "QUIT");
+        server.wait().expect("it can be waited for");
+    }
+
     /// A new, empty database.
     pub(crate) async fn database(&self) -> Database {
         let name = self.next_name();

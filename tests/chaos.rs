@@ -1,0 +1,95 @@
+//! `dev/chaos`: random faults on three instances and real servers, as long as one likes; `--holds`: the long form of the
+//! runs whose short form is among the tests.
+
+#[path = "support/mod.rs"]
+#[expect(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "the support of the tests, and a part of it only"
+)]
+mod support;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use support::broker::Kind;
+use support::fleet::TTL;
+
+#[derive(Parser)]
+#[command(name = "dev/chaos", about = "Random faults on three instances and real servers")]
+struct Arguments {
+    /// How long faults go on, for each broker.
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// The broker.
+    #[arg(long, default_value = "both")]
+    to: To,
+    /// Which faults, in which order; random, and printed, where it is not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Rows written a second.
+    #[arg(long, default_value_t = 1_000)]
+    rate: usize,
+    /// Instead: an instance killed every 5 s while 300,000 rows are written in three minutes, with the times it takes.
+    #[arg(long)]
+    holds: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum To {
+    Kafka,
+    Nats,
+    Both,
+}
+
+impl To {
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Kafka => &[Kind::Kafka],
+            Self::Nats => &[Kind::Nats],
+            Self::Both => &[Kind::Nats, Kind::Kafka],
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let held = runtime.block_on(async {
+        let mut held = true;
+        for kind in arguments.to.kinds() {
+            held &= if arguments.holds {
+                holds(*kind).await
+            } else {
+                let span = Duration::from_secs_f64(arguments.minutes * 60.0);
+                let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
+                support::faults::chaos(*kind, span, seed, arguments.rate).await
+            };
+        }
+        held
+    });
+    if held { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+/// The lines of the issue that need minutes: 300,000 rows, 2,000 keys, a kill every 5 s.
+async fn holds(kind: Kind) -> bool {
+    let (rounds, verdict) = support::kills::under_kills(kind, 300_000, Duration::from_secs(180)).await;
+    verdict.assert_nothing_lost();
+    verdict.assert_ordered();
+    verdict.assert_duplicates_within(rounds.bound);
+    let (_, flowing) = rounds.takeover.expect("it was measured");
+    let restarts = rounds.sorted();
+    let late = restarts.iter().filter(|time| **time > Duration::from_secs(1)).count();
+    println!(
+        "{kind:?}: take-over within ttl + 2 s: {}; {late} of {} restarts took more than 1 s",
+        flowing < TTL + Duration::from_secs(2),
+        restarts.len()
+    );
+    flowing < TTL + Duration::from_secs(2) && late == 0
+}
