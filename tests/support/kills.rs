@@ -95,7 +95,8 @@ pub(crate) async fn under_kills(kind: Kind, rows: usize, span: Duration) -> (Rou
         }
         rounds.blows += 1;
     }
-    let verdict = stage.verdict(loading).await;
+    loading.join().await;
+    let verdict = stage.verdict().await;
     rounds.bound = stage.bound;
     println!(
         "{kind:?}, {rows} rows in {:.0?}: {rounds}; {verdict}",

@@ -14,6 +14,7 @@ pub(crate) mod consumer;
 pub(crate) mod daemon;
 pub(crate) mod faults;
 pub(crate) mod fleet;
+pub(crate) mod isolation;
 pub(crate) mod kafka;
 pub(crate) mod kills;
 pub(crate) mod load;

@@ -11,7 +11,6 @@ use super::chaos::judge;
 use super::checker::Verdict;
 use super::daemon::BINARY;
 use super::fleet::Fleet;
-use super::load::Loading;
 use super::postgres::{Cluster, Database, Session};
 
 /// Topics of every run.
@@ -58,9 +57,8 @@ impl Stage {
         self.database.connect_when_up().await
     }
 
-    /// Ends the load, waits until nothing is pending, stops the instances cleanly, and compares both ends in this process.
-    pub(crate) async fn verdict(&mut self, loading: Loading) -> Verdict {
-        loading.join().await;
+    /// After the load: waits until nothing is pending, stops the instances cleanly, and compares both ends here.
+    pub(crate) async fn verdict(&mut self) -> Verdict {
         let session = self.session().await;
         session.drained(Duration::from_secs(120)).await;
         self.fleet.leave_all().await;
