@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls};
 
 #[path = "../tests/support/arrivals.rs"]
+#[expect(dead_code, reason = "shared with the tests, which wait for brokers too")]
 mod arrivals;
 #[path = "../tests/support/audit.rs"]
 #[expect(dead_code, reason = "shared with the tests, which measure times too")]

@@ -115,6 +115,21 @@ where
         .collect())
 }
 
+/// Whether every partition of `topics` answers. Blocks.
+pub(crate) fn kafka_serves(brokers: &str, topics: &[&str]) -> Result<(), Unread> {
+    let consumer: BaseConsumer = kafka_config(brokers).create()?;
+    for topic in topics {
+        let partitions = kafka_partitions(&consumer, &[topic])?;
+        if partitions.is_empty() {
+            return Err(format!("Kafka does not know {topic}").into());
+        }
+        for (topic, partition) in partitions {
+            consumer.fetch_watermarks(&topic, partition, Duration::from_secs(1))?;
+        }
+    }
+    Ok(())
+}
+
 /// Everything Kafka holds of `topics`. Blocks.
 pub(crate) fn kafka_arrivals(brokers: &str, topics: &[&str]) -> Result<Vec<Arrival>, Unread> {
     let consumer: BaseConsumer = kafka_config(brokers).create()?;

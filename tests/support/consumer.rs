@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 pub(crate) use super::arrivals::Arrival;
 use super::arrivals::{
-    kafka_arrival, kafka_arrivals, kafka_config, kafka_partitions, nats_arrival, nats_arrivals, nats_ordered,
+    kafka_arrival, kafka_arrivals, kafka_config, kafka_partitions, kafka_serves, nats_arrival, nats_arrivals,
+    nats_ordered,
 };
 use super::broker::{Broker, Kind, STREAM};
 use super::eventually;
@@ -52,6 +53,25 @@ impl Broker {
             .await
             .expect("the stream is there");
         stream.info().await.expect("the stream answers").state.messages
+    }
+
+    /// Waits until a broker that was brought back serves `topics` again: its process is up before its data is.
+    pub(crate) async fn serving(&self, topics: &'static [&'static str]) {
+        eventually("the broker serves its topics", Duration::from_secs(60), || async {
+            match self.kind {
+                Kind::Nats => {
+                    let client = async_nats::connect(self.address()).await.ok()?;
+                    let stream = async_nats::jetstream::new(client).get_stream(STREAM).await;
+                    stream.ok().map(drop)
+                }
+                Kind::Kafka => {
+                    let address = self.address();
+                    let asking = tokio::task::spawn_blocking(move || kafka_serves(&address, topics));
+                    asking.await.expect("the client does not panic").ok()
+                }
+            }
+        })
+        .await;
     }
 
     /// A consumer that waits for new messages.

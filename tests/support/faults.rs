@@ -118,6 +118,7 @@ impl Stage {
                 self.broker.kill9().await;
                 tokio::time::sleep(down).await;
                 self.broker.bring_back();
+                self.broker.serving(TOPICS).await;
             }
             Fault::FreezeBroker { span } => {
                 self.broker.freeze();
@@ -170,46 +171,71 @@ impl Stage {
     }
 }
 
-/// Runs a random fault every few seconds for `span`, prints a line of counts for each, and leaves the verdict to the
-/// checker program.
-pub(crate) async fn chaos(kind: Kind, span: Duration, seed: u64, per_second: usize) -> bool {
-    let mut stage = Stage::new(kind, 3, "").await;
-    stage.fleet.start_all().await;
-    let load = Load {
-        connections: 4,
-        keys: 2_000,
-        topics: TOPICS,
-        per_second,
-        rows: usize::MAX,
-    };
-    println!("chaos on {kind:?}: 3 instances, {per_second} rows/s over 2,000 keys for {span:.0?}, --seed {seed}");
-    println!(
-        "{:>7}  {:<42} {:>9} {:>9} {:>8} {:>9}",
-        "at", "fault", "committed", "relayed", "resumed", "caught up"
-    );
-    let loading = load.start(&stage.database, seed);
-    let mut random = fastrand::Rng::with_seed(seed);
-    let started = Instant::now();
-    while started.elapsed() < span {
-        tokio::time::sleep(Duration::from_millis(random.u64(1_000..5_000))).await;
-        let fault = Fault::draw(&mut random, stage.fleet.size());
-        let at = started.elapsed();
-        stage.strike(fault).await;
-        let (resumed, caught_up) = stage.recovery().await;
-        let relayed = "select count(*) from outbox_messages where relayed_at is not null";
-        let relayed = stage.session().await.count(relayed).await;
+/// What a chaos run does.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// How long faults go on.
+    pub(crate) span: Duration,
+    /// Draws the faults, the times between them and the load.
+    pub(crate) seed: u64,
+    /// Rows written a second.
+    pub(crate) per_second: usize,
+    /// Only faults whose line contains this.
+    pub(crate) only: String,
+}
+
+impl Plan {
+    /// Runs a random fault every few seconds, prints a line of counts for each, and leaves the verdict to the checker
+    /// program.
+    pub(crate) async fn run(&self, kind: Kind) -> bool {
+        let mut stage = Stage::new(kind, 3, "").await;
+        stage.fleet.start_all().await;
+        let load = Load {
+            connections: 4,
+            keys: 2_000,
+            topics: TOPICS,
+            per_second: self.per_second,
+            rows: usize::MAX,
+        };
         println!(
-            "{:>6.1}s  {:<42} {:>9} {:>9} {:>7.2}s {:>8.2}s",
-            at.as_secs_f64(),
-            fault.to_string(),
-            loading.committed(),
-            relayed,
-            resumed.as_secs_f64(),
-            caught_up.as_secs_f64()
+            "chaos on {kind:?}: 3 instances, {} rows/s over 2,000 keys for {:.0?}, --seed {}",
+            self.per_second, self.span, self.seed
         );
+        println!(
+            "{:>7}  {:<42} {:>9} {:>9} {:>8} {:>9}",
+            "at", "fault", "committed", "relayed", "resumed", "caught up"
+        );
+        let loading = load.start(&stage.database, self.seed);
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        let started = Instant::now();
+        while started.elapsed() < self.span {
+            let fault = self.draw(&mut random, stage.fleet.size());
+            tokio::time::sleep(Duration::from_millis(random.u64(1_000..5_000))).await;
+            let at = started.elapsed();
+            stage.strike(fault).await;
+            let (resumed, caught_up) = stage.recovery().await;
+            let relayed = "select count(*) from outbox_messages where relayed_at is not null";
+            let relayed = stage.session().await.count(relayed).await;
+            println!(
+                "{:>6.1}s  {:<42} {:>9} {:>9} {:>7.2}s {:>8.2}s",
+                at.as_secs_f64(),
+                fault.to_string(),
+                loading.committed(),
+                relayed,
+                resumed.as_secs_f64(),
+                caught_up.as_secs_f64()
+            );
+        }
+        loading.end().await;
+        stage.session().await.drained(Duration::from_secs(120)).await;
+        stage.fleet.leave_all().await;
+        stage.check()
     }
-    loading.end().await;
-    stage.session().await.drained(Duration::from_secs(120)).await;
-    stage.fleet.leave_all().await;
-    stage.check()
+
+    fn draw(&self, random: &mut fastrand::Rng, size: usize) -> Fault {
+        let mut drawn = std::iter::repeat_with(|| Fault::draw(random, size)).take(10_000);
+        drawn
+            .find(|fault| fault.to_string().contains(&self.only))
+            .unwrap_or_else(|| panic!("no fault's line contains {:?}", self.only))
+    }
 }
