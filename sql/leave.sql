@@ -1,7 +1,9 @@
--- Hands all lanes back and unregisters.
+-- Hands all lanes back, unregisters, and says so.
 -- Locks: its lanes and its own row.
 -- $1 instance, $2 session
 with gone as (
   delete from {instances} i where i.instance = $1 and i.session = $2 returning i.instance
+), freed as (
+  update {lanes} l set owner = null where l.owner in (select g.instance from gone g)
 )
-update {lanes} l set owner = null where l.owner in (select g.instance from gone g)
+select pg_notify({channel}, 'outboxd instances') from gone

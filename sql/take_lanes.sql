@@ -1,15 +1,22 @@
 -- Takes lanes that belong to nobody alive, raising their epoch: what an earlier owner writes no longer matches.
 -- Locks: the lanes it takes, and the registrations of the dead, so that none renews meanwhile (one that does is skipped).
--- Law: exclusive (the epoch read and the epoch raised are the same, or the lane went to someone else).
--- $1 instance, $2 its own lanes too
+-- Law: exclusive (the epoch read and the epoch raised are the same, or the lane went to someone else), even.
+-- $1 instance, $2 its own lanes too, $3 lanes of others at most
 with dead as (
   select i.instance from {instances} i where i.expires_at < now() and i.instance <> $1 for update skip locked
 ), free as (
   select l.lane, l.epoch from {lanes} l
-  where l.owner is null or ($2 and l.owner = $1) or l.owner in (select d.instance from dead d)
-    or not exists (select from {instances} i where i.instance = l.owner)
+  where l.owner is distinct from $1
+    and (l.owner is null or l.owner in (select d.instance from dead d)
+      or not exists (select from {instances} i where i.instance = l.owner))
+  order by l.lane
+  limit greatest($3, 0)
+), taken as (
+  select f.lane, f.epoch from free f
+  union all
+  select l.lane, l.epoch from {lanes} l where $2 and l.owner = $1
 )
 update {lanes} l
 set owner = $1, epoch = l.epoch + 1
-from free f
-where l.lane = f.lane and l.epoch = f.epoch
+from taken t
+where l.lane = t.lane and l.epoch = t.epoch

@@ -1,6 +1,6 @@
 //! The engine on fakes and paused time: what it does with rows, answers, outages and leases, without a database or a broker.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -839,4 +839,116 @@ async fn a_key_released_while_its_destination_lags_keeps_its_order() {
     world.in_order_per_key(0);
     assert_eq!((world.seen(0).len(), world.duplicates(0)), (3011, 0));
     running.stop().await.unwrap();
+}
+
+/// How many lanes each instance owns.
+fn lanes_of(world: &World) -> BTreeMap<String, usize> {
+    let owners = (0..LANES).filter_map(|lane| world.table.lease(lane).0);
+    owners.fold(BTreeMap::new(), |mut lanes, owner| {
+        *lanes.entry(owner).or_default() += 1;
+        lanes
+    })
+}
+
+async fn shared_as(world: &World, shares: &[(&str, usize)]) {
+    let expected: BTreeMap<String, usize> = shares
+        .iter()
+        .map(|(name, lanes)| ((*name).to_owned(), *lanes))
+        .collect();
+    until(&format!("lanes are shared as {shares:?}"), 3 * SECOND, || {
+        lanes_of(world) == expected
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn joining_and_leaving_share_the_lanes_and_duplicate_nothing() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|_| Answer::Slow(Duration::from_millis(3)));
+    let mut rows = 0;
+    let write = |rows: &mut usize| {
+        for n in 0..60 {
+            world.insert(&good(&format!("k{}", n % 25)));
+        }
+        *rows += 60;
+    };
+    write(&mut rows);
+    let one = world.start_as("one");
+    shared_as(&world, &[("one", 8)]).await;
+    write(&mut rows);
+    let two = world.start_as("two");
+    write(&mut rows);
+    shared_as(&world, &[("one", 4), ("two", 4)]).await;
+    write(&mut rows);
+    let three = world.start_as("three");
+    write(&mut rows);
+    shared_as(&world, &[("one", 3), ("three", 3), ("two", 2)]).await;
+    write(&mut rows);
+    one.stop().await.unwrap();
+    shared_as(&world, &[("three", 4), ("two", 4)]).await;
+    write(&mut rows);
+    world.drained(5 * SECOND).await;
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (rows, 0));
+    world.in_order_per_key(0);
+    three.stop().await.unwrap();
+    shared_as(&world, &[("two", 8)]).await;
+    two.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_is_handed_over_only_when_nothing_of_it_is_on_its_way() {
+    let world = World::new(Order::Key);
+    let one = world.start_as("one");
+    shared_as(&world, &[("one", 8)]).await;
+    // Answers do not come: rows of most lanes are in flight.
+    world.transports[0].hold();
+    for n in 0..40 {
+        world.insert(&good(&format!("k{n}")));
+    }
+    until("all are sent", SECOND, || world.seen(0).len() == 40).await;
+    let two = world.start_as("two");
+    let busy: BTreeSet<u16> = (0..40).map(|n| world.table.lane("t", &format!("k{n}"))).collect();
+    assert!(busy.len() > 4, "more lanes than its share");
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(busy.iter().all(|lane| world.table.lease(*lane) == (Some("one".to_owned()), 1)));
+    world.transports[0].release();
+    shared_as(&world, &[("one", 4), ("two", 4)]).await;
+    world.drained(5 * SECOND).await;
+    assert_eq!(world.duplicates(0), 0);
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_taken_over_bring_their_holds_along() {
+    let mut world = World::without_routes();
+    world.route("t", 0, Order::Strict);
+    world.transports[0].script(|envelope| {
+        if is_bad(envelope) {
+            Answer::Refuse(FailureClass::Rejected)
+        } else {
+            Answer::Acknowledge
+        }
+    });
+    let failed: Vec<i64> = (0..16).map(|n| world.insert(&bad(&format!("k{n}")))).collect();
+    let one = world.start_as("one");
+    until("they have failed", SECOND, || world.table.pending() == 0).await;
+    let behind: Vec<i64> = (0..16).map(|n| world.insert(&good(&format!("k{n}")))).collect();
+    let two = world.start_as("two");
+    shared_as(&world, &[("one", 4), ("two", 4)]).await;
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(world.seen(0), [0; 0], "every key is held, whoever has its lane");
+    // A retried row goes before what waits behind it, and a restart does not change that.
+    for seq in &failed {
+        world
+            .table
+            .update(Seq(*seq), |row| row.message.payload = b"mended".as_slice().into());
+        world.table.retry(Seq(*seq));
+    }
+    two.stop().await.unwrap();
+    shared_as(&world, &[("one", 8)]).await;
+    world.drained(5 * SECOND).await;
+    world.in_order_per_key(0);
+    assert_eq!(world.seen(0).len(), failed.len() + behind.len());
+    one.stop().await.unwrap();
 }

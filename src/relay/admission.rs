@@ -9,6 +9,7 @@ use crate::transport::Envelope;
 
 use super::destinations::DestinationId;
 use super::engine::Engine;
+use super::holds::Holder;
 use super::lanes::{Entry, QueueId};
 
 /// How a row was found.
@@ -18,6 +19,8 @@ pub(super) enum Found {
     Passing,
     /// It waited for a time.
     Due,
+    /// In a lane taken over, read from the beginning on.
+    Arriving,
     /// Behind a lag of its destination.
     Behind(DestinationId),
     /// Behind a hold that is being released.
@@ -57,7 +60,8 @@ impl Engine {
 
     pub(super) fn admit(&mut self, row: Row, found: Found, now: Instant) -> Admission {
         let Row { lane, message } = row;
-        if self.window.holds(message.seq) {
+        let seq = message.seq;
+        if self.window.holds(seq) || !self.territory.takes(lane, seq, found, self.holds.is_holder(seq)) {
             return Admission::Passed;
         }
         let resolved = match (
@@ -100,7 +104,7 @@ impl Engine {
             return Admission::Lagging;
         }
         let size = message.size();
-        if !self.window.admit(message.seq, size) {
+        if !self.window.admit(message.seq, lane, size) {
             return Admission::Passed;
         }
         self.destinations.get_mut(id).outstanding += 1;
@@ -124,7 +128,7 @@ impl Engine {
     fn may_enter(&self, id: DestinationId, seq: Seq, found: Found) -> bool {
         let destination = self.destinations.get(id);
         match found {
-            Found::Passing => destination.takes_new_rows(),
+            Found::Passing | Found::Arriving => destination.takes_new_rows(),
             // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
             Found::Released => !destination.is_open(),
             Found::Behind(lagging) => lagging == id && !destination.is_open(),
@@ -139,13 +143,12 @@ impl Engine {
     /// The row can never be sent: `failed_at` at its first attempt, without a transport.
     fn reject(&mut self, row: &Row, failure: Failure, now: Instant) {
         let message = &row.message;
-        if !self.window.admit(message.seq, 0) {
-            return;
-        }
-        let Some(epoch) = self.tenancy.lanes.get(&row.lane).copied() else {
-            self.window.forget(message.seq);
+        let Some(epoch) = self.territory.epoch(row.lane) else {
             return;
         };
+        if !self.window.admit(message.seq, row.lane, 0) {
+            return;
+        }
         tracing::warn!(seq = %message.seq, id = %message.id, topic = %message.topic, error = %failure.error, "message rejected");
         self.telemetry
             .metrics
@@ -156,7 +159,9 @@ impl Engine {
             .find(&message.topic)
             .is_some_and(|route| self.routes.get(route).order == Order::Strict);
         if let (true, Some(key)) = (strict, &message.key) {
-            self.holds.hold(&message.topic, key, message.seq, true);
+            let (seq, lane) = (message.seq, row.lane);
+            let strict = true;
+            self.holds.hold(&message.topic, key, Holder { seq, lane, strict });
         }
         let mark = Mark {
             seq: message.seq,
@@ -190,8 +195,9 @@ impl Engine {
             Order::Strict => true,
         };
         if holds {
-            self.holds
-                .hold(&hold.topic, &hold.key, hold.seq, order == Order::Strict);
+            let (seq, lane) = (hold.seq, hold.lane);
+            let strict = order == Order::Strict;
+            self.holds.hold(&hold.topic, &hold.key, Holder { seq, lane, strict });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One other read at a time, beside the cursor's: most urgent first.
 //!
-//! Rows parked behind a key that is released, rows whose time has come, rows behind a lag, whether holders still hold, and
-//! the sweep for what numbers written by hand or cached by a session have hidden.
+//! The holds of lanes just taken over, rows parked behind a key that is released, rows whose time has come, whether holders
+//! still hold, the sweep for what numbers written by hand or cached by a session have hidden, and rows behind a lag.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::message::Seq;
-use crate::store::{DuePage, DuePosition, Hold, Reread, Room, Row, Scope, Store, StoreError};
+use crate::store::{DuePage, DuePosition, Hold, LaneSet, Reread, Room, Row, Scope, Store, StoreError, Tenancy};
 
 use super::admission::{Admission, Found};
 use super::destinations::{Breaker, DestinationId};
@@ -28,8 +28,10 @@ const NET_SHARE: u32 = 100;
 /// Another read.
 #[derive(Clone, Debug)]
 enum Side {
+    Arrive(Arc<Tenancy>, bool),
     Recall(KeyId, Recall),
     Due(Option<DuePosition>),
+    Arriving,
     Behind(DestinationId),
     CheckHolds(Arc<Vec<Seq>>),
     Sweep(Seq),
@@ -64,19 +66,13 @@ impl Engine {
         self.reading.side_room = Some(room);
         self.reading.side_first = false;
         let upto = self.reading.cursor;
-        let scope = match &side {
-            Side::Behind(id) => self.destinations.get(*id).scope(),
-            Side::Recall(id, Recall::From(_)) => Scope {
-                topics: Some(vec![Arc::clone(&id.0)]),
-                key: Some(id.1.clone()),
-            },
-            Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) | Side::Sweep(_) => Scope::default(),
-        };
+        let scope = self.scope(&side);
         let after = match &side {
+            Side::Arriving => self.territory.behind().map_or(upto, |(_, next)| next),
             Side::Behind(id) => self.destinations.get(*id).lag.as_ref().map_or(upto, |lag| lag.next),
             Side::Recall(_, Recall::From(seq)) => Seq(seq.0 - 1),
             Side::Sweep(seq) => *seq,
-            Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) => upto,
+            Side::Arrive(..) | Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) => upto,
         };
         let store = Arc::clone(&self.store);
         self.reading.side = Some(Box::pin(async move {
@@ -92,7 +88,31 @@ impl Engine {
         }));
     }
 
+    /// Which pending rows it looks at.
+    fn scope(&self, side: &Side) -> Scope {
+        let lanes = || self.territory.lanes().clone();
+        let all = |lanes| Scope {
+            lanes,
+            ..Scope::default()
+        };
+        match side {
+            Side::Arrive(lanes, _) => all(LaneSet::of(lanes.keys().copied())),
+            Side::Arriving => all(self.territory.behind().map_or_else(lanes, |(lanes, _)| lanes.clone())),
+            Side::Behind(id) => self.destinations.get(*id).scope(lanes()),
+            Side::Recall(id, Recall::From(_)) => Scope {
+                topics: Some(vec![Arc::clone(&id.0)]),
+                key: Some(id.1.clone()),
+                lanes: lanes(),
+            },
+            Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) | Side::Sweep(_) => all(lanes()),
+        }
+    }
+
     fn choose_side(&mut self, now: Instant) -> Option<(Side, Room)> {
+        let nothing = Room { rows: 0, bytes: 0 };
+        if let Some(arriving) = self.territory.arriving() {
+            return Some((Side::Arrive(Arc::new(arriving), self.routes.any_strict()), nothing));
+        }
         let room = self.reading.room(&self.window, self.reading.batch_size);
         if let Some(room) = room {
             if let Some((id, recall)) = self.holds.next_recall(room.rows) {
@@ -104,37 +124,36 @@ impl Engine {
                 }
                 return Some((Side::Due(self.reading.due_after), room));
             }
-            if let Some(id) = self.next_lag() {
-                let rows = match self.destinations.get(id).breaker {
-                    Breaker::Trial => TRIAL_ROWS.min(room.rows),
-                    Breaker::Closed | Breaker::Open { .. } => room.rows,
-                };
-                if let Some(lag) = &mut self.destinations.get_mut(id).lag {
-                    lag.reading = true;
-                }
-                return Some((Side::Behind(id), Room { rows, ..room }));
-            }
         }
         if !self.holds.is_empty() && now >= self.reading.hold_check_at {
-            let window = &self.window;
-            let seqs: Vec<Seq> = self
-                .holds
-                .holders()
-                .filter(|seq| !window.holds(*seq))
-                .take(HOLDS_CHECKED)
-                .collect();
             self.reading.hold_check_at = now + HOLD_CHECK_INTERVAL;
+            let seqs = self.next_holds_to_check();
             if !seqs.is_empty() {
-                return Some((Side::CheckHolds(Arc::new(seqs)), Room { rows: 0, bytes: 0 }));
+                return Some((Side::CheckHolds(Arc::new(seqs)), nothing));
             }
         }
         let room = room?;
-        (now >= self.reading.sweep_at).then_some((Side::Sweep(self.reading.sweep_after), room))
+        if now >= self.reading.sweep_at {
+            return Some((Side::Sweep(self.reading.sweep_after), room));
+        }
+        self.next_lag(now, room)
     }
 
-    /// The destination whose lag is read on next: one that is about to end, because the cursor waits for it; else they
-    /// take turns, so that one with little behind does not wait for one with much.
-    fn next_lag(&mut self) -> Option<DestinationId> {
+    /// The next ones of all, so that each has its turn however many there are.
+    fn next_holds_to_check(&mut self) -> Vec<Seq> {
+        let mut seqs: Vec<Seq> = self.holds.holders_past(self.reading.hold_checked, HOLDS_CHECKED);
+        self.reading.hold_checked = if seqs.len() < HOLDS_CHECKED {
+            Seq(i64::MIN)
+        } else {
+            seqs.last().copied().unwrap_or(Seq(i64::MIN))
+        };
+        seqs.retain(|seq| !self.window.holds(*seq));
+        seqs
+    }
+
+    /// The lag that is read on next: one that is about to end, because the cursor waits for it; else they take turns, so
+    /// that one with little behind does not wait for one with much.
+    fn next_lag(&mut self, now: Instant, room: Room) -> Option<(Side, Room)> {
         let disturbed: Vec<DestinationId> = self.destinations.disturbed().collect();
         let mut ready = Vec::new();
         for id in disturbed {
@@ -145,11 +164,30 @@ impl Engine {
                 ready.push(id);
             }
         }
+        let lanes_ready = self.territory.behind().is_some() && now >= self.reading.lanes_at;
         let last = self.reading.last_lag;
         let ending = ready.iter().find(|id| self.is_about_to_end(**id));
         let next = ending.or_else(|| ready.iter().find(|id| last.is_none_or(|last| **id > last)));
-        self.reading.last_lag = next.or(ready.first()).copied();
-        self.reading.last_lag
+        let next = match next {
+            None if lanes_ready => None,
+            next => next.or(ready.first()).copied(),
+        };
+        self.reading.last_lag = next;
+        let Some(id) = next else {
+            return lanes_ready.then(|| {
+                self.territory.begin_reading();
+                (Side::Arriving, room)
+            });
+        };
+        let destination = self.destinations.get_mut(id);
+        let rows = match destination.breaker {
+            Breaker::Trial => TRIAL_ROWS.min(room.rows),
+            Breaker::Closed | Breaker::Open { .. } => room.rows,
+        };
+        if let Some(lag) = &mut destination.lag {
+            lag.begin();
+        }
+        Some((Side::Behind(id), Room { rows, ..room }))
     }
 
     pub(super) fn book_side(&mut self, answer: SideAnswer, now: Instant) -> Result<(), super::RelayError> {
@@ -187,6 +225,14 @@ impl Engine {
                 self.release(id, reread.rows, reread.position, now)
             }
             (Side::Due(_), Answer::Due(page)) => self.book_due(page, now),
+            (Side::Arrive(lanes, _), Answer::Holds(holds)) => {
+                for hold in holds {
+                    self.remember_hold(&hold);
+                }
+                self.territory.settle_in(&lanes);
+                self.reading.due_at = now;
+            }
+            (Side::Arriving, Answer::Reread(reread)) => self.book_arriving(reread, upto, now),
             (Side::Behind(id), Answer::Reread(reread)) => {
                 let met = reread.done && upto == self.reading.cursor;
                 self.admit_all(reread.rows, Found::Behind(id), now);
@@ -213,6 +259,20 @@ impl Engine {
         }
         self.window.overlap_ends();
         Ok(())
+    }
+
+    fn book_arriving(&mut self, reread: Reread, upto: Seq, now: Instant) {
+        let found = reread.rows.len();
+        let met = reread.done && upto == self.reading.cursor;
+        let (_, lagging) = self.admit_all(reread.rows, Found::Arriving, now);
+        if found > 0 && lagging == found && !self.destinations.any_transport_at_peace(self.transports.len()) {
+            self.reading.lanes_at = now + self.options.poll_interval_max;
+        }
+        if self.territory.read_up_to(reread.position, met) {
+            // Retries past where this lag stood were left alone.
+            self.reading.due_again();
+            self.reading.pace.hint(now);
+        }
     }
 
     fn book_due(&mut self, page: DuePage, now: Instant) {
@@ -268,12 +328,14 @@ async fn fetch(
     (after, upto): (Seq, Seq),
     room: Room,
 ) -> Result<Answer, StoreError> {
+    let lanes = &scope.lanes;
     Ok(match side {
-        Side::Recall(_, Recall::Rows(seqs)) => Answer::Rows(store.recall(seqs, room).await?),
-        Side::Recall(_, Recall::From(_)) | Side::Behind(_) | Side::Sweep(_) => {
+        Side::Arrive(_, failed_too) => Answer::Holds(store.holds(lanes, None, *failed_too).await?),
+        Side::Recall(_, Recall::Rows(seqs)) => Answer::Rows(store.recall(lanes, seqs, room).await?),
+        Side::Recall(_, Recall::From(_)) | Side::Arriving | Side::Behind(_) | Side::Sweep(_) => {
             Answer::Reread(store.reread(scope, after, upto, room).await?)
         }
-        Side::Due(position) => Answer::Due(store.due(*position, upto, room).await?),
-        Side::CheckHolds(seqs) => Answer::Holds(store.holds(Some(seqs), true).await?),
+        Side::Due(position) => Answer::Due(store.due(lanes, *position, upto, room).await?),
+        Side::CheckHolds(seqs) => Answer::Holds(store.holds(lanes, Some(seqs), true).await?),
     })
 }

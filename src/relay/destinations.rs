@@ -8,8 +8,8 @@
 //!    └─────────────────────────────── Trial: a few rows are read again <─┘
 //! ```
 //!
-//! A destination with a lag is skipped by the cursor; its rows are read again from there, in order, until the cursor is met.
-//! So an outage costs one number however long it lasts, and the other destinations go on.
+//! A destination that lags is skipped by the cursor (see `lag`): an outage costs one number however long it lasts, and the
+//! other destinations go on.
 //! What a breaker never does is count an attempt.
 
 use std::collections::{BTreeSet, HashMap};
@@ -20,7 +20,9 @@ use tokio::time::Instant;
 
 use crate::delivery::Failure;
 use crate::message::Seq;
-use crate::store::Scope;
+use crate::store::{LaneSet, Scope};
+
+use super::lag::Lag;
 
 /// Topics remembered per destination; beyond, a reread looks at all topics.
 const TOPICS_REMEMBERED: usize = 64;
@@ -36,16 +38,6 @@ pub(crate) enum Breaker {
     Closed,
     Open { next_probe: Instant, probing: bool },
     Trial,
-}
-
-/// Rows of this destination past `next` wait in the database.
-#[derive(Debug)]
-pub(crate) struct Lag {
-    pub(crate) next: Seq,
-    /// A reread is under way.
-    pub(crate) reading: bool,
-    /// A row behind what that reread covers turned up: go back to here when it is done.
-    back_to: Option<Seq>,
 }
 
 #[derive(Debug)]
@@ -90,10 +82,14 @@ impl Destination {
     }
 
     /// What a reread of this destination looks at.
-    pub(crate) fn scope(&self) -> Scope {
+    pub(crate) fn scope(&self, lanes: LaneSet) -> Scope {
         let topics =
             (self.topics.len() <= TOPICS_REMEMBERED).then(|| self.topics.iter().map(Arc::clone).collect::<Vec<_>>());
-        Scope { topics, key: None }
+        Scope {
+            topics,
+            key: None,
+            lanes,
+        }
     }
 
     /// The row `seq` of `topic` waits in the database from now on.
@@ -101,29 +97,13 @@ impl Destination {
         if self.topics.len() <= TOPICS_REMEMBERED && !self.topics.contains(topic) {
             self.topics.insert(Arc::clone(topic));
         }
-        let before = Seq(seq.0 - 1);
-        match &mut self.lag {
-            None => {
-                self.lag = Some(Lag {
-                    next: before,
-                    reading: false,
-                    back_to: None,
-                })
-            }
-            Some(lag) if lag.reading => lag.back_to = Some(lag.back_to.map_or(before, |old| old.min(before))),
-            Some(lag) => lag.next = lag.next.min(before),
-        }
+        self.lag.get_or_insert_with(|| Lag::past(seq)).include(seq);
     }
 
     /// A reread has looked at everything up to `position`; `met`: that is where the cursor stands. Clears the lag when
     /// nothing is left behind.
     pub(crate) fn reread(&mut self, position: Seq, met: bool) {
-        let Some(lag) = &mut self.lag else { return };
-        lag.reading = false;
-        lag.next = position;
-        if let Some(back) = lag.back_to.take() {
-            lag.next = lag.next.min(back);
-        } else if met {
+        if self.lag.as_mut().is_some_and(|lag| lag.read(position, met)) {
             self.lag = None;
             self.topics.clear();
         }
@@ -362,7 +342,7 @@ mod tests {
         assert!(matches!(all.get(id).breaker, Breaker::Trial));
         assert!(all.acknowledged(id, Instant::now()));
         assert!(!all.get(id).takes_new_rows(), "it lags until the cursor is met");
-        all.get_mut(id).lag.as_mut().unwrap().reading = true;
+        all.get_mut(id).lag.as_mut().unwrap().begin();
         all.lag_from(id, Seq(6), &topic);
         all.get_mut(id).reread(Seq(9), true);
         assert_eq!(

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::Failure;
+use crate::message::Seq;
 use crate::route::Routes;
-use crate::store::{Hold, Room, Settled, Store, StoreError};
+use crate::store::{Room, Settled, Store, StoreError, Tenancy};
 use crate::telemetry::Telemetry;
 use crate::transport::Transport;
 
@@ -21,6 +22,7 @@ use super::publishing::Published;
 use super::reading::Reading;
 use super::settler::Settler;
 use super::tenure::Standing;
+use super::territory::Territory;
 use super::window::Window;
 use super::{Options, Relay, RelayError};
 
@@ -47,8 +49,10 @@ pub(super) struct Engine {
     pub(super) options: Options,
     pub(super) telemetry: Telemetry,
     pub(super) standing: watch::Receiver<Standing>,
-    /// What the store was opened with.
-    pub(super) tenancy: Standing,
+    /// Tells the lease task which lanes may be handed over.
+    pub(super) left: mpsc::UnboundedSender<Tenancy>,
+    pub(super) territory: Territory,
+    pub(super) valid_until: Instant,
     pub(super) phase: Phase,
     pub(super) window: Window,
     pub(super) lanes: Lanes,
@@ -58,7 +62,7 @@ pub(super) struct Engine {
     pub(super) reading: Reading,
     pub(super) publishing: FuturesUnordered<BoxFuture<'static, Published>>,
     pub(super) probing: FuturesUnordered<BoxFuture<'static, (DestinationId, Result<(), Failure>)>>,
-    opening: Option<BoxFuture<'static, Result<Vec<Hold>, StoreError>>>,
+    opening: Option<BoxFuture<'static, Result<Seq, StoreError>>>,
     writing: Option<BoxFuture<'static, Result<Settled, StoreError>>>,
     changed: BoxFuture<'static, ()>,
     stopping: bool,
@@ -70,7 +74,7 @@ pub(super) struct Engine {
 enum Event {
     Published(Published),
     Probed(DestinationId, Result<(), Failure>),
-    Opened(Result<Vec<Hold>, StoreError>),
+    Opened(Result<Seq, StoreError>),
     Wrote(Result<Settled, StoreError>),
     Read(super::reading::MainAnswer),
     ReadAside(super::asides::SideAnswer),
@@ -81,7 +85,7 @@ enum Event {
 }
 
 impl Engine {
-    pub(super) fn new(relay: Relay, standing: watch::Receiver<Standing>) -> Self {
+    pub(super) fn new(relay: Relay, standing: watch::Receiver<Standing>, left: mpsc::UnboundedSender<Tenancy>) -> Self {
         let now = Instant::now();
         let Relay {
             store,
@@ -92,10 +96,13 @@ impl Engine {
             telemetry,
         } = relay;
         Self {
-            window: Window::new(Room {
-                rows: options.max_in_flight,
-                bytes: options.max_in_flight_bytes,
-            }),
+            window: Window::new(
+                Room {
+                    rows: options.max_in_flight,
+                    bytes: options.max_in_flight_bytes,
+                },
+                options.lanes,
+            ),
             lanes: Lanes::new(options.lanes, transports.len()),
             holds: Holds::default(),
             destinations: Destinations::new(options.probe_interval, now),
@@ -109,7 +116,9 @@ impl Engine {
             stopping: false,
             not_before: now,
             phase: Phase::Waiting(now),
-            tenancy: Standing::none(now),
+            territory: Territory::default(),
+            valid_until: now,
+            left,
             store,
             transports,
             routes,
@@ -149,7 +158,7 @@ impl Engine {
             wrote = some(&mut self.writing) => Event::Wrote(wrote),
             answer = some(&mut self.reading.main) => Event::Read(answer),
             answer = some(&mut self.reading.side) => Event::ReadAside(answer),
-            holds = some(&mut self.opening) => Event::Opened(holds),
+            opened = some(&mut self.opening) => Event::Opened(opened),
             Some((id, answer)) = self.probing.next() => Event::Probed(id, answer),
             () = &mut self.changed => Event::Changed,
             () = tokio::time::sleep_until(wake_at) => Event::Time,
@@ -192,9 +201,10 @@ impl Engine {
 
     /// Starts whatever may be started now.
     fn start(&mut self, now: Instant) {
-        if self.phase == Phase::Running && !self.tenancy.is_valid(now) {
+        if self.phase == Phase::Running && now >= self.valid_until {
             self.lose_lease();
         }
+        self.report_left();
         match self.phase {
             Phase::Running => {
                 self.publish_ready(now);
@@ -210,14 +220,9 @@ impl Engine {
             && now >= not_before
             && !self.stopping
         {
-            self.tenancy = self.standing.borrow().clone();
-            if self.tenancy.is_valid(now) {
+            if self.standing.borrow().is_valid(now) {
                 self.phase = Phase::Opening;
-                self.opening = Some(open(
-                    Arc::clone(&self.store),
-                    self.tenancy.clone(),
-                    self.routes.any_strict(),
-                ));
+                self.opening = Some(open(Arc::clone(&self.store)));
             }
         }
         if self.writing.is_none()
@@ -240,9 +245,8 @@ impl Engine {
         let phase = match self.phase {
             Phase::Waiting(time) => time.max(now + DATABASE_RETRY / 5),
             Phase::Running => {
-                let cursor_waits = self.a_lag_is_about_to_end();
-                let read = self.reading.wake_at(&self.window, cursor_waits, now);
-                read.min(self.tenancy.valid_until)
+                let read = self.reading.wake_at(&self.window, self.cursor_waits(), now);
+                read.min(self.valid_until)
             }
             Phase::Opening | Phase::Draining => far,
         };
@@ -267,47 +271,24 @@ impl Engine {
         self.phase = Phase::Draining;
         self.opening = None;
         self.reading.stop(&mut self.window);
+        self.territory.clear();
+        self.holds.clear();
         for entry in self.lanes.remove(|_| true) {
             self.window.release(entry.size);
             self.window.forget(entry.envelope.message.seq);
         }
     }
 
-    fn lose_lease(&mut self) {
-        tracing::warn!("the lease could have ended: publishing stops until it is renewed");
-        self.telemetry.metrics.lease_lost();
-        for transport in &self.transports {
-            transport.abandon();
-        }
-        self.drain("lease lost");
-    }
-
-    fn book_standing(&mut self, now: Instant) {
-        let standing = self.standing.borrow_and_update().clone();
-        self.telemetry
-            .health
-            .lanes(standing.lanes.len(), usize::from(self.options.lanes));
-        self.telemetry.metrics.lanes_owned(standing.lanes.len());
-        match self.phase {
-            Phase::Running | Phase::Opening if standing.lanes != self.tenancy.lanes => self.drain("lanes changed"),
-            Phase::Running | Phase::Opening => self.tenancy = standing,
-            Phase::Waiting(time) => self.phase = Phase::Waiting(time.min(now)),
-            Phase::Draining => {}
-        }
-    }
-
-    fn book_opened(&mut self, answer: Result<Vec<Hold>, StoreError>, now: Instant) -> Result<(), RelayError> {
+    fn book_opened(&mut self, answer: Result<Seq, StoreError>, now: Instant) -> Result<(), RelayError> {
         match answer {
-            Ok(holds) => {
+            Ok(cursor) => {
                 debug_assert!(self.window.is_empty(), "nothing is unsettled when the store is opened");
                 self.telemetry.health.database_up();
                 self.destinations.reset();
-                self.holds.clear();
-                for hold in holds {
-                    self.remember_hold(&hold);
-                }
-                self.reading.restart(now);
+                self.reading.restart(cursor, now);
                 self.phase = Phase::Running;
+                let standing = self.standing.borrow().clone();
+                self.follow(&standing);
             }
             Err(error) => {
                 self.database_away(error, now)?;
@@ -361,15 +342,8 @@ fn changed(store: Arc<dyn Store>) -> BoxFuture<'static, ()> {
     Box::pin(async move { store.changed().await })
 }
 
-fn open(
-    store: Arc<dyn Store>,
-    standing: Standing,
-    failed_too: bool,
-) -> BoxFuture<'static, Result<Vec<Hold>, StoreError>> {
-    Box::pin(async move {
-        store.open(&standing.lanes).await?;
-        store.holds(None, failed_too).await
-    })
+fn open(store: Arc<dyn Store>) -> BoxFuture<'static, Result<Seq, StoreError>> {
+    Box::pin(async move { store.open().await })
 }
 
 /// A closed channel would be ready for ever: the lease task has ended, and the relay with it.

@@ -13,10 +13,12 @@
 //! Holds live in the database (waiting and failed rows); this is their image, rebuilt from it at every `open`. Parked rows
 //! are remembered by `seq` up to a cap; past it only where to read on from, so that memory stays bounded.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::message::Seq;
+use crate::store::{Lane, LaneSet};
 
 /// Parked rows remembered one by one, per key and over all keys.
 const PARKED_PER_KEY: usize = 1_000;
@@ -25,8 +27,18 @@ const PARKED_IN_ALL: usize = 100_000;
 /// A (topic, key).
 pub(crate) type KeyId = Arc<(Arc<str>, Box<str>)>;
 
-#[derive(Debug, Default)]
+/// A row that holds its key.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holder {
+    pub(crate) seq: Seq,
+    pub(crate) lane: Lane,
+    /// Even once it has failed for good.
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug)]
 struct Hold {
+    lane: Lane,
     holders: BTreeSet<Seq>,
     parked: BTreeSet<Seq>,
     /// Rows in this range are parked too, but not remembered one by one.
@@ -37,6 +49,20 @@ struct Hold {
     fetching: bool,
     /// Lowest and highest row parked meanwhile.
     missed: Option<(Seq, Seq)>,
+}
+
+impl Hold {
+    fn new(lane: Lane) -> Self {
+        Self {
+            lane,
+            holders: BTreeSet::new(),
+            parked: BTreeSet::new(),
+            unremembered: None,
+            recalling: false,
+            fetching: false,
+            missed: None,
+        }
+    }
 }
 
 /// What to fetch for a key that is being released.
@@ -54,7 +80,7 @@ type HoldsOfTopic = HashMap<Box<str>, (KeyId, Hold)>;
 #[derive(Default)]
 pub(crate) struct Holds {
     keys: HashMap<Arc<str>, HoldsOfTopic>,
-    holders: HashMap<Seq, (KeyId, bool)>,
+    holders: BTreeMap<Seq, (KeyId, bool)>,
     releasing: VecDeque<KeyId>,
     count: usize,
     parked: usize,
@@ -70,9 +96,13 @@ impl Holds {
         self.holders.contains_key(&seq)
     }
 
-    /// Rows that hold a key.
-    pub(crate) fn holders(&self) -> impl Iterator<Item = Seq> {
-        self.holders.keys().copied()
+    /// Up to `count` rows that hold a key, in `seq` order, past `after`.
+    pub(crate) fn holders_past(&self, after: Seq, count: usize) -> Vec<Seq> {
+        self.holders
+            .range((Bound::Excluded(after), Bound::Unbounded))
+            .map(|(seq, _)| *seq)
+            .take(count)
+            .collect()
     }
 
     fn get_mut(&mut self, topic: &str, key: &str) -> Option<&mut (KeyId, Hold)> {
@@ -84,12 +114,13 @@ impl Holds {
         self.holders.get(&seq).is_some_and(|(_, strict)| *strict)
     }
 
-    /// From now on `seq` holds its key; `strict`: even once it has failed for good.
-    pub(crate) fn hold(&mut self, topic: &Arc<str>, key: &str, seq: Seq, strict: bool) {
+    /// From now on this row holds its key.
+    pub(crate) fn hold(&mut self, topic: &Arc<str>, key: &str, holder: Holder) {
+        let Holder { seq, lane, strict } = holder;
         let keys = self.keys.entry(Arc::clone(topic)).or_default();
         let (id, hold) = keys.entry(key.into()).or_insert_with(|| {
             self.count += 1;
-            (Arc::new((Arc::clone(topic), key.into())), Hold::default())
+            (Arc::new((Arc::clone(topic), key.into())), Hold::new(lane))
         });
         hold.holders.insert(seq);
         self.holders.insert(seq, (Arc::clone(id), strict));
@@ -177,7 +208,9 @@ impl Holds {
 
     /// Everything parked up to `upto` has been fetched: what was pending of it is queued again.
     pub(crate) fn recalled(&mut self, id: KeyId, upto: Seq) {
-        let (_, hold) = self.get_mut(&id.0, &id.1).expect("a recall holds its key");
+        let Some((_, hold)) = self.get_mut(&id.0, &id.1).filter(|(_, hold)| hold.fetching) else {
+            return; // Its lane was given up meanwhile.
+        };
         let rest = hold.parked.split_off(&Seq(upto.0 + 1));
         let gone = std::mem::replace(&mut hold.parked, rest).len();
         if let Some((from, to)) = hold.unremembered
@@ -198,6 +231,25 @@ impl Holds {
         }
     }
 
+    /// Forgets the keys of lanes that are given up.
+    pub(crate) fn forget(&mut self, lanes: &LaneSet) {
+        let gone = |hold: &Hold| lanes.contains(hold.lane);
+        for (_, hold) in self.keys.values().flat_map(HashMap::values) {
+            if gone(hold) {
+                self.count -= 1;
+                self.parked -= hold.parked.len();
+            }
+        }
+        self.keys.retain(|_, keys| {
+            keys.retain(|_, (_, hold)| !gone(hold));
+            !keys.is_empty()
+        });
+        let keys = &self.keys;
+        let is_held = |id: &KeyId| keys.get(&id.0).is_some_and(|keys| keys.contains_key(&id.1));
+        self.holders.retain(|_, (id, _)| is_held(id));
+        self.releasing.retain(is_held);
+    }
+
     /// Forgets everything: the store is opened anew.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
@@ -212,10 +264,35 @@ mod tests {
         "t".into()
     }
 
+    fn holder(seq: i64) -> Holder {
+        Holder {
+            seq: Seq(seq),
+            lane: 3,
+            strict: false,
+        }
+    }
+
+    #[test]
+    fn a_lane_given_up_takes_its_keys_along() {
+        let mut holds = Holds::default();
+        holds.hold(&topic(), "k", holder(1));
+        holds.hold(&topic(), "other", Holder { lane: 4, ..holder(2) });
+        assert!(holds.park("t", "k", Seq(5), false) && holds.park("t", "other", Seq(6), false));
+        holds.resolve(Seq(1));
+        let (id, _) = holds.next_recall(10).unwrap();
+        holds.forget(&LaneSet::of([3]));
+        holds.recalled(id, Seq(5));
+        assert!(!holds.park("t", "k", Seq(7), false) && !holds.is_holder(Seq(1)));
+        assert!(holds.park("t", "other", Seq(8), false));
+        assert_eq!((holds.count, holds.parked), (1, 2));
+        holds.forget(&LaneSet::of([4]));
+        assert!(holds.is_empty() && holds.parked == 0);
+    }
+
     #[test]
     fn rows_behind_a_holder_park_and_come_back_in_order() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", Seq(5), false);
+        holds.hold(&topic(), "k", holder(5));
         assert!(!holds.park("t", "k", Seq(5), false), "the holder itself may go");
         assert!(holds.park("t", "k", Seq(9), false) && holds.park("t", "k", Seq(7), false));
         assert!(!holds.park("t", "other", Seq(8), false));
@@ -241,7 +318,7 @@ mod tests {
     #[test]
     fn a_row_that_parks_while_others_are_recalled_is_recalled_next() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", Seq(1), false);
+        holds.hold(&topic(), "k", holder(1));
         assert!(holds.park("t", "k", Seq(5), false) && holds.park("t", "k", Seq(9), false));
         holds.resolve(Seq(1));
         let (id, recall) = holds.next_recall(10).unwrap();
@@ -255,14 +332,14 @@ mod tests {
     #[test]
     fn a_key_held_anew_while_it_is_released_keeps_its_rows() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", Seq(1), false);
+        holds.hold(&topic(), "k", holder(1));
         for seq in 2..5 {
             assert!(holds.park("t", "k", Seq(seq), false));
         }
         holds.resolve(Seq(1));
         let (id, _) = holds.next_recall(1).unwrap();
         holds.recalled(id, Seq(2));
-        holds.hold(&topic(), "k", Seq(2), false);
+        holds.hold(&topic(), "k", holder(2));
         assert_eq!(holds.next_recall(10), None);
         assert!(
             holds.park("t", "k", Seq(3), true),
@@ -275,7 +352,7 @@ mod tests {
     #[test]
     fn past_the_cap_only_the_place_to_read_on_from_is_kept() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", Seq(0), false);
+        holds.hold(&topic(), "k", holder(0));
         for seq in 1..=5_000 {
             assert!(holds.park("t", "k", Seq(seq), false));
         }

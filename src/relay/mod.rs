@@ -17,6 +17,8 @@
 //!   more than one row. That bounds memory and, per crash, duplicates.
 //! - A key is in one queue, and a queue has one batch in flight.
 //! - Nothing is settled that a transport did not answer for. Nothing is published without a valid lease.
+//! - A lane is handed over when nothing of it is unsettled, and one taken over is read from the beginning; the other lanes'
+//!   rows flow meanwhile (`territory`).
 //! - Whatever breaks (the database, the lease), the engine drains: queued rows are forgotten, what is in flight is
 //!   answered and settled, and only then the store is opened anew. No cursor outlives a lost connection.
 //!
@@ -27,18 +29,20 @@ mod asides;
 mod destinations;
 mod engine;
 mod holds;
+mod lag;
 mod lanes;
 mod pace;
 mod publishing;
 mod reading;
 mod settler;
 mod tenure;
+mod territory;
 mod window;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +53,7 @@ use crate::telemetry::Telemetry;
 use crate::transport::Transport;
 
 use engine::Engine;
-use tenure::Standing;
+use tenure::{Standing, Tenure};
 
 /// Limits and times of the engine. See `config.example.toml` for what each is for.
 #[derive(Clone, Debug)]
@@ -122,10 +126,17 @@ impl Relay {
         let shutdown_timeout = self.options.shutdown_timeout;
         let release = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(tenure::keep(Arc::clone(&leases), ttl, sender, release.clone()));
+        let (left, lanes_left) = mpsc::unbounded_channel();
+        let tenure = Tenure {
+            leases: Arc::clone(&leases),
+            ttl,
+            standing: sender,
+            left: lanes_left,
+        };
+        tasks.spawn(tenure.keep(release.clone()));
         let transports = self.transports.clone();
 
-        let mut engine = Engine::new(self, standing);
+        let mut engine = Engine::new(self, standing, left);
         let ended = tokio::select! {
             ended = engine.run(stop.clone()) => ended,
             Some(lease) = tasks.join_next() => match lease? {

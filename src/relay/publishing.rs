@@ -11,6 +11,7 @@ use crate::transport::Envelope;
 
 use super::destinations::DestinationId;
 use super::engine::Engine;
+use super::holds::Holder;
 use super::lanes::{Entry, QueueId};
 
 /// Bytes of one batch, about: a batch of large messages ends early, so that one lane does not hold the whole window.
@@ -81,7 +82,7 @@ impl Engine {
                 self.let_go(&entry);
                 continue;
             }
-            let Some(epoch) = self.tenancy.lanes.get(&entry.lane).copied() else {
+            let Some(epoch) = self.territory.epoch(entry.lane) else {
                 self.let_go(&entry);
                 continue;
             };
@@ -108,7 +109,7 @@ impl Engine {
     }
 
     /// The row leaves memory; the database still has it.
-    fn let_go(&mut self, entry: &Entry) {
+    pub(super) fn let_go(&mut self, entry: &Entry) {
         self.destinations.get_mut(entry.destination).outstanding -= 1;
         self.window.release(entry.size);
         self.window.forget(entry.envelope.message.seq);
@@ -226,9 +227,10 @@ impl Engine {
             Order::Key => retry_in.is_some(),
             Order::None => false,
         };
-        if let (true, Some(key)) = (holds, &message.key) {
-            self.holds
-                .hold(&message.topic, key, message.seq, envelope.order == Order::Strict);
+        if let (true, Some(key)) = (holds && self.territory.epoch(slip.lane).is_some(), &message.key) {
+            let (seq, lane) = (message.seq, slip.lane);
+            let strict = envelope.order == Order::Strict;
+            self.holds.hold(&message.topic, key, Holder { seq, lane, strict });
         }
         self.leave_for_settling(&slip);
         let attempt = FailedAttempt {

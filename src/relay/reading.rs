@@ -42,6 +42,9 @@ pub(super) struct Reading {
     pub(super) due_after: Option<DuePosition>,
     pub(super) due_started: Instant,
     pub(super) hold_check_at: Instant,
+    pub(super) hold_checked: Seq,
+    /// Lanes behind are not read before: nothing of theirs could be sent.
+    pub(super) lanes_at: Instant,
     pub(super) sweep_at: Instant,
     pub(super) sweep_after: Seq,
     pub(super) sweep_interval: Duration,
@@ -69,6 +72,8 @@ impl Reading {
             due_after: None,
             due_started: now,
             hold_check_at: now,
+            hold_checked: Seq(i64::MIN),
+            lanes_at: now,
             sweep_at: now + options.sweep_interval,
             sweep_after: Seq(i64::MIN),
             sweep_interval: options.sweep_interval,
@@ -77,9 +82,9 @@ impl Reading {
         }
     }
 
-    /// Begins anew behind a store just opened.
-    pub(super) fn restart(&mut self, now: Instant) {
-        self.cursor = Seq(i64::MIN);
+    /// Begins anew behind a store just opened, whose cursor stands at `cursor`.
+    pub(super) fn restart(&mut self, cursor: Seq, now: Instant) {
+        self.cursor = cursor;
         self.due_after = None;
         self.due_at = now;
         self.sweep_after = Seq(i64::MIN);
@@ -114,6 +119,9 @@ impl Reading {
     pub(super) fn wake_at(&self, window: &Window, cursor_waits: bool, now: Instant) -> Instant {
         let room = self.room(window, self.batch_size).is_some();
         let mut at = now + DUE_INTERVAL;
+        if self.side.is_none() && self.lanes_at > now {
+            at = at.min(self.lanes_at);
+        }
         if self.main.is_none() && room && !cursor_waits {
             at = at.min(self.pace.next());
         }
@@ -152,7 +160,7 @@ impl Engine {
     }
 
     fn start_main(&mut self, now: Instant) {
-        if self.reading.main.is_some() || now < self.reading.pace.next() || self.a_lag_is_about_to_end() {
+        if self.reading.main.is_some() || now < self.reading.pace.next() || self.cursor_waits() {
             return;
         }
         let Some(room) = self.reading.room(&self.window, self.reading.batch_size) else {
@@ -162,28 +170,34 @@ impl Engine {
         self.reading.main_room = Some(room);
         self.reading.side_first = true;
         let store = Arc::clone(&self.store);
+        let lanes = self.territory.lanes().clone();
         self.reading.main = Some(Box::pin(async move {
             let started = Instant::now();
             MainAnswer {
                 room,
                 started,
-                page: store.read(room).await,
+                page: store.read(&lanes, room).await,
             }
         }));
     }
 
-    /// The cursor stands still for the last page of a lag, or the two would never meet under load.
-    pub(super) fn a_lag_is_about_to_end(&self) -> bool {
-        self.destinations
-            .disturbed()
-            .any(|id| self.may_be_read_on(id) && self.is_about_to_end(id))
+    /// The cursor stands still while it has nothing to read for, and for the last page of a lag, or the two would never
+    /// meet under load.
+    pub(super) fn cursor_waits(&self) -> bool {
+        let is_ending = |id| self.may_be_read_on(id) && self.is_about_to_end(id);
+        !self.territory.has_lanes_at_the_cursor()
+            || self.territory.behind().is_some_and(|(_, next)| self.is_near(next))
+            || self.destinations.disturbed().any(is_ending)
     }
 
     pub(super) fn is_about_to_end(&self, id: DestinationId) -> bool {
-        let page = i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX);
-        let near = Seq(self.reading.cursor.0.saturating_sub(page));
         let lag = &self.destinations.get(id).lag;
-        lag.as_ref().is_some_and(|lag| lag.next >= near)
+        lag.as_ref().is_some_and(|lag| self.is_near(lag.next))
+    }
+
+    fn is_near(&self, seq: Seq) -> bool {
+        let page = i64::try_from(self.reading.batch_size).unwrap_or(i64::MAX);
+        seq >= Seq(self.reading.cursor.0.saturating_sub(page))
     }
 
     /// Not paused; and one that is on trial only when its last rows came back.

@@ -3,21 +3,27 @@
 //! Runs on its own task and connection, so that a busy engine never lets it lapse. The engine reads the [`Standing`] and
 //! stops publishing before its own monotonic clock says the lease could have ended: the time counts from *before* the
 //! renewal was asked for.
+//!
+//! An instance that holds more than its share asks its engine to leave some lanes, and hands each over once the engine says
+//! that nothing of it is on its way any more.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Leases, StoreError, Tenancy};
+use crate::store::{Epoch, Lane, Lease, Leases, StoreError, Tenancy};
 
 /// What the engine may do now.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
-    /// Lanes held, with their epochs.
+    /// Lanes held and to be worked for, with their epochs.
     pub(crate) lanes: Arc<Tenancy>,
+    /// Lanes held and to be left.
+    pub(crate) leaving: Arc<Tenancy>,
     /// Nothing may be handed to a transport from then on.
     pub(crate) valid_until: Instant,
 }
@@ -26,7 +32,8 @@ impl Standing {
     /// No lanes.
     pub(crate) fn none(now: Instant) -> Self {
         Self {
-            lanes: Arc::new(Tenancy::new()),
+            lanes: Arc::default(),
+            leaving: Arc::default(),
             valid_until: now,
         }
     }
@@ -37,43 +44,99 @@ impl Standing {
     }
 }
 
-/// Renews the lease every third of `ttl` until cancelled, and tells `standing`. Returns only what a person must mend.
-pub(crate) async fn keep(
-    leases: Arc<dyn Leases>,
-    ttl: Duration,
-    standing: watch::Sender<Standing>,
-    stop: CancellationToken,
-) -> Result<(), StoreError> {
-    // What was handed to a client library just before the end needs time to arrive.
-    let margin = ttl / 5;
-    loop {
-        let asked = Instant::now();
-        let answer = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            answer = tokio::time::timeout(ttl / 3, leases.renew(ttl)) => answer,
-        };
-        let pause = match answer {
-            Ok(Ok(lanes)) => {
-                let valid_until = asked + ttl - margin;
-                standing.send_modify(|standing| {
-                    standing.valid_until = valid_until;
-                    if *standing.lanes != lanes {
-                        tracing::info!(lanes = lanes.len(), "lanes held");
-                        standing.lanes = Arc::new(lanes);
-                    }
-                });
-                ttl / 3
+/// The lease task.
+pub(crate) struct Tenure {
+    pub(crate) leases: Arc<dyn Leases>,
+    pub(crate) ttl: Duration,
+    pub(crate) standing: watch::Sender<Standing>,
+    /// Lanes the engine has left.
+    pub(crate) left: mpsc::UnboundedReceiver<Tenancy>,
+}
+
+impl Tenure {
+    /// Renews the lease every third of its length until cancelled. Returns only what a person must mend.
+    pub(crate) async fn keep(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        loop {
+            let asked = Instant::now();
+            let answer = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                answer = tokio::time::timeout(self.ttl / 3, self.leases.renew(self.ttl)) => answer,
+            };
+            let soon = (self.ttl / 12).min(Duration::from_millis(500));
+            let pause = match answer {
+                Ok(Ok(lease)) => {
+                    let missing = lease.lanes.len() < lease.share;
+                    let regular = if missing { soon } else { self.ttl / 3 };
+                    let look_again = lease.look_again.unwrap_or(regular);
+                    self.book(lease, asked);
+                    regular.min(look_again)
+                }
+                Ok(Err(StoreError::Misconfigured(reason))) => return Err(StoreError::Misconfigured(reason)),
+                Ok(Err(StoreError::Unavailable(error))) => {
+                    tracing::debug!(%error, "lease not renewed");
+                    soon
+                }
+                Err(_) => soon,
+            };
+            let next = Instant::now() + pause;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = self.hand_over_until(next) => {}
             }
-            Ok(Err(StoreError::Misconfigured(reason))) => return Err(StoreError::Misconfigured(reason)),
-            Ok(Err(StoreError::Unavailable(error))) => {
-                tracing::debug!(%error, "lease not renewed");
-                (ttl / 12).min(Duration::from_millis(500))
+        }
+    }
+
+    fn book(&self, lease: Lease, asked: Instant) {
+        // What was handed to a client library just before the end needs time to arrive.
+        let valid_until = asked + self.ttl - self.ttl / 5;
+        self.standing.send_modify(|standing| {
+            let mut leaving = Tenancy::clone(&standing.leaving);
+            leaving.retain(|lane, epoch| lease.lanes.get(lane) == Some(epoch));
+            let surplus = lease.lanes.len().saturating_sub(leaving.len() + lease.share);
+            let stay = |lane: &Lane| !leaving.contains_key(lane);
+            let chosen: BTreeSet<Lane> = lease.lanes.keys().rev().copied().filter(stay).take(surplus).collect();
+            let (given_up, lanes): (Tenancy, Tenancy) = lease
+                .lanes
+                .into_iter()
+                .partition(|(lane, _)| leaving.contains_key(lane) || chosen.contains(lane));
+            if *standing.lanes != lanes {
+                tracing::info!(lanes = lanes.len(), leaving = given_up.len(), "lanes held");
+                standing.lanes = Arc::new(lanes);
             }
-            Err(_) => (ttl / 12).min(Duration::from_millis(500)),
-        };
-        tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(pause) => {}
+            standing.leaving = Arc::new(given_up);
+            standing.valid_until = valid_until;
+        });
+    }
+
+    /// Hands over what the engine leaves, until it is time to renew, or others come and go.
+    async fn hand_over_until(&mut self, next: Instant) {
+        let leases = Arc::clone(&self.leases);
+        let mut changed = std::pin::pin!(leases.membership_changed());
+        loop {
+            let left = tokio::select! {
+                () = tokio::time::sleep_until(next) => return,
+                () = &mut changed => return,
+                Some(left) = self.left.recv() => left,
+            };
+            let leaving = Arc::clone(&self.standing.borrow().leaving);
+            let still = |(lane, epoch): &(Lane, Epoch)| leaving.get(lane) == Some(epoch);
+            let lanes: Tenancy = left.into_iter().filter(still).collect();
+            if lanes.is_empty() {
+                continue;
+            }
+            match tokio::time::timeout(self.ttl / 3, self.leases.hand_over(&lanes)).await {
+                Ok(Ok(())) => {
+                    tracing::info!(lanes = lanes.len(), "lanes handed over");
+                    self.standing.send_modify(|standing| {
+                        let mut leaving = Tenancy::clone(&standing.leaving);
+                        leaving.retain(|lane, _| !lanes.contains_key(lane));
+                        standing.leaving = Arc::new(leaving);
+                    });
+                }
+                // It may have been written or not: the next renewal tells, and the engine says again what it has left.
+                Ok(Err(error)) => tracing::debug!(%error, "lanes not handed over"),
+                Err(_) => tracing::debug!("lanes not handed over in time"),
+            }
         }
     }
 }

@@ -4,11 +4,12 @@
 //! it is settled. It is also the engine's memory of which rows it must not admit a second time: a reread, a sweep or a
 //! walk over due rows shows rows that are still on their way, or whose mark was committed after that read's snapshot.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::message::Seq;
-use crate::store::Room;
+use crate::store::{Lane, Room};
 
 /// Sequence numbers are dense and trusted: one multiplication spreads them well enough.
 #[derive(Default)]
@@ -32,12 +33,15 @@ impl Hasher for SeqHasher {
     }
 }
 
-pub(crate) type SeqSet = HashSet<Seq, BuildHasherDefault<SeqHasher>>;
+type SeqSet = HashSet<Seq, BuildHasherDefault<SeqHasher>>;
+type LaneBySeq = HashMap<Seq, Lane, BuildHasherDefault<SeqHasher>>;
 
 /// See the module.
 pub(crate) struct Window {
     limit: Room,
-    rows: SeqSet,
+    rows: LaneBySeq,
+    /// Rows in memory of each lane.
+    of_lane: Vec<usize>,
     bytes: usize,
     reserved: Room,
     overlapping_reads: usize,
@@ -45,10 +49,11 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    pub(crate) fn new(limit: Room) -> Self {
+    pub(crate) fn new(limit: Room, lanes: Lane) -> Self {
         Self {
             limit,
-            rows: SeqSet::default(),
+            rows: LaneBySeq::default(),
+            of_lane: vec![0; usize::from(lanes)],
             bytes: 0,
             reserved: Room { rows: 0, bytes: 0 },
             overlapping_reads: 0,
@@ -72,7 +77,12 @@ impl Window {
 
     /// Whether the row is in memory.
     pub(crate) fn holds(&self, seq: Seq) -> bool {
-        self.rows.contains(&seq)
+        self.rows.contains_key(&seq)
+    }
+
+    /// Whether any row of the lane is in memory.
+    pub(crate) fn holds_any_of(&self, lane: Lane) -> bool {
+        self.of_lane[usize::from(lane)] > 0
     }
 
     /// What is free and not promised to a read under way.
@@ -108,10 +118,15 @@ impl Window {
     }
 
     /// Takes a row in; `false` when it is here already, or was until a moment ago.
-    pub(crate) fn admit(&mut self, seq: Seq, bytes: usize) -> bool {
-        if self.forgotten.contains(&seq) || !self.rows.insert(seq) {
+    pub(crate) fn admit(&mut self, seq: Seq, lane: Lane, bytes: usize) -> bool {
+        if self.forgotten.contains(&seq) {
             return false;
         }
+        let Entry::Vacant(place) = self.rows.entry(seq) else {
+            return false;
+        };
+        place.insert(lane);
+        self.of_lane[usize::from(lane)] += 1;
         self.bytes += bytes;
         true
     }
@@ -123,7 +138,9 @@ impl Window {
 
     /// The row's end is written (or it went back to the database): whoever reads from now on sees the truth.
     pub(crate) fn forget(&mut self, seq: Seq) {
-        if self.rows.remove(&seq) && self.overlapping_reads > 0 {
+        let Some(lane) = self.rows.remove(&seq) else { return };
+        self.of_lane[usize::from(lane)] -= 1;
+        if self.overlapping_reads > 0 {
             self.forgotten.insert(seq);
         }
     }
@@ -135,21 +152,24 @@ mod tests {
 
     #[test]
     fn a_row_settled_during_an_overlapping_read_is_not_admitted_from_it() {
-        let mut window = Window::new(Room { rows: 10, bytes: 100 });
-        assert!(window.admit(Seq(1), 10));
+        let mut window = Window::new(Room { rows: 10, bytes: 100 }, 1);
+        assert!(window.admit(Seq(1), 0, 10));
         window.overlap_begins();
         window.release(10);
         window.forget(Seq(1));
-        assert!(!window.admit(Seq(1), 10), "the read's snapshot is older than the mark");
+        assert!(
+            !window.admit(Seq(1), 0, 10),
+            "the read's snapshot is older than the mark"
+        );
         window.overlap_ends();
-        assert!(window.admit(Seq(1), 10), "an operator may have replayed it since");
+        assert!(window.admit(Seq(1), 0, 10), "an operator may have replayed it since");
     }
 
     #[test]
     fn reservations_and_rows_share_the_limit() {
-        let mut window = Window::new(Room { rows: 10, bytes: 100 });
+        let mut window = Window::new(Room { rows: 10, bytes: 100 }, 1);
         window.reserve(Room { rows: 4, bytes: 40 });
-        assert!(window.admit(Seq(1), 50));
+        assert!(window.admit(Seq(1), 0, 50));
         assert_eq!(window.free(), Room { rows: 5, bytes: 10 });
         window.unreserve(Room { rows: 4, bytes: 40 });
         assert_eq!(window.free(), Room { rows: 9, bytes: 50 });

@@ -5,21 +5,24 @@
 //!
 //! # Laws (the headings of `tests/conformance/store.rs`)
 //!
-//! - **Exclusive.** A lane belongs to one instance at a time; rows of other lanes are never returned.
+//! - **Exclusive.** A lane belongs to one instance at a time; rows of lanes not asked for are never returned.
 //! - **Ordered per key.** `read`, `reread` and `recall` return rows in `seq` order within one answer, and `read` never
 //!   returns a row behind one of the same key it returned before, late commits excepted.
-//! - **No gaps.** Sequence numbers are not commit order. Every row that commits is returned by `read`, or found by `reread`
-//!   after a page that said `sweep`, or by `due`. `read` returns no row twice between two `open`s.
+//! - **No gaps.** Sequence numbers are not commit order. Every row that commits is at or below the cursor that `open`
+//!   answered and found by `reread` (at once, or after a page that said `sweep`), or returned by `read`, or by `due`. `read`
+//!   returns no row twice between two `open`s.
 //! - **Fenced.** `settle` writes only for lanes whose owner and epoch still match; a failure only onto the attempt it
 //!   belongs to. What no longer matches is counted in [`Settled::stale`], and is no error.
 //! - **One clock.** The database's. The process passes and receives durations, never points in time.
 //! - **Idempotent.** Settling the same thing twice changes nothing the second time.
+//! - **Even.** Lanes are shared evenly among live instances; nobody takes more than its share, or a lane that is owned.
 //! - **Short.** No transaction stays open between two calls.
 //! - **Hints.** `changed` may be missed or spurious: that moves latency only, never correctness.
 //!
 //! A dropped future of any method may or may not have taken effect; after [`StoreError::Unavailable`] the caller starts
 //! over with `open`. `read` is never called in parallel with itself; everything else may run in parallel.
 
+mod lane_set;
 pub mod postgres;
 
 use std::collections::BTreeMap;
@@ -36,6 +39,8 @@ pub type Lane = u16;
 /// Raised at each take-over of a lane; what an earlier owner writes no longer matches.
 pub type Epoch = i64;
 
+pub use lane_set::LaneSet;
+
 /// How much a read may bring: rows, and bytes of memory they may take. A read may exceed `bytes` by one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
@@ -45,7 +50,7 @@ pub struct Room {
     pub bytes: usize,
 }
 
-/// A pending row of a lane this instance holds.
+/// A pending row.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The row's lane.
@@ -71,13 +76,15 @@ pub struct Page {
     pub gaps: usize,
 }
 
-/// Which pending rows [`Store::reread`] and [`Store::due`] look at.
+/// Which pending rows [`Store::reread`] looks at.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Scope {
     /// Only these topics; `None`: all.
     pub topics: Option<Vec<Arc<str>>>,
     /// Only this key; `None`: all. An empty key is a key.
     pub key: Option<Box<str>>,
+    /// Only these lanes.
+    pub lanes: LaneSet,
 }
 
 /// An answer of [`Store::reread`].
@@ -186,8 +193,19 @@ pub struct Settled {
     pub stale: usize,
 }
 
-/// The lanes this instance holds, with their epochs: the answer of [`Leases::renew`].
+/// Lanes an instance holds, with their epochs.
 pub type Tenancy = BTreeMap<Lane, Epoch>;
+
+/// An answer of [`Leases::renew`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// The lanes held.
+    pub lanes: Tenancy,
+    /// How many it should hold: what is beyond belongs to others, and is to be handed over.
+    pub share: usize,
+    /// Another instance's lease may end by then, unless it renews it.
+    pub look_again: Option<Duration>,
+}
 
 /// Why a store did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -204,25 +222,33 @@ pub enum StoreError {
 /// Reading and settling. See the module for the laws.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Starts over: forgets cursor and gaps, and prepares to return every pending row of the lanes held, oldest first.
-    /// Nothing may be unsettled when it is called.
-    async fn open(&self, lanes: &Tenancy) -> Result<(), StoreError>;
+    /// Starts over: forgets cursor and gaps. Answers where the cursor stands now: what is pending at or below is left to
+    /// `reread`. Nothing may be unsettled when it is called.
+    async fn open(&self) -> Result<Seq, StoreError>;
 
-    /// Rows not returned since `open`: those past the cursor, and late ones. Rows waiting for a time are left to [`Self::due`].
-    async fn read(&self, room: Room) -> Result<Page, StoreError>;
+    /// Rows of `lanes` not returned since `open`: those past the cursor, and late ones. Rows waiting for a time are left to
+    /// [`Self::due`]. The cursor passes by rows of other lanes.
+    async fn read(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError>;
 
     /// Pending rows with `after < seq <= upto` in `scope`, not waiting for a time: what was passed by and not sent.
     /// May return rows the engine has in memory; the engine knows them.
     async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError>;
 
-    /// Rows with `seq <= upto` that waited for a time and are due, past `after`.
-    async fn due(&self, after: Option<DuePosition>, upto: Seq, room: Room) -> Result<DuePage, StoreError>;
+    /// Rows of `lanes` with `seq <= upto` that waited for a time and are due, past `after`.
+    async fn due(
+        &self,
+        lanes: &LaneSet,
+        after: Option<DuePosition>,
+        upto: Seq,
+        room: Room,
+    ) -> Result<DuePage, StoreError>;
 
-    /// The pending rows among `seqs`, in `seq` order. May stop early for `room.bytes`, after one row at least.
-    async fn recall(&self, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError>;
+    /// The pending rows among `seqs`, of `lanes`, in `seq` order. May stop early for `room.bytes`, after one row at least.
+    async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError>;
 
-    /// Rows with a key that retry and, with `failed_too`, that have failed; of `among` only, where given.
-    async fn holds(&self, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError>;
+    /// Rows of `lanes` with a key that have failed an attempt and wait for the next, or for a person's decision
+    /// (`failed_too`); of `among` only, where given.
+    async fn holds(&self, lanes: &LaneSet, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError>;
 
     /// Writes what became of messages.
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError>;
@@ -234,10 +260,17 @@ pub trait Store: Send + Sync {
 /// The lease of lanes.
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Registers this instance for another `ttl`, keeps the lanes it holds, takes those that are free or whose owner's
-    /// lease ended (raising their epoch), and answers what it holds now.
-    async fn renew(&self, ttl: Duration) -> Result<Tenancy, StoreError>;
+    /// Registers this instance for another `ttl`, keeps the lanes it holds, takes of those that are free or whose owner's
+    /// lease ended what is missing from its share (raising their epoch), and answers what it holds now.
+    async fn renew(&self, ttl: Duration) -> Result<Lease, StoreError>;
+
+    /// Gives `lanes` to whoever needs them; those whose epoch is another by now are not touched. Nothing of theirs may be
+    /// unsettled.
+    async fn hand_over(&self, lanes: &Tenancy) -> Result<(), StoreError>;
 
     /// Hands all lanes back and unregisters.
     async fn leave(&self) -> Result<(), StoreError>;
+
+    /// Returns when an instance may have come or gone, or lanes may have become free. A hint, as [`Store::changed`].
+    async fn membership_changed(&self);
 }

@@ -10,6 +10,7 @@
 
 mod feed;
 mod handle;
+mod leases;
 mod new_row;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,7 +134,9 @@ fn lane_of(topic: &str, key: Option<&str>, seq: Seq, lanes: Lane) -> Lane {
     for byte in parts.into_iter().flatten() {
         hash = (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
     }
-    Lane::try_from((hash >> 17) % u64::from(lanes)).expect("taken modulo the lane count")
+    // The last bytes have reached the low bits only.
+    let spread = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+    Lane::try_from(spread % u64::from(lanes)).expect("taken modulo the lane count")
 }
 
 /// The table and everything around it. See the module.
@@ -144,6 +147,7 @@ pub struct MemoryTable {
     away: watch::Sender<bool>,
     held: watch::Sender<bool>,
     commits: watch::Sender<u64>,
+    membership: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for MemoryTable {
@@ -172,6 +176,7 @@ impl MemoryTable {
             away: watch::Sender::new(false),
             held: watch::Sender::new(false),
             commits: watch::Sender::new(0),
+            membership: watch::Sender::new(0),
         })
     }
 
@@ -181,6 +186,10 @@ impl MemoryTable {
 
     fn woke(&self) {
         self.commits.send_modify(|commits| *commits += 1);
+    }
+
+    fn members_changed(&self) {
+        self.membership.send_modify(|changes| *changes += 1);
     }
 
     /// Inserts and commits.

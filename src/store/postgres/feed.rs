@@ -1,7 +1,7 @@
 //! The cursor: every committed row once, in order, however late it commits.
 //!
 //! ```text
-//!  open ──> first pass: pending rows up to L, by the pending index (L: somewhat below the last number taken when it began)
+//!  open ──> the cursor stands at L, somewhat below the last number taken; what is pending up to L is read by `reread`
 //!             │                       H0, the holders of the sequence at that time, may own numbers up to L still
 //!             v
 //!           following: the primary key past the cursor, every row, with gap tracking      once H0 is gone: `sweep`
@@ -24,9 +24,9 @@ use super::database::Role;
 use super::gaps::{Gaps, Holders};
 use super::rows::{Topics, message_row, seconds, unreadable};
 use crate::message::Seq;
-use crate::store::{Page, Room, Row, Scope, StoreError};
+use crate::store::{LaneSet, Page, Room, Row, StoreError};
 
-/// The first pass ends so far below the last number taken: whoever is open at that time has most likely taken a number
+/// The cursor starts so far below the last number taken: whoever is open at that time has most likely taken a number
 /// above, whose gap is then seen, and its row comes before later ones of its key. Below, only the sweep finds it.
 const RETRACED: i64 = 10_000;
 /// Rows one statement looks ahead over when none of them is to be sent.
@@ -43,9 +43,7 @@ const JUMP: i64 = 1_000_000;
 pub(super) struct Feed {
     cursor: i64,
     sequence: Option<Oid>,
-    /// The first pass ends here.
-    first_pass_upto: Option<i64>,
-    /// Transactions that may own numbers below where the first pass ended.
+    /// Transactions that may own numbers below where the cursor started.
     first_holders: Option<Holders>,
     gaps: Gaps,
     /// Read after the last page, while anything is watched.
@@ -63,7 +61,7 @@ impl Feed {
 }
 
 impl PostgresStore {
-    pub(super) async fn open_feed(&self) -> Result<(), StoreError> {
+    pub(super) async fn open_feed(&self) -> Result<Seq, StoreError> {
         let rows = self.database.query(Role::Read, &self.sql.start, &[]).await?;
         let row = rows.first().expect("an aggregate has one row");
         let last: i64 = row.try_get("last").map_err(|error| unreadable(&error))?;
@@ -71,14 +69,13 @@ impl PostgresStore {
         let mut feed = self.feed.lock().await;
         let topics = std::mem::take(&mut feed.topics);
         *feed = Feed {
-            cursor: i64::MIN,
+            cursor: (last - RETRACED).max(0),
             sequence,
-            first_pass_upto: Some((last - RETRACED).max(0)),
             topics,
             ..Feed::default()
         };
         feed.first_holders = Some(self.read_holders(sequence).await?);
-        Ok(())
+        Ok(Seq(feed.cursor))
     }
 
     async fn read_holders(&self, sequence: Option<Oid>) -> Result<Holders, StoreError> {
@@ -90,16 +87,15 @@ impl PostgresStore {
         Ok(Arc::new(holders.map_err(|error| unreadable(&error))?))
     }
 
-    pub(super) async fn read_feed(&self, room: Room) -> Result<Page, StoreError> {
+    pub(super) async fn read_feed(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
         let mut feed = self.feed.lock().await;
-        let mut page = match feed.first_pass_upto {
-            Some(upto) => self.first_pass(&mut feed, upto, room).await?,
-            None if feed.skimming => self.skim(&mut feed).await?,
-            None => self.follow(&mut feed, room).await?,
+        let mask = self.mask(lanes);
+        let mut page = if feed.skimming {
+            self.skim(&mut feed, &mask).await?
+        } else {
+            self.follow(&mut feed, &mask, room).await?
         };
-        if let Some(first) = &feed.first_holders
-            && feed.first_pass_upto.is_none()
-        {
+        if let Some(first) = &feed.first_holders {
             let now = match &feed.holders {
                 Some(holders) => Arc::clone(holders),
                 None => self.read_holders(feed.sequence).await?,
@@ -114,29 +110,11 @@ impl PostgresStore {
         Ok(page)
     }
 
-    /// Pending rows up to about where the sequence stood at `open`; what is behind is not worth walking.
-    async fn first_pass(&self, feed: &mut Feed, upto: i64, room: Room) -> Result<Page, StoreError> {
-        let answer = self
-            .reread_rows(&Scope::default(), Seq(feed.cursor), Seq(upto), room)
-            .await?;
-        feed.cursor = answer.position.0;
-        if answer.done {
-            feed.cursor = upto;
-            feed.first_pass_upto = None;
-        }
-        Ok(Page {
-            rows: answer.rows,
-            more: true,
-            ..Page::default()
-        })
-    }
-
-    async fn skim(&self, feed: &mut Feed) -> Result<Page, StoreError> {
+    async fn skim(&self, feed: &mut Feed, mask: &Vec<u8>) -> Result<Page, StoreError> {
         feed.skimming = false;
-        let mask = self.mask();
         let rows = self
             .database
-            .query(Role::Read, &self.sql.skim, &[&feed.cursor, &SKIM_ROWS, &*mask])
+            .query(Role::Read, &self.sql.skim, &[&feed.cursor, &SKIM_ROWS, mask])
             .await?;
         let row = rows.first().expect("an aggregate has one row");
         let seen = Skimmed::read(row).map_err(|error| unreadable(&error))?;
@@ -154,7 +132,7 @@ impl PostgresStore {
         })
     }
 
-    async fn follow(&self, feed: &mut Feed, room: Room) -> Result<Page, StoreError> {
+    async fn follow(&self, feed: &mut Feed, mask: &Vec<u8>, room: Room) -> Result<Page, StoreError> {
         let before = feed.holders.take();
         let looked_at = match &before {
             Some(holders) if feed.gaps.len() <= FEW_GAPS => feed.gaps.worth_a_look(holders, FEW_GAPS),
@@ -163,16 +141,15 @@ impl PostgresStore {
         let start = feed.cursor;
         let limit = self.rows_to_ask_for(feed, room);
         let mut taken = Taken::new(feed.cursor, room, limit);
-        let mask = self.mask();
         let mut topics = std::mem::take(&mut feed.topics);
         let take = |row: PgRow| taken.take(&row, &mut topics, &mut feed.gaps);
         let fetched = if looked_at.0.is_empty() {
             self.database
-                .query_while(Role::Read, &self.sql.fetch, &[&feed.cursor, &limit, &*mask], take)
+                .query_while(Role::Read, &self.sql.fetch, &[&feed.cursor, &limit, mask], take)
                 .await
         } else {
             let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-                [&feed.cursor, &limit, &*mask, &looked_at.0, &looked_at.1];
+                [&feed.cursor, &limit, mask, &looked_at.0, &looked_at.1];
             self.database
                 .query_while(Role::Read, &self.sql.fetch_with_gaps, &params, take)
                 .await
@@ -188,7 +165,7 @@ impl PostgresStore {
             let after = self.read_holders(feed.sequence).await?;
             feed.gaps.attribute(&after);
             if looked_at.0.is_empty() {
-                self.look_back(feed, &mut taken, (start, &after), room).await?;
+                self.look_back(feed, &mut taken, (start, &after), (mask, room)).await?;
             }
             feed.holders = Some(after);
         }
@@ -219,7 +196,7 @@ impl PostgresStore {
         feed: &mut Feed,
         page: &mut Taken,
         (start, holders): (i64, &Holders),
-        room: Room,
+        (mask, room): (&Vec<u8>, Room),
     ) -> Result<(), StoreError> {
         let looked_at = feed.gaps.worth_a_look(holders, 0);
         if looked_at.0.is_empty() {
@@ -227,11 +204,10 @@ impl PostgresStore {
         }
         let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
         let mut late = Taken::new(i64::MAX, room, limit);
-        let mask = self.mask();
         let mut topics = std::mem::take(&mut feed.topics);
         let take = |row: PgRow| late.take(&row, &mut topics, &mut feed.gaps);
         let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&i64::MAX, &limit, &*mask, &looked_at.0, &looked_at.1];
+            [&i64::MAX, &limit, mask, &looked_at.0, &looked_at.1];
         let fetched = self
             .database
             .query_while(Role::Read, &self.sql.fetch_with_gaps, &params, take)
@@ -321,7 +297,7 @@ impl Taken {
             self.late += 1;
             self.last_late = seq;
         } else {
-            if self.cursor != i64::MIN && seq > self.cursor + 1 {
+            if seq > self.cursor + 1 {
                 if seq - self.cursor > JUMP {
                     tracing::warn!(from = self.cursor, to = seq, "seq jumps ahead");
                 }

@@ -1,16 +1,28 @@
 //! The lease in two small tables: who is alive until when, and whose each lane is.
 //!
+//! Lanes are shared evenly. An instance takes free lanes up to its share; what it holds beyond, it leaves lane by lane and
+//! hands over (`relay/tenure`). Who comes, goes or hands over says so by a notification; without notifications others find
+//! out with their next renewal.
+//!
 //! A process that starts with the name of a predecessor on the same machine takes its lanes back at once: a file lock,
 //! which the system drops with the process, proves the predecessor dead. Anyone else waits for its lease to end.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use tokio_postgres::Row as PgRow;
 
 use super::PostgresStore;
 use super::database::Role;
 use super::rows::unreadable;
-use crate::store::{StoreError, Tenancy};
+use crate::store::{Lease, StoreError, Tenancy};
+
+/// What this instance calls itself among others.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// A lease is looked at so much after its end.
+const EXPIRED_BY: Duration = Duration::from_millis(20);
 
 /// Proves that no other process of this name runs on this machine. Held as long as the process.
 #[derive(Debug)]
@@ -61,8 +73,80 @@ fn runtime_directory() -> PathBuf {
     from_environment.unwrap_or_else(std::env::temp_dir)
 }
 
+/// An instance as it is registered.
+struct Peer {
+    instance: String,
+    version: String,
+    /// Seconds until its lease ends; negative: it has.
+    ends_in: f64,
+    /// Seconds since it started.
+    runs_for: f64,
+    lanes: usize,
+}
+
+impl Peer {
+    fn read(row: &PgRow) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            instance: row.try_get("instance")?,
+            version: row.try_get::<_, Option<String>>("version")?.unwrap_or_default(),
+            ends_in: row.try_get("ends_in")?,
+            runs_for: row.try_get("runs_for")?,
+            lanes: usize::try_from(row.try_get::<_, i64>("lanes")?).unwrap_or(0),
+        })
+    }
+
+    fn is_live(&self) -> bool {
+        self.ends_in > 0.0
+    }
+
+    /// Whether it works alike: versions may differ in their last number.
+    fn is_like(&self, version: &str) -> bool {
+        let kind = |version: &str| version.rsplit_once('.').map(|(kind, _)| kind.to_owned());
+        kind(&self.version).is_some_and(|theirs| kind(version) == Some(theirs))
+    }
+
+    /// Of two that do not work alike: the one with lanes goes on, else the one that runs longer.
+    fn yields_to(&self, other: &Self) -> bool {
+        let rank = |peer: &Self| (peer.lanes > 0, peer.runs_for);
+        rank(other) > rank(self)
+    }
+}
+
+/// How many of `lanes` instance `me` should hold: an equal share among those that live and work alike, the first ones by
+/// name taking one more where it does not come out even. None at all, and for whom, while an instance that works otherwise
+/// has the lanes.
+fn share<'a>(peers: &'a [Peer], me: &str, version: &str, lanes: usize) -> (usize, Option<&'a Peer>) {
+    let Some(mine) = peers.iter().find(|peer| peer.instance == me) else {
+        return (0, None);
+    };
+    let others = |peer: &&Peer| peer.is_live() && peer.instance != me && !peer.is_like(version);
+    if let Some(other) = peers.iter().filter(others).find(|other| mine.yields_to(other)) {
+        return (0, Some(other));
+    }
+    let mut live: Vec<&str> = peers
+        .iter()
+        .filter(|peer| (peer.is_live() && peer.is_like(version)) || peer.instance == me)
+        .map(|peer| &*peer.instance)
+        .collect();
+    live.sort_unstable();
+    let rank = live.iter().position(|name| *name == me).unwrap_or(0);
+    (lanes / live.len() + usize::from(rank < lanes % live.len()), None)
+}
+
+/// What was said once and stands until it ends.
+#[derive(Debug, Default)]
+pub(super) struct Said {
+    name_taken: AtomicBool,
+    other_version: AtomicBool,
+}
+
+/// Whether this is news: `now` differs from what was said last.
+fn news(said: &AtomicBool, now: bool) -> bool {
+    said.swap(now, Ordering::Relaxed) != now
+}
+
 impl PostgresStore {
-    pub(super) async fn renew_lease(&self, ttl: Duration) -> Result<Tenancy, StoreError> {
+    pub(super) async fn renew_lease(&self, ttl: Duration) -> Result<Lease, StoreError> {
         let options = &self.options;
         let lanes = i32::from(self.names.lanes());
         let rows = self
@@ -74,27 +158,54 @@ impl PostgresStore {
                     &options.instance,
                     &self.session,
                     &options.machine,
-                    &env!("CARGO_PKG_VERSION"),
+                    &VERSION,
                     &lanes,
                     &ttl.as_secs_f64(),
                 ],
             )
             .await?;
+        if news(&self.said.name_taken, rows.is_empty()) && rows.is_empty() {
+            tracing::warn!(
+                instance = %options.instance,
+                "lease.instance: the name belongs to an instance on another machine that is alive; standing by until its lease ends"
+            );
+        }
         let Some(row) = rows.first() else {
-            if self.name_taken.say() {
-                tracing::warn!(
-                    instance = %options.instance,
-                    "lease.instance: the name belongs to an instance on another machine that is alive; standing by until its lease ends"
-                );
-            }
-            return Ok(Tenancy::new());
+            return Ok(Lease::default());
         };
-        self.name_taken.reset();
         let anew: bool = row.try_get("anew").map_err(|error| unreadable(&error))?;
-        self.database
-            .execute(Role::Lease, &self.sql.take_lanes, &[&options.instance, &anew])
-            .await?;
-        self.lanes_held(Role::Lease).await
+        let peers = self.database.query(Role::Lease, &self.sql.peers, &[]).await?;
+        let peers: Result<Vec<Peer>, _> = peers.iter().map(Peer::read).collect();
+        let peers = peers.map_err(|error| unreadable(&error))?;
+        let (share, yields_to) = share(&peers, &options.instance, VERSION, usize::from(self.names.lanes()));
+        if news(&self.said.other_version, yields_to.is_some()) {
+            match yields_to {
+                Some(other) => tracing::warn!(
+                    other = %other.instance, version = %other.version,
+                    "an instance of another version holds the lanes: standing by until it leaves; versions do not share an outbox"
+                ),
+                None => tracing::info!("no instance of another version is left: taking part"),
+            }
+        }
+        let mine = peers.iter().find(|peer| peer.instance == options.instance);
+        let missing = share.saturating_sub(mine.map_or(0, |mine| mine.lanes));
+        if anew || missing > 0 {
+            let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+            self.database
+                .execute(Role::Lease, &self.sql.take_lanes, &[&options.instance, &anew, &missing])
+                .await?;
+        }
+        // A lease of somebody else that is not renewed in time: its lanes are to be taken then.
+        let next_end = peers
+            .iter()
+            .filter(|peer| peer.is_live() && peer.instance != options.instance)
+            .map(|peer| Duration::from_secs_f64(peer.ends_in) + EXPIRED_BY)
+            .min();
+        Ok(Lease {
+            lanes: self.lanes_held(Role::Lease).await?,
+            share,
+            look_again: next_end,
+        })
     }
 
     /// The lanes this instance holds, asked for on the connection of `role`.
@@ -109,10 +220,88 @@ impl PostgresStore {
             .map_err(|error| unreadable(&error))
     }
 
+    pub(super) async fn hand_over_lanes(&self, lanes: &Tenancy) -> Result<(), StoreError> {
+        let (lanes, epochs): (Vec<i32>, Vec<i64>) =
+            lanes.iter().map(|(lane, epoch)| (i32::from(*lane), *epoch)).unzip();
+        self.database
+            .execute(
+                Role::Lease,
+                &self.sql.hand_over,
+                &[&lanes, &epochs, &self.options.instance],
+            )
+            .await?;
+        Ok(())
+    }
+
     pub(super) async fn leave_lease(&self) -> Result<(), StoreError> {
         self.database
             .execute(Role::Lease, &self.sql.leave, &[&self.options.instance, &self.session])
             .await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(instance: &str, version: &str, ends_in: f64, lanes: usize) -> Peer {
+        Peer {
+            instance: instance.to_owned(),
+            version: version.to_owned(),
+            ends_in,
+            runs_for: 60.0,
+            lanes,
+        }
+    }
+
+    fn shares(peers: &[Peer], lanes: usize) -> Vec<usize> {
+        let of = |peer: &Peer| share(peers, &peer.instance, "1.2.3", lanes).0;
+        peers.iter().map(of).collect()
+    }
+
+    #[test]
+    fn lanes_are_shared_evenly_and_none_is_left_over() {
+        let live = |name| peer(name, "1.2.3", 5.0, 0);
+        assert_eq!(shares(&[live("a")], 64), [64]);
+        assert_eq!(shares(&[live("b"), live("a"), live("c")], 64), [21, 22, 21]);
+        assert_eq!(shares(&[live("a"), live("b"), live("c")], 2), [1, 1, 0]);
+    }
+
+    #[test]
+    fn the_dead_have_no_share() {
+        let peers = [peer("a", "1.2.3", 5.0, 32), peer("b", "1.2.3", -0.1, 32)];
+        assert_eq!(share(&peers, "a", "1.2.3", 64).0, 64);
+    }
+
+    #[test]
+    fn a_newcomer_of_another_version_stands_by_and_disturbs_nobody() {
+        let old = peer("a", "1.1.9", 5.0, 64);
+        let new = Peer {
+            runs_for: 1.0,
+            ..peer("b", "1.2.0", 5.0, 0)
+        };
+        let peers = [old, new];
+        let (lanes, other) = share(&peers, "b", "1.2.0", 64);
+        assert_eq!((lanes, other.map(|peer| &*peer.instance)), (0, Some("a")));
+        assert_eq!(share(&peers, "a", "1.1.9", 64).0, 64);
+    }
+
+    #[test]
+    fn of_two_versions_with_lanes_the_older_instance_goes_on() {
+        let old = peer("a", "1.1.9", 5.0, 30);
+        let new = Peer {
+            runs_for: 1.0,
+            ..peer("b", "1.2.0", 5.0, 34)
+        };
+        let peers = [old, new];
+        assert_eq!(share(&peers, "b", "1.2.0", 64).0, 0);
+        assert_eq!(share(&peers, "a", "1.1.9", 64).0, 64);
+    }
+
+    #[test]
+    fn the_last_number_of_a_version_makes_no_difference() {
+        let peers = [peer("a", "1.2.9", 5.0, 64), peer("b", "1.2.3", 5.0, 0)];
+        assert_eq!(shares(&peers, 64), [32, 32]);
     }
 }

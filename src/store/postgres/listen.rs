@@ -16,6 +16,8 @@ use super::connect::Connection;
 
 /// Payload of the notification a connection sends to itself; the same text stands in `sql/listen.sql`.
 const PROBE: &str = "outboxd probe";
+/// Payload of what an instance sends when it comes, goes or hands lanes over; the same text stands in `sql/`.
+const MEMBERSHIP: &str = "outboxd instances";
 /// How long the self-probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts to connect.
@@ -30,6 +32,8 @@ pub(super) struct Listener {
     /// LISTEN, and the notification to itself.
     pub(super) sql: String,
     pub(super) hint: Arc<Notify>,
+    /// Told when instances come or go.
+    pub(super) membership: Arc<Notify>,
 }
 
 /// Why one connection's listening ended.
@@ -102,8 +106,10 @@ async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
         tracing::info!("notifications are back");
     }
     listener.hint.notify_one();
+    listener.membership.notify_one();
     while let Some(message) = messages.next().await {
         match message {
+            Ok(AsyncMessage::Notification(note)) if note.payload() == MEMBERSHIP => listener.membership.notify_one(),
             Ok(AsyncMessage::Notification(_)) => listener.hint.notify_one(),
             Ok(_) => {}
             Err(error) => return Ended::Lost(Some(error)),

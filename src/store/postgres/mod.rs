@@ -21,8 +21,7 @@ pub mod status;
 mod tls;
 mod walks;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,11 +32,13 @@ use uuid::Uuid;
 
 use crate::message::Seq;
 use crate::store::{
-    DuePage, DuePosition, Hold, Leases, Page, Reread, Room, Row, Scope, Settled, Settlement, Store, StoreError, Tenancy,
+    DuePage, DuePosition, Hold, LaneSet, Lease, Leases, Page, Reread, Room, Row, Scope, Settled, Settlement, Store,
+    StoreError, Tenancy,
 };
 use database::Database;
 use feed::Feed;
 pub use lease::InstanceLock;
+use lease::Said;
 use sql::{Names, Statement};
 
 /// What the store needs to know beside names and connections.
@@ -63,9 +64,9 @@ pub struct PostgresStore {
     sql: Statements,
     session: Uuid,
     feed: Mutex<Feed>,
-    mask: RwLock<Arc<Vec<u8>>>,
     hint: Arc<Notify>,
-    name_taken: Once,
+    membership: Arc<Notify>,
+    said: Said,
     #[expect(dead_code, reason = "dropping the set ends the listening task")]
     listening: JoinSet<()>,
 }
@@ -89,8 +90,10 @@ struct Statements {
     delete_verified: Statement,
     fail: Statement,
     renew: Statement,
+    peers: Statement,
     take_lanes: Statement,
     lanes_held: Statement,
+    hand_over: Statement,
     leave: Statement,
 }
 
@@ -138,8 +141,10 @@ impl Statements {
                 ]
             ),
             renew: statement!(names, "renew", [TEXT, UUID, TEXT, TEXT, INT4, FLOAT8]),
-            take_lanes: statement!(names, "take_lanes", [TEXT, BOOL]),
+            peers: statement!(names, "peers", []),
+            take_lanes: statement!(names, "take_lanes", [TEXT, BOOL, INT8]),
             lanes_held: statement!(names, "lanes_held", [TEXT]),
+            hand_over: statement!(names, "hand_over", [INT4_ARRAY, INT8_ARRAY, TEXT]),
             leave: statement!(names, "leave", [TEXT, UUID]),
         }
     }
@@ -150,6 +155,7 @@ impl PostgresStore {
     #[must_use]
     pub fn new(database: Database, names: Names, options: StoreOptions) -> Self {
         let hint = Arc::new(Notify::new());
+        let membership = Arc::new(Notify::new());
         let mut listening = JoinSet::new();
         if let Some(connection) = options.listen.clone() {
             let sql = names.fill(include_str!("../../../sql/listen.sql"));
@@ -157,6 +163,7 @@ impl PostgresStore {
                 connection,
                 sql,
                 hint: Arc::clone(&hint),
+                membership: Arc::clone(&membership),
             }));
         }
         Self {
@@ -166,53 +173,49 @@ impl PostgresStore {
             options,
             session: Uuid::new_v4(),
             feed: Mutex::default(),
-            mask: RwLock::default(),
             hint,
-            name_taken: Once::default(),
+            membership,
+            said: Said::default(),
             listening,
         }
     }
 
-    /// The lanes held, one bit each, as the statements take them.
-    fn mask(&self) -> Arc<Vec<u8>> {
-        Arc::clone(&self.mask.read().expect("no holder of this lock panics"))
-    }
-
-    fn set_mask(&self, lanes: &Tenancy) {
-        // get_bit counts from the least significant bit of the first byte.
-        let mut mask = vec![0; usize::from(self.names.lanes()).div_ceil(8)];
-        for lane in lanes.keys() {
-            mask[usize::from(*lane / 8)] |= 1 << (lane % 8);
-        }
-        *self.mask.write().expect("no holder of this lock panics") = Arc::new(mask);
+    /// Lanes as the statements take them.
+    fn mask(&self, lanes: &LaneSet) -> Vec<u8> {
+        lanes.mask(self.names.lanes())
     }
 }
 
 #[async_trait]
 impl Store for PostgresStore {
-    async fn open(&self, lanes: &Tenancy) -> Result<(), StoreError> {
-        self.set_mask(lanes);
+    async fn open(&self) -> Result<Seq, StoreError> {
         self.open_feed().await
     }
 
-    async fn read(&self, room: Room) -> Result<Page, StoreError> {
-        self.read_feed(room).await
+    async fn read(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
+        self.read_feed(lanes, room).await
     }
 
     async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError> {
         self.reread_rows(scope, after, upto, room).await
     }
 
-    async fn due(&self, after: Option<DuePosition>, upto: Seq, room: Room) -> Result<DuePage, StoreError> {
-        self.due_rows(after, upto, room).await
+    async fn due(
+        &self,
+        lanes: &LaneSet,
+        after: Option<DuePosition>,
+        upto: Seq,
+        room: Room,
+    ) -> Result<DuePage, StoreError> {
+        self.due_rows(lanes, after, upto, room).await
     }
 
-    async fn recall(&self, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
-        self.recall_rows(seqs, room).await
+    async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
+        self.recall_rows(lanes, seqs, room).await
     }
 
-    async fn holds(&self, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
-        self.holding_rows(among, failed_too).await
+    async fn holds(&self, lanes: &LaneSet, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
+        self.holding_rows(lanes, among, failed_too).await
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
@@ -226,25 +229,19 @@ impl Store for PostgresStore {
 
 #[async_trait]
 impl Leases for PostgresStore {
-    async fn renew(&self, ttl: Duration) -> Result<Tenancy, StoreError> {
+    async fn renew(&self, ttl: Duration) -> Result<Lease, StoreError> {
         self.renew_lease(ttl).await
+    }
+
+    async fn hand_over(&self, lanes: &Tenancy) -> Result<(), StoreError> {
+        self.hand_over_lanes(lanes).await
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
         self.leave_lease().await
     }
-}
 
-/// Says something once, until reset.
-#[derive(Debug, Default)]
-struct Once(AtomicBool);
-
-impl Once {
-    fn say(&self) -> bool {
-        !self.0.swap(true, Ordering::Relaxed)
-    }
-
-    fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    async fn membership_changed(&self) {
+        self.membership.notified().await;
     }
 }

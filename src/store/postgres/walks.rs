@@ -8,7 +8,7 @@ use super::PostgresStore;
 use super::database::Role;
 use super::rows::{Topics, lane, message_row, seconds, unreadable};
 use crate::message::Seq;
-use crate::store::{DuePage, DuePosition, Hold, Reread, Room, Row, Scope, StoreError};
+use crate::store::{DuePage, DuePosition, Hold, LaneSet, Reread, Room, Row, Scope, StoreError};
 
 impl PostgresStore {
     pub(super) async fn reread_rows(
@@ -30,13 +30,13 @@ impl PostgresStore {
             .topics
             .as_ref()
             .map(|topics| topics.iter().map(|topic| &**topic).collect());
-        let mask = self.mask();
+        let mask = self.mask(&scope.lanes);
         let mut page = Bounded::new(room);
         self.database
             .query_while(
                 Role::Side,
                 &self.sql.reread,
-                &[&after.0, &upto.0, &limit, &*mask, &topics, &scope.key.as_deref()],
+                &[&after.0, &upto.0, &limit, &mask, &topics, &scope.key.as_deref()],
                 |row| page.take(&row),
             )
             .await?;
@@ -55,30 +55,26 @@ impl PostgresStore {
 
     pub(super) async fn due_rows(
         &self,
+        lanes: &LaneSet,
         after: Option<DuePosition>,
         upto: Seq,
         room: Room,
     ) -> Result<DuePage, StoreError> {
         let (at, seq) = after.map_or((0, i64::MIN), |position| (position.available_at, position.seq.0));
         let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
-        let mask = self.mask();
+        let mask = self.mask(lanes);
         let mut page = Bounded::new(room);
         let mut next = None;
         self.database
-            .query_while(
-                Role::Side,
-                &self.sql.due,
-                &[&at, &seq, &upto.0, &limit, &*mask],
-                |row| {
-                    let available_at = row.try_get("due_at").map_err(|error| unreadable(&error))?;
-                    let go_on = page.take(&row)?;
-                    next = page.rows.last().map(|row| DuePosition {
-                        available_at,
-                        seq: row.message.seq,
-                    });
-                    Ok(go_on)
-                },
-            )
+            .query_while(Role::Side, &self.sql.due, &[&at, &seq, &upto.0, &limit, &mask], |row| {
+                let available_at = row.try_get("due_at").map_err(|error| unreadable(&error))?;
+                let go_on = page.take(&row)?;
+                next = page.rows.last().map(|row| DuePosition {
+                    available_at,
+                    seq: row.message.seq,
+                });
+                Ok(go_on)
+            })
             .await?;
         if page.full {
             return Ok(DuePage {
@@ -100,31 +96,36 @@ impl PostgresStore {
         })
     }
 
-    pub(super) async fn recall_rows(&self, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
+    pub(super) async fn recall_rows(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
         let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
-        let mask = self.mask();
+        let mask = self.mask(lanes);
         let mut page = Bounded::new(Room {
             rows: usize::MAX,
             ..room
         });
         self.database
-            .query_while(Role::Side, &self.sql.recall, &[&seqs, &*mask], |row| page.take(&row))
+            .query_while(Role::Side, &self.sql.recall, &[&seqs, &mask], |row| page.take(&row))
             .await?;
         Ok(page.rows)
     }
 
-    pub(super) async fn holding_rows(&self, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
-        let mask = self.mask();
+    pub(super) async fn holding_rows(
+        &self,
+        lanes: &LaneSet,
+        among: Option<&[Seq]>,
+        failed_too: bool,
+    ) -> Result<Vec<Hold>, StoreError> {
+        let mask = self.mask(lanes);
         let rows = match among {
             None => {
                 self.database
-                    .query(Role::Side, &self.sql.holds, &[&*mask, &failed_too])
+                    .query(Role::Side, &self.sql.holds, &[&mask, &failed_too])
                     .await?
             }
             Some(seqs) => {
                 let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
                 self.database
-                    .query(Role::Side, &self.sql.holds_among, &[&*mask, &seqs])
+                    .query(Role::Side, &self.sql.holds_among, &[&mask, &seqs])
                     .await?
             }
         };

@@ -1,4 +1,4 @@
-//! One instance's cursor over the table: the first pass, then every number, with the missing ones remembered.
+//! One instance's cursor over the table: every number, with the missing ones remembered.
 
 use std::collections::BTreeSet;
 
@@ -6,18 +6,16 @@ use tokio::time::Instant;
 
 use super::{State, StoredRow};
 use crate::message::Seq;
-use crate::store::{Page, Room, Row, Tenancy};
+use crate::store::{LaneSet, Page, Room, Row};
 
-/// The first pass ends so far below the last number taken, so that what is open at that time leaves a gap to watch.
+/// The cursor starts so far below the last number taken, so that what is open at that time leaves a gap to watch.
 const RETRACED: i64 = 100;
 
 /// Where reading stands.
 #[derive(Debug, Default)]
 pub(super) struct Feed {
     cursor: i64,
-    /// The first pass ends here.
-    first_pass_upto: Option<i64>,
-    /// Transactions that owned numbers when the first pass began; `None` once the sweep for them was asked for.
+    /// Transactions that owned numbers when the store was opened; `None` once the sweep for them was asked for.
     first_holders: Option<BTreeSet<u64>>,
     /// Missing numbers below the cursor that an open transaction may own.
     gaps: BTreeSet<i64>,
@@ -28,20 +26,19 @@ impl Feed {
     pub(super) fn open(state: &State) -> Self {
         let last = state.rows.last_key_value().map_or(0, |(seq, _)| *seq);
         Self {
-            cursor: i64::MIN,
-            first_pass_upto: Some((last.max(state.last_seq) - RETRACED).max(0)),
+            cursor: (last.max(state.last_seq) - RETRACED).max(0),
             first_holders: Some(holders(state)),
             gaps: BTreeSet::new(),
         }
     }
 
-    pub(super) fn read(&mut self, state: &State, held: &Tenancy, room: Room) -> Page {
-        let mut page = match self.first_pass_upto {
-            Some(upto) => self.first_pass(state, held, upto, room),
-            None => self.follow(state, held, room),
-        };
-        if self.first_pass_upto.is_none()
-            && let Some(first) = &self.first_holders
+    pub(super) fn cursor(&self) -> Seq {
+        Seq(self.cursor)
+    }
+
+    pub(super) fn read(&mut self, state: &State, lanes: &LaneSet, room: Room) -> Page {
+        let mut page = self.follow(state, lanes, room);
+        if let Some(first) = &self.first_holders
             && first.is_disjoint(&holders(state))
         {
             self.first_holders = None;
@@ -52,31 +49,14 @@ impl Feed {
         page
     }
 
-    /// Pending rows up to about where the sequence stood at `open`.
-    fn first_pass(&mut self, state: &State, held: &Tenancy, upto: i64, room: Room) -> Page {
-        let mut filling = Filling::new(room);
-        let from = self.cursor.saturating_add(1);
-        for (seq, row) in state.rows.range(from..=upto.max(from)).filter(|(seq, _)| **seq <= upto) {
-            if is_wanted(row, held) {
-                self.cursor = *seq;
-                if !filling.take(row) {
-                    return filling.page(true);
-                }
-            }
-        }
-        self.cursor = upto;
-        self.first_pass_upto = None;
-        filling.page(true)
-    }
-
-    fn follow(&mut self, state: &State, held: &Tenancy, room: Room) -> Page {
+    fn follow(&mut self, state: &State, lanes: &LaneSet, room: Room) -> Page {
         let mut filling = Filling::new(room);
         let taken = state.numbers_taken();
         for seq in self.gaps.clone() {
             match state.rows.get(&seq) {
                 Some(row) => {
                     self.gaps.remove(&seq);
-                    if !filling.pass(row, held) {
+                    if !filling.pass(row, lanes) {
                         return filling.page(true);
                     }
                 }
@@ -90,7 +70,7 @@ impl Feed {
             self.gaps
                 .extend(taken.range(self.cursor.saturating_add(1)..*seq).copied());
             self.cursor = *seq;
-            if !filling.pass(row, held) {
+            if !filling.pass(row, lanes) {
                 return filling.page(true);
             }
         }
@@ -103,9 +83,9 @@ fn holders(state: &State) -> BTreeSet<u64> {
     with_numbers.map(|(transaction, _)| *transaction).collect()
 }
 
-/// Pending, mine, and not left to `due`.
-pub(super) fn is_wanted(row: &StoredRow, held: &Tenancy) -> bool {
-    row.is_pending() && !row.is_waiting() && held.contains_key(&row.lane)
+/// Pending, in these lanes, and not left to `due`.
+pub(super) fn is_wanted(row: &StoredRow, lanes: &LaneSet) -> bool {
+    row.is_pending() && !row.is_waiting() && lanes.contains(row.lane)
 }
 
 /// Rows up to a room.
@@ -139,11 +119,11 @@ impl Filling {
     }
 
     /// The cursor passes a row: takes it, or notes when it falls due.
-    fn pass(&mut self, row: &StoredRow, held: &Tenancy) -> bool {
-        if is_wanted(row, held) {
+    fn pass(&mut self, row: &StoredRow, lanes: &LaneSet) -> bool {
+        if is_wanted(row, lanes) {
             return self.take(row);
         }
-        if row.is_pending() && held.contains_key(&row.lane) {
+        if row.is_pending() && lanes.contains(row.lane) {
             let due_in = row.available_at.saturating_duration_since(self.now);
             self.page.next_due = Some(self.page.next_due.map_or(due_in, |known| known.min(due_in)));
         }

@@ -3,33 +3,27 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::feed::{Feed, Filling, is_wanted};
-use super::{MemoryTable, Registration, State, StoredRow};
+use super::{MemoryTable, State, StoredRow};
 use crate::message::Seq;
 use crate::store::{
-    DuePage, DuePosition, FailedAttempt, Hold, Leases, Mark, Page, Reread, Room, Row, Scope, Settled, Settlement,
-    Store, StoreError, Tenancy,
+    DuePage, DuePosition, FailedAttempt, Hold, LaneSet, Mark, Page, Reread, Room, Row, Scope, Settled, Settlement,
+    Store, StoreError,
 };
 
 /// One instance at a [`MemoryTable`]. Made anew under the same name, it is that instance restarted.
 pub struct MemoryStore {
-    table: Arc<MemoryTable>,
-    instance: String,
-    session: u64,
-    mine: Mutex<Mine>,
+    pub(super) table: Arc<MemoryTable>,
+    pub(super) instance: String,
+    pub(super) session: u64,
+    feed: Mutex<Feed>,
     commits_seen: AtomicU64,
-}
-
-/// What an instance keeps of its own.
-#[derive(Debug, Default)]
-struct Mine {
-    feed: Feed,
-    lanes: Tenancy,
+    pub(super) membership_seen: AtomicU64,
 }
 
 impl std::fmt::Debug for MemoryStore {
@@ -43,7 +37,7 @@ impl std::fmt::Debug for MemoryStore {
 /// What an answer says while the database is away.
 #[derive(Debug, thiserror::Error)]
 #[error("the test says the database is away")]
-struct Away;
+pub(super) struct Away;
 
 impl MemoryStore {
     /// A handle for `instance`.
@@ -55,18 +49,19 @@ impl MemoryStore {
         drop(state);
         Self {
             commits_seen: AtomicU64::new(*table.commits.borrow()),
+            membership_seen: AtomicU64::new(*table.membership.borrow()),
             table: Arc::clone(table),
             instance: instance.to_owned(),
             session,
-            mine: Mutex::default(),
+            feed: Mutex::default(),
         }
     }
 
-    fn mine(&self) -> MutexGuard<'_, Mine> {
-        self.mine.lock().unwrap_or_else(PoisonError::into_inner)
+    fn feed(&self) -> MutexGuard<'_, Feed> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reachable(&self) -> Result<(), StoreError> {
+    pub(super) fn reachable(&self) -> Result<(), StoreError> {
         if *self.table.away.borrow() {
             Err(StoreError::Unavailable(Box::new(Away)))
         } else {
@@ -85,16 +80,6 @@ impl MemoryStore {
             _ = away.wait_for(|away| *away) => Err(StoreError::Unavailable(Box::new(Away))),
             _ = held.wait_for(|held| !held) => Ok(answer),
         }
-    }
-
-    /// As [`Self::answer`], on the lease's own connection.
-    fn answer_about_lease<T>(&self, work: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
-        self.reachable()?;
-        let mut state = self.table.state();
-        if state.leases_stalled {
-            return Err(StoreError::Unavailable(Box::new(Away)));
-        }
-        Ok(work(&mut state))
     }
 
     fn owns(&self, state: &State, mark: &Mark) -> bool {
@@ -145,12 +130,17 @@ impl MemoryStore {
         }
     }
 
-    fn due_rows(&self, state: &State, after: Option<DuePosition>, upto: Seq, room: Room) -> DuePage {
+    fn due_rows(
+        &self,
+        state: &State,
+        lanes: &LaneSet,
+        (after, upto): (Option<DuePosition>, Seq),
+        room: Room,
+    ) -> DuePage {
         let now = Instant::now();
-        let lanes = self.mine().lanes.clone();
         let pending = || state.rows.values().filter(|row| row.is_pending() && row.is_waiting());
         let mut due: Vec<&StoredRow> = pending()
-            .filter(|row| row.available_at <= now && row.message.seq <= upto && lanes.contains_key(&row.lane))
+            .filter(|row| row.available_at <= now && row.message.seq <= upto && lanes.contains(row.lane))
             .filter(|row| after.is_none_or(|after| self.position(row) > after))
             .collect();
         due.sort_by_key(|row| self.position(row));
@@ -181,11 +171,11 @@ fn is_in(scope: &Scope, row: &StoredRow) -> bool {
     topic && (scope.key.is_none() || scope.key == row.message.key)
 }
 
-fn reread(state: &State, lanes: &Tenancy, scope: &Scope, (after, upto): (Seq, Seq), room: Room) -> Reread {
+fn reread(state: &State, scope: &Scope, (after, upto): (Seq, Seq), room: Room) -> Reread {
     let mut filling = Filling::new(room);
     if after < upto {
         for row in state.rows.range(after.0.saturating_add(1)..=upto.0).map(|(_, row)| row) {
-            if is_wanted(row, lanes) && is_in(scope, row) && !filling.take(row) {
+            if is_wanted(row, &scope.lanes) && is_in(scope, row) && !filling.take(row) {
                 return Reread {
                     rows: filling.rows(),
                     position: row.message.seq,
@@ -201,9 +191,9 @@ fn reread(state: &State, lanes: &Tenancy, scope: &Scope, (after, upto): (Seq, Se
     }
 }
 
-fn hold(row: &StoredRow, lanes: &Tenancy, failed_too: bool) -> Option<Hold> {
+fn hold(row: &StoredRow, lanes: &LaneSet, failed_too: bool) -> Option<Hold> {
     let failed = row.failed_at.is_some();
-    let holds = row.relayed_at.is_none() && (!failed || failed_too) && lanes.contains_key(&row.lane);
+    let holds = row.relayed_at.is_none() && (!failed || failed_too) && lanes.contains(row.lane);
     let key = row.message.key.clone().filter(|_| holds)?;
     Some(Hold {
         seq: row.message.seq,
@@ -216,45 +206,43 @@ fn hold(row: &StoredRow, lanes: &Tenancy, failed_too: bool) -> Option<Hold> {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn open(&self, lanes: &Tenancy) -> Result<(), StoreError> {
+    async fn open(&self) -> Result<Seq, StoreError> {
         self.answer(|state| {
-            let feed = Feed::open(state);
-            *self.mine() = Mine {
-                feed,
-                lanes: lanes.clone(),
-            };
+            let mut feed = self.feed();
+            *feed = Feed::open(state);
+            feed.cursor()
         })
         .await
     }
 
-    async fn read(&self, room: Room) -> Result<Page, StoreError> {
-        self.answer(|state| {
-            let mut mine = self.mine();
-            let Mine { feed, lanes } = &mut *mine;
-            feed.read(state, lanes, room)
-        })
-        .await
+    async fn read(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
+        self.answer(|state| self.feed().read(state, lanes, room)).await
     }
 
     async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError> {
-        self.answer(|state| reread(state, &self.mine().lanes, scope, (after, upto), room))
+        self.answer(|state| reread(state, scope, (after, upto), room)).await
+    }
+
+    async fn due(
+        &self,
+        lanes: &LaneSet,
+        after: Option<DuePosition>,
+        upto: Seq,
+        room: Room,
+    ) -> Result<DuePage, StoreError> {
+        self.answer(|state| self.due_rows(state, lanes, (after, upto), room))
             .await
     }
 
-    async fn due(&self, after: Option<DuePosition>, upto: Seq, room: Room) -> Result<DuePage, StoreError> {
-        self.answer(|state| self.due_rows(state, after, upto, room)).await
-    }
-
-    async fn recall(&self, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
+    async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
         self.answer(|state| {
-            let lanes = self.mine().lanes.clone();
             let asked: BTreeSet<Seq> = seqs.iter().copied().collect();
             let mut filling = Filling::new(Room {
                 rows: usize::MAX,
                 ..room
             });
             for row in asked.iter().filter_map(|seq| state.rows.get(&seq.0)) {
-                if is_wanted(row, &lanes) && !filling.take(row) {
+                if is_wanted(row, lanes) && !filling.take(row) {
                     break;
                 }
             }
@@ -263,16 +251,17 @@ impl Store for MemoryStore {
         .await
     }
 
-    async fn holds(&self, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
+    async fn holds(&self, lanes: &LaneSet, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
         self.answer(|state| {
-            let lanes = self.mine().lanes.clone();
             let holding = |row: &StoredRow| match among {
-                None => row.failed_at.is_some() || row.message.attempt > 1,
-                // A row an operator retries waits at its first attempt, and holds on.
+                // A row an operator retries waits at its first attempt, keeps its last error, and holds on.
+                None => {
+                    row.failed_at.is_some() || row.message.attempt > 1 || (row.is_waiting() && row.last_error.is_some())
+                }
                 Some(seqs) => seqs.contains(&row.message.seq) && (row.failed_at.is_some() || row.is_waiting()),
             };
             let rows = state.rows.values().filter(|row| holding(row));
-            rows.filter_map(|row| hold(row, &lanes, failed_too)).collect()
+            rows.filter_map(|row| hold(row, lanes, failed_too)).collect()
         })
         .await
     }
@@ -300,59 +289,16 @@ impl Store for MemoryStore {
     }
 
     async fn changed(&self) {
-        let mut commits = self.table.commits.subscribe();
-        let seen = self.commits_seen.load(Ordering::Relaxed);
-        // The sender lives as long as the table this handle holds.
-        if let Ok(now) = commits.wait_for(|now| *now > seen).await {
-            self.commits_seen.store(*now, Ordering::Relaxed);
-        }
+        next(&self.table.commits, &self.commits_seen).await;
     }
 }
 
-#[async_trait]
-impl Leases for MemoryStore {
-    async fn renew(&self, ttl: Duration) -> Result<Tenancy, StoreError> {
-        self.answer_about_lease(|state| {
-            let now = Instant::now();
-            let before = state.instances.insert(
-                self.instance.clone(),
-                Registration {
-                    session: self.session,
-                    expires_at: now + ttl,
-                },
-            );
-            let anew = before.is_none_or(|before| before.session != self.session || before.expires_at < now);
-            let mut held = Tenancy::new();
-            let State { lanes, instances, .. } = state;
-            for (lane, lease) in (0..).zip(lanes.iter_mut()) {
-                let is_mine = lease.owner.as_deref() == Some(&*self.instance);
-                let is_free = lease
-                    .owner
-                    .as_ref()
-                    .is_none_or(|owner| instances.get(owner).is_none_or(|owner| owner.expires_at < now));
-                if is_free || (is_mine && anew) {
-                    lease.owner = Some(self.instance.clone());
-                    lease.epoch += 1;
-                }
-                if is_mine || is_free {
-                    held.insert(lane, lease.epoch);
-                }
-            }
-            held
-        })
-    }
-
-    async fn leave(&self) -> Result<(), StoreError> {
-        self.answer_about_lease(|state| {
-            let registered = state.instances.get(&self.instance);
-            if registered.is_some_and(|registration| registration.session == self.session) {
-                state.instances.remove(&self.instance);
-                for lease in &mut state.lanes {
-                    if lease.owner.as_deref() == Some(&*self.instance) {
-                        lease.owner = None;
-                    }
-                }
-            }
-        })
+/// Waits until `counter` is past what was seen of it.
+pub(super) async fn next(counter: &watch::Sender<u64>, seen: &AtomicU64) {
+    let mut counter = counter.subscribe();
+    let before = seen.load(Ordering::Relaxed);
+    // The sender lives as long as the table that holds it.
+    if let Ok(now) = counter.wait_for(|now| *now > before).await {
+        seen.store(*now, Ordering::Relaxed);
     }
 }
