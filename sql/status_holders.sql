@@ -4,7 +4,8 @@
 select held.topic, held.key, min(held.seq), held.failed
 from (
     select m.{c.topic} as topic, m.{c.key} as key, m.{c.seq} as seq, false as failed
-    from {messages} m where {pending} and {waiting} and m.{c.attempt} > 1 and m.{c.key} is not null
+    from {messages} m where {pending} and {waiting} 
+      and (m.{c.attempt} > 1 or m.{c.last_error} is not null) and m.{c.key} is not null
     union all
     select m.{c.topic}, m.{c.key}, m.{c.seq}, true
     from {messages} m where m.{c.failed_at} is not null and m.{c.key} is not null

@@ -22,6 +22,8 @@ pub struct Route {
     pub max_attempts: i32,
     /// Delays between attempts.
     pub backoff: Backoff,
+    /// Nothing is sent while an earlier number may still be committed.
+    pub commit_order: bool,
     matcher: GlobMatcher,
     destination: Template,
 }
@@ -121,6 +123,8 @@ pub struct RouteSpec<'a> {
     pub max_attempts: i32,
     /// Delays.
     pub backoff: Backoff,
+    /// Whether to wait for earlier numbers.
+    pub commit_order: bool,
 }
 
 impl Route {
@@ -136,6 +140,7 @@ impl Route {
             order: spec.order,
             max_attempts: spec.max_attempts,
             backoff: spec.backoff,
+            commit_order: spec.commit_order,
             matcher: glob.compile_matcher(),
             destination: Template::parse(spec.destination).map_err(|error| format!("destination: {error}"))?,
         })
@@ -206,6 +211,7 @@ mod tests {
             order: Order::Key,
             max_attempts: 5,
             backoff,
+            commit_order: false,
         })
     }
 

@@ -27,6 +27,7 @@ struct World {
     table: Arc<MemoryTable>,
     transports: Vec<Arc<ScriptedTransport>>,
     routes: Vec<Route>,
+    commit_order: bool,
     options: Options,
 }
 
@@ -43,6 +44,7 @@ impl World {
             table: MemoryTable::new(LANES),
             transports: vec![Arc::new(ScriptedTransport::default().without_dedupe())],
             routes: Vec::new(),
+            commit_order: false,
             options: Options {
                 lanes: LANES,
                 batch_size: 50,
@@ -74,6 +76,7 @@ impl World {
                 min: SECOND,
                 max: MINUTE,
             },
+            commit_order: self.commit_order,
         };
         self.routes.push(Route::new(&spec).unwrap());
     }
@@ -954,4 +957,76 @@ async fn lanes_taken_over_bring_their_holds_along() {
     world.in_order_per_key(0);
     assert_eq!(world.seen(0).len(), failed.len() + behind.len());
     one.stop().await.unwrap();
+}
+
+/// A world whose only route waits for earlier numbers.
+fn in_commit_order() -> World {
+    let mut world = World::without_routes();
+    world.commit_order = true;
+    world.route("*", 0, Order::Key);
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_commit_order_nothing_goes_before_an_earlier_number() {
+    let world = in_commit_order();
+    let running = world.start();
+    for n in 0..300 {
+        let mut late = world.table.begin();
+        let mut gone = world.table.begin();
+        late.insert(&good("k"));
+        gone.insert(&good("k"));
+        world.insert(&good("k"));
+        world.insert(&good(&format!("k{}", n % 7)));
+        if n % 3 == 0 {
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
+        gone.rollback();
+        late.commit();
+    }
+    world.drained(5 * SECOND).await;
+    let seen = world.seen(0);
+    assert_eq!((seen.len(), world.duplicates(0)), (900, 0));
+    // Every key in the order of its numbers, although each pair of transactions overlapped.
+    world.in_order_per_key(0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn commit_order_waits_for_what_was_open_at_the_start() {
+    let world = in_commit_order();
+    let mut open = world.table.begin();
+    let first = open.insert(&good("k")).0;
+    let mut rows: Vec<i64> = (0..300).map(|_| world.insert(&good("k"))).collect();
+    let running = world.start();
+    rows.push(world.insert(&good("k")));
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(world.seen(0), [0; 0], "the first number may still come");
+    open.commit();
+    world.drained(5 * SECOND).await;
+    rows.insert(0, first);
+    assert_eq!(world.seen(0), rows);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn commit_order_of_one_route_does_not_hold_up_another() {
+    let mut world = World::without_routes();
+    world.route("free", 0, Order::Key);
+    world.commit_order = true;
+    world.route("*", 0, Order::Key);
+    let running = world.start();
+    let mut open = world.table.begin();
+    open.insert(&good("k"));
+    for _ in 0..2_000 {
+        world.insert(&NewRow::new("free").key("k"));
+        world.insert(&good("k"));
+    }
+    until("the other route is done", 5 * SECOND, || world.table.relayed() == 2_000).await;
+    assert_eq!(world.seen(0).len(), 2_000);
+    open.commit();
+    world.drained(5 * SECOND).await;
+    world.in_order_per_key(0);
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (4_001, 0));
+    running.stop().await.unwrap();
 }

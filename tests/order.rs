@@ -149,6 +149,35 @@ async fn with_order_none_nobody_waits() {
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
+#[tokio::test]
+async fn in_commit_order_a_late_commit_is_not_overtaken_and_its_transaction_is_named() {
+    let _guard = together().await;
+    let (scene, daemon) = scene("commit_order = true").await;
+    let late = scene.database.connect().await;
+    late.run("set application_name = 'nightly import'; begin").await;
+    late.run("insert into outbox_messages (topic, key, payload) values ('orders', 'a', '1')")
+        .await;
+    scene
+        .session
+        .run("insert into outbox_messages (topic, key, payload) select 'orders', 'a', '2' from generate_series(1, 50)")
+        .await;
+    let named = "commit order waits for pid";
+    eventually("the transaction is named", Duration::from_secs(15), || async {
+        scene.site.log().contains(named).then_some(())
+    })
+    .await;
+    assert!(scene.site.log().contains("(nightly import, idle in transaction)"));
+    assert_eq!(scene.relayed("a").await, 0, "an earlier number may still come");
+    let status = scene.site.succeed(&["status"]);
+    assert!(status.contains("nightly import"), "{status}");
+    late.run("commit").await;
+    scene.until_relayed("a", 51).await;
+    let verdict = judge(&scene.database, &scene.broker, &["orders"]).await;
+    verdict.assert_nothing_lost();
+    verdict.assert_ordered();
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
 /// Two hours of backoff before the crash are two hours after it: the row holds its key from the database, not memory.
 #[tokio::test]
 async fn a_held_key_is_held_again_after_a_kill() {

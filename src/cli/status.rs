@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::delivery::Order;
+use crate::store::OpenTransaction;
 use crate::store::postgres::status::{self, EXACT, HeldKey, Status};
 
 use super::terminal::{Out, Tone, age, cut, grouped};
@@ -99,7 +100,24 @@ fn show(out: &mut Out, status: &Status) -> io::Result<()> {
         out.line(line)?;
     }
     instances(out, status)?;
-    held(out, &status.held_keys)
+    held(out, &status.held_keys)?;
+    open_transactions(out, &status.open_transactions)
+}
+
+/// With `commit_order` messages wait for them; without, the gaps they leave are watched.
+fn open_transactions(out: &mut Out, transactions: &[OpenTransaction]) -> io::Result<()> {
+    if transactions.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let rows: Vec<[String; 4]> = transactions
+        .iter()
+        .map(|open| {
+            let pid = open.pid.map_or("-".to_owned(), |pid| pid.to_string());
+            [cut(&open.who, 36), pid, age(open.open_for), open.state.clone()]
+        })
+        .collect();
+    out.table(["OPEN TRANSACTION", "PID", "FOR", "STATE"], &rows, [36, 9, 10, 22])
 }
 
 fn instances(out: &mut Out, status: &Status) -> io::Result<()> {

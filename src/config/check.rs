@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::raw::{self, Raw};
 use super::units::{Number, Span};
 use super::{
-    Config, ConfigError, Database, Http, Lease, Listen, Log, OnRelayed, Outbox, Relay, Retention, Retrying, Trace,
+    Config, ConfigError, Database, Http, Lease, Listen, Log, OnRelayed, Outbox, Relay, Retention, RouteDefaults, Trace,
     routing,
 };
 use crate::backoff::Backoff;
@@ -23,10 +23,10 @@ use crate::telemetry::log::{Format, Level};
 const BATCH_SIZE_MAX: u64 = 100_000;
 
 pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
-    let retrying = retrying(&raw.relay)?;
+    let defaults = route_defaults(&raw.relay, &raw.outbox)?;
     let lease = lease(raw.lease)?;
     let transports = routing::transports(raw.transports, lease.ttl)?;
-    let (routes, route_limits) = routing::routes(raw.routes, &transports, retrying)?;
+    let (routes, route_limits) = routing::routes(raw.routes, &transports, defaults)?;
     Ok(Config {
         database: database(raw.database)?,
         outbox: outbox(raw.outbox)?,
@@ -247,13 +247,14 @@ fn relay(raw: &raw::Relay) -> Result<Relay, ConfigError> {
     })
 }
 
-fn retrying(raw: &raw::Relay) -> Result<Retrying, ConfigError> {
+fn route_defaults(raw: &raw::Relay, outbox: &raw::Outbox) -> Result<RouteDefaults, ConfigError> {
     let backoff = Backoff {
         min: at_least("relay.backoff_min", raw.backoff_min, Duration::from_millis(1))?,
         max: raw.backoff_max.0,
     };
     ordered(("relay.backoff_min", backoff.min), ("relay.backoff_max", backoff.max))?;
-    Ok(Retrying {
+    Ok(RouteDefaults {
+        commit_order: outbox.commit_order,
         max_attempts: within("relay.max_attempts", raw.max_attempts, 1..=MAX_ATTEMPTS)?,
         backoff,
     })

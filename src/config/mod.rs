@@ -310,9 +310,10 @@ pub struct Trace {
     pub otlp_endpoint: Option<String>,
 }
 
-/// `relay.max_attempts` and `relay.backoff_*`: what a route has that does not say otherwise.
+/// `relay.max_attempts`, `relay.backoff_*`, `outbox.commit_order`: what a route has that does not say otherwise.
 #[derive(Clone, Copy, Debug)]
-struct Retrying {
+struct RouteDefaults {
     max_attempts: i32,
     backoff: Backoff,
+    commit_order: bool,
 }

@@ -47,6 +47,7 @@ pub(super) struct Outbox {
     pub(super) table: String,
     pub(super) on_relayed: String,
     pub(super) lanes: Number,
+    pub(super) commit_order: bool,
     pub(super) columns: BTreeMap<String, String>,
 }
 
@@ -103,6 +104,7 @@ pub(super) struct Route {
     pub(super) transport: Option<String>,
     pub(super) destination: Option<String>,
     pub(super) order: Option<String>,
+    pub(super) commit_order: Option<bool>,
     pub(super) max_attempts: Option<Number>,
     pub(super) backoff_min: Option<Span>,
     pub(super) backoff_max: Option<Span>,
@@ -171,6 +173,7 @@ impl Default for Outbox {
             table: "outbox_messages".to_owned(),
             on_relayed: "mark".to_owned(),
             lanes: Number(64),
+            commit_order: false,
             columns: BTreeMap::new(),
         }
     }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::check::{MAX_ATTEMPTS, at_least, choice, ordered, show, within, wrong};
-use super::{ConfigError, Retrying, RouteLimits, Transport, TransportConfig, raw};
+use super::{ConfigError, RouteDefaults, RouteLimits, Transport, TransportConfig, raw};
 use crate::backoff::Backoff;
 use crate::delivery::Order;
 use crate::route::{Route, RouteSpec, Routes};
@@ -158,7 +158,7 @@ impl TransportConfig {
 pub(super) fn routes(
     raw: Vec<raw::Route>,
     transports: &[Transport],
-    retrying: Retrying,
+    defaults: RouteDefaults,
 ) -> Result<(Routes, Vec<RouteLimits>), ConfigError> {
     let raw = if raw.is_empty() {
         if transports.len() > 1 {
@@ -177,12 +177,12 @@ pub(super) fn routes(
     for (index, raw) in raw.into_iter().enumerate() {
         let key = format!("routes[{index}]");
         limits.push(limits_of(&key, &raw)?);
-        routes.push(route(&key, raw, transports, retrying)?);
+        routes.push(route(&key, raw, transports, defaults)?);
     }
     Ok((Routes::new(routes), limits))
 }
 
-fn route(key: &str, raw: raw::Route, transports: &[Transport], retrying: Retrying) -> Result<Route, ConfigError> {
+fn route(key: &str, raw: raw::Route, transports: &[Transport], defaults: RouteDefaults) -> Result<Route, ConfigError> {
     let sub = |name: &str| format!("{key}.{name}");
     let topic = raw
         .topic
@@ -190,13 +190,13 @@ fn route(key: &str, raw: raw::Route, transports: &[Transport], retrying: Retryin
     let orders = [("key", Order::Key), ("strict", Order::Strict), ("none", Order::None)];
     let max_attempts = match raw.max_attempts {
         Some(number) => within(&sub("max_attempts"), number, 1..=MAX_ATTEMPTS)?,
-        None => retrying.max_attempts,
+        None => defaults.max_attempts,
     };
     let min = match raw.backoff_min {
         Some(span) => at_least(&sub("backoff_min"), span, Duration::from_millis(1))?,
-        None => retrying.backoff.min,
+        None => defaults.backoff.min,
     };
-    let max = raw.backoff_max.map_or(retrying.backoff.max, |span| span.0);
+    let max = raw.backoff_max.map_or(defaults.backoff.max, |span| span.0);
     ordered((&sub("backoff_min"), min), (&sub("backoff_max"), max))?;
     let spec = RouteSpec {
         topic: &topic,
@@ -205,6 +205,7 @@ fn route(key: &str, raw: raw::Route, transports: &[Transport], retrying: Retryin
         order: choice(&sub("order"), raw.order.as_deref().unwrap_or("key"), &orders)?,
         max_attempts,
         backoff: Backoff { min, max },
+        commit_order: raw.commit_order.unwrap_or(defaults.commit_order),
     };
     Route::new(&spec).map_err(|problem| match problem.split_once(": ") {
         Some((name, problem)) => wrong(sub(name), problem.to_owned()),

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use crate::delivery::{Failure, FailureClass, Order};
 use crate::message::{Headers, Seq};
+use crate::route::Resolved;
 use crate::store::{FailedAttempt, Hold, Mark, Row};
 use crate::transport::Envelope;
 
@@ -64,42 +65,31 @@ impl Engine {
         if self.window.holds(seq) || !self.territory.takes(lane, seq, found, self.holds.is_holder(seq)) {
             return Admission::Passed;
         }
-        let resolved = match (
+        let failure = match (
             &message.headers,
             self.routes.resolve(&message.topic, message.key.as_deref()),
         ) {
-            (Headers::Valid(_), Ok(resolved)) => resolved,
-            (Headers::Invalid(reason), _) => {
-                let failure = Failure::new(FailureClass::Rejected, "headers", &**reason);
-                self.reject(
-                    &Row {
-                        lane,
-                        message: message.clone(),
-                    },
-                    failure,
-                    now,
-                );
-                return Admission::Passed;
-            }
-            (Headers::Valid(_), Err(reason)) => {
-                let failure = Failure::new(FailureClass::Rejected, "no_route", reason);
-                self.reject(
-                    &Row {
-                        lane,
-                        message: message.clone(),
-                    },
-                    failure,
-                    now,
-                );
-                return Admission::Passed;
-            }
+            (Headers::Valid(_), Ok(resolved)) => return self.admit_to(resolved, Row { lane, message }, found),
+            (Headers::Invalid(reason), _) => Failure::new(FailureClass::Rejected, "headers", &**reason),
+            (Headers::Valid(_), Err(reason)) => Failure::new(FailureClass::Rejected, "no_route", reason),
         };
+        self.reject(&Row { lane, message }, failure, now);
+        Admission::Passed
+    }
+
+    fn admit_to(&mut self, resolved: Resolved, row: Row, found: Found) -> Admission {
+        let Row { lane, message } = row;
         let route = self.routes.get(resolved.route);
         let (transport, order) = (route.transport, route.order);
+        let commit_order = route.commit_order;
         let id = self.destinations.find(transport, &resolved.destination);
+        self.destinations.get_mut(id).in_commit_order |= commit_order;
         if !self.may_enter(id, message.seq, found) {
             if found != Found::Due {
-                self.destinations.lag_from(id, message.seq, &message.topic);
+                // What is still open since before the start may have any number.
+                let unknown = commit_order && self.reading.decided == Seq(i64::MIN);
+                let from = if unknown { Seq(i64::MIN + 1) } else { message.seq };
+                self.destinations.lag_from(id, from, &message.topic);
             }
             return Admission::Lagging;
         }
@@ -127,15 +117,16 @@ impl Engine {
 
     fn may_enter(&self, id: DestinationId, seq: Seq, found: Found) -> bool {
         let destination = self.destinations.get(id);
+        let decided = !destination.in_commit_order || seq <= self.reading.decided;
         match found {
-            Found::Passing | Found::Arriving => destination.takes_new_rows(),
+            Found::Passing | Found::Arriving => decided && destination.takes_new_rows(),
             // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
             Found::Released => !destination.is_open(),
             Found::Behind(lagging) => lagging == id && !destination.is_open(),
             // A row that becomes due must not overtake earlier rows of its key that the lag has yet to read.
             Found::Due => {
                 let passed = destination.lag.as_ref().is_none_or(|lag| seq <= lag.next);
-                !destination.is_open() && (passed || self.holds.is_holder(seq))
+                !destination.is_open() && ((passed && decided) || self.holds.is_holder(seq))
             }
         }
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::message::Seq;
-use crate::store::{DuePage, DuePosition, Hold, LaneSet, Reread, Room, Row, Scope, Store, StoreError, Tenancy};
+use crate::store::{
+    DuePage, DuePosition, Hold, LaneSet, OpenTransaction, Reread, Room, Row, Scope, Store, StoreError, Tenancy,
+};
 
 use super::admission::{Admission, Found};
 use super::destinations::{Breaker, DestinationId};
@@ -34,6 +36,7 @@ enum Side {
     Arriving,
     Behind(DestinationId),
     CheckHolds(Arc<Vec<Seq>>),
+    NameBlockers,
     Sweep(Seq),
 }
 
@@ -42,6 +45,7 @@ enum Answer {
     Reread(Reread),
     Due(DuePage),
     Holds(Vec<Hold>),
+    Transactions(Vec<OpenTransaction>),
 }
 
 /// Another read, answered.
@@ -65,14 +69,27 @@ impl Engine {
         self.window.overlap_begins();
         self.reading.side_room = Some(room);
         self.reading.side_first = false;
-        let upto = self.reading.cursor;
+        let upto = match &side {
+            Side::Behind(id) => self.limit_of(*id),
+            Side::Arrive(..)
+            | Side::Recall(..)
+            | Side::Due(_)
+            | Side::Arriving
+            | Side::CheckHolds(_)
+            | Side::NameBlockers
+            | Side::Sweep(_) => self.reading.cursor,
+        };
         let scope = self.scope(&side);
         let after = match &side {
             Side::Arriving => self.territory.behind().map_or(upto, |(_, next)| next),
             Side::Behind(id) => self.destinations.get(*id).lag.as_ref().map_or(upto, |lag| lag.next),
             Side::Recall(_, Recall::From(seq)) => Seq(seq.0 - 1),
             Side::Sweep(seq) => *seq,
-            Side::Arrive(..) | Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) => upto,
+            Side::Arrive(..)
+            | Side::Recall(_, Recall::Rows(_))
+            | Side::Due(_)
+            | Side::CheckHolds(_)
+            | Side::NameBlockers => upto,
         };
         let store = Arc::clone(&self.store);
         self.reading.side = Some(Box::pin(async move {
@@ -104,7 +121,11 @@ impl Engine {
                 key: Some(id.1.clone()),
                 lanes: lanes(),
             },
-            Side::Recall(_, Recall::Rows(_)) | Side::Due(_) | Side::CheckHolds(_) | Side::Sweep(_) => all(lanes()),
+            Side::Recall(_, Recall::Rows(_))
+            | Side::Due(_)
+            | Side::CheckHolds(_)
+            | Side::NameBlockers
+            | Side::Sweep(_) => all(lanes()),
         }
     }
 
@@ -131,6 +152,9 @@ impl Engine {
             if !seqs.is_empty() {
                 return Some((Side::CheckHolds(Arc::new(seqs)), nothing));
             }
+        }
+        if self.commits_stand_still(now) {
+            return Some((Side::NameBlockers, nothing));
         }
         let room = room?;
         if now >= self.reading.sweep_at {
@@ -241,20 +265,9 @@ impl Engine {
                     self.report_recovered(id);
                 }
             }
-            (Side::Sweep(_), Answer::Reread(reread)) => {
-                let (queued, _) = self.admit_all(reread.rows, Found::Passing, now);
-                if queued > 0 {
-                    tracing::debug!(rows = queued, "found by the sweep");
-                }
-                self.reading.sweep_after = if reread.done { Seq(i64::MIN) } else { reread.position };
-                let pause = if reread.done {
-                    self.reading.sweep_interval
-                } else {
-                    Duration::ZERO
-                };
-                self.reading.sweep_at = now + pause.max(took * NET_SHARE);
-            }
+            (Side::Sweep(_), Answer::Reread(reread)) => self.book_sweep(reread, took, now),
             (Side::CheckHolds(asked), Answer::Holds(holds)) => self.book_hold_check(&asked, &holds),
+            (Side::NameBlockers, Answer::Transactions(open)) => self.report_blockers(&open),
             (side, _) => unreachable!("{side:?} was answered with something else"),
         }
         self.window.overlap_ends();
@@ -273,6 +286,21 @@ impl Engine {
             self.reading.due_again();
             self.reading.pace.hint(now);
         }
+    }
+
+    fn book_sweep(&mut self, reread: Reread, took: Duration, now: Instant) {
+        let (queued, _) = self.admit_all(reread.rows, Found::Passing, now);
+        if queued > 0 {
+            tracing::debug!(rows = queued, "found by the sweep");
+        }
+        let reading = &mut self.reading;
+        let (after, pause) = if reread.done {
+            (Seq(i64::MIN), reading.sweep_interval)
+        } else {
+            (reread.position, Duration::ZERO)
+        };
+        reading.sweep_after = after;
+        reading.sweep_at = now + pause.max(took * NET_SHARE);
     }
 
     fn book_due(&mut self, page: DuePage, now: Instant) {
@@ -337,5 +365,6 @@ async fn fetch(
         }
         Side::Due(position) => Answer::Due(store.due(lanes, *position, upto, room).await?),
         Side::CheckHolds(seqs) => Answer::Holds(store.holds(lanes, Some(seqs), true).await?),
+        Side::NameBlockers => Answer::Transactions(store.open_transactions().await?),
     })
 }

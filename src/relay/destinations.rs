@@ -54,6 +54,8 @@ pub(crate) struct Destination {
     /// while nothing is outstanding.
     pub(crate) waiting_since: Option<Instant>,
     pub(crate) watched: bool,
+    /// Takes a row only once every earlier number is decided.
+    pub(crate) in_commit_order: bool,
     topics: BTreeSet<Arc<str>>,
 }
 
@@ -68,6 +70,7 @@ impl Destination {
             alive_at: None,
             waiting_since: None,
             watched: false,
+            in_commit_order: false,
             topics: BTreeSet::new(),
         }
     }

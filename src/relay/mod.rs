@@ -26,6 +26,7 @@
 
 mod admission;
 mod asides;
+mod commits;
 mod destinations;
 mod engine;
 mod holds;

@@ -36,6 +36,12 @@ pub(super) struct Reading {
     pub(super) main_room: Option<Room>,
     pub(super) side_room: Option<Room>,
     pub(super) cursor: Seq,
+    /// The commit watermark, and since when it stands there.
+    pub(super) decided: Seq,
+    pub(super) decided_at: Instant,
+    /// When who keeps it back is asked for next.
+    pub(super) blockers_at: Instant,
+    pub(super) names_blocker: bool,
     pub(super) batch_size: usize,
     pub(super) limit: Room,
     pub(super) due_at: Instant,
@@ -63,6 +69,10 @@ impl Reading {
             main_room: None,
             side_room: None,
             cursor: Seq(0),
+            decided: Seq(i64::MIN),
+            decided_at: now,
+            blockers_at: now,
+            names_blocker: false,
             batch_size: options.batch_size,
             limit: Room {
                 rows: options.max_in_flight,
@@ -85,11 +95,19 @@ impl Reading {
     /// Begins anew behind a store just opened, whose cursor stands at `cursor`.
     pub(super) fn restart(&mut self, cursor: Seq, now: Instant) {
         self.cursor = cursor;
+        self.decide(Seq(i64::MIN), now);
         self.due_after = None;
         self.due_at = now;
         self.sweep_after = Seq(i64::MIN);
         self.sweep_at = now + self.sweep_interval;
         self.pace.hint(now);
+    }
+
+    fn decide(&mut self, decided: Seq, now: Instant) {
+        if self.decided != decided {
+            self.decided = decided;
+            self.decided_at = now;
+        }
     }
 
     /// Drops the reads under way.
@@ -200,9 +218,12 @@ impl Engine {
         seq >= Seq(self.reading.cursor.0.saturating_sub(page))
     }
 
-    /// Not paused; and one that is on trial only when its last rows came back.
+    /// Not paused, nor waiting for earlier commits; and one that is on trial only when its last rows came back.
     pub(super) fn may_be_read_on(&self, id: DestinationId) -> bool {
         let destination = self.destinations.get(id);
+        if self.waits_for_commits(id) {
+            return false;
+        }
         match destination.breaker {
             Breaker::Closed => true,
             Breaker::Trial => destination.outstanding == 0,
@@ -232,7 +253,12 @@ impl Engine {
             self.reading.sweep_at = now;
         }
         let found = page.rows.len();
+        // What was open at the start may have committed just now: the sweep finds it, and it goes first.
+        self.reading
+            .decide(if page.sweep { Seq(i64::MIN) } else { page.decided }, now);
         let (_, lagging) = self.admit_all(page.rows, Found::Passing, now);
+        self.reading.decide(page.decided, now);
+        self.note_commits();
         self.reading.pace.read(now, found, page.more, page.gaps);
         if found > 0 && lagging == found && !self.destinations.any_transport_at_peace(self.transports.len()) {
             self.reading.pace.rest(now);

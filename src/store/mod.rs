@@ -74,6 +74,8 @@ pub struct Page {
     pub sweep: bool,
     /// Gaps being watched.
     pub gaps: usize,
+    /// The commit watermark: every number at or below it was returned, or never will be. `i64::MIN` until known.
+    pub decided: Seq,
 }
 
 /// Which pending rows [`Store::reread`] looks at.
@@ -85,6 +87,31 @@ pub struct Scope {
     pub key: Option<Box<str>>,
     /// Only these lanes.
     pub lanes: LaneSet,
+}
+
+/// An open transaction that has taken a number: what the commit watermark waits for. For people.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct OpenTransaction {
+    /// The server process; `None`: it is prepared.
+    pub pid: Option<i32>,
+    /// Its `application_name`, else its user; a prepared one's name.
+    pub who: String,
+    /// `active`, `idle in transaction`, `prepared` ...
+    pub state: String,
+    /// Seconds.
+    pub open_for: f64,
+}
+
+impl std::fmt::Display for OpenTransaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            who, state, open_for, ..
+        } = self;
+        match self.pid {
+            Some(pid) => write!(f, "pid {pid} ({who}, {state}), open for {open_for:.0} s"),
+            None => write!(f, "prepared transaction {who:?}, for {open_for:.0} s"),
+        }
+    }
 }
 
 /// An answer of [`Store::reread`].
@@ -249,6 +276,9 @@ pub trait Store: Send + Sync {
     /// Rows of `lanes` with a key that have failed an attempt and wait for the next, or for a person's decision
     /// (`failed_too`); of `among` only, where given.
     async fn holds(&self, lanes: &LaneSet, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError>;
+
+    /// Open transactions that have taken numbers, longest open first: who keeps `decided` back.
+    async fn open_transactions(&self) -> Result<Vec<OpenTransaction>, StoreError>;
 
     /// Writes what became of messages.
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError>;

@@ -66,6 +66,8 @@ pub struct Facts {
     pub lanes: Option<(usize, usize)>,
     /// Destinations that take no messages, by (transport, destination). As many as the engine knows.
     pub paused: BTreeMap<(String, String), Paused>,
+    /// The transaction that the routes in commit order wait for, and since when.
+    pub commits: Option<(Instant, String)>,
     /// When a message was last settled.
     pub progress: Option<Instant>,
     /// The table, and when it was looked at.
@@ -75,7 +77,7 @@ pub struct Facts {
 /// One reason for not being ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// `database`, `lanes`, `destination` or `stalled`.
+    /// `database`, `lanes`, `destination`, `commit_order` or `stalled`.
     pub kind: &'static str,
     /// What is wrong and what to do.
     pub message: String,
@@ -104,6 +106,7 @@ impl Health {
             database_repeat: Repeat::default(),
             lanes: None,
             paused: BTreeMap::new(),
+            commits: None,
             progress: None,
             backlog: None,
         }))
@@ -170,6 +173,14 @@ impl Health {
                 .remove(&(transport.to_owned(), destination.to_owned()))
                 .is_some()
         })
+    }
+
+    /// Routes in commit order wait for this transaction; `None`: they no longer do.
+    pub fn waits_for_commit(&self, transaction: Option<String>) {
+        self.report(|facts, now| {
+            let since = facts.commits.take().map_or(now, |(since, _)| since);
+            facts.commits = transaction.map(|transaction| (since, transaction));
+        });
     }
 
     /// Messages were settled.
@@ -272,8 +283,17 @@ impl Facts {
                     format!("{to}: {error}; sending goes on by itself once it does"),
                 );
             }
-            let explained = if !self.paused.is_empty() {
-                "see the paused destinations"
+            if let Some((since, transaction)) = &self.commits {
+                say(
+                    "commit_order",
+                    format!(
+                        "commit order has waited for {} for {transaction}; end it, or pg_terminate_backend(pid)",
+                        ago(now, *since)
+                    ),
+                );
+            }
+            let explained = if !self.paused.is_empty() || self.commits.is_some() {
+                "see the other reasons"
             } else {
                 "see the log for the reason"
             };
@@ -294,8 +314,10 @@ impl Facts {
             return false;
         }
         let nothing_due = self.backlog.is_none_or(|(_, backlog)| backlog.pending.due == 0);
-        let explained =
-            !self.paused.is_empty() || self.database_error.is_some() || self.lanes.is_none_or(|(held, _)| held == 0);
+        let explained = !self.paused.is_empty()
+            || self.commits.is_some()
+            || self.database_error.is_some()
+            || self.lanes.is_none_or(|(held, _)| held == 0);
         let young = self.oldest_due_age(now).is_none_or(|age| age <= STALL_MAX);
         nothing_due || explained || young || self.idle(now) <= STALL_MAX
     }

@@ -415,6 +415,7 @@ mod tests {
             order: Order::Key,
             max_attempts: 5,
             backoff,
+            commit_order: false,
         };
         Metrics::new(&["main".into()], &Routes::new(vec![Route::new(&spec).unwrap()]))
     }

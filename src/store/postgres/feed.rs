@@ -107,6 +107,10 @@ impl PostgresStore {
         }
         page.cursor = Seq(feed.cursor);
         page.gaps = feed.gaps.len();
+        page.decided = Seq(match &feed.first_holders {
+            Some(_) => i64::MIN,
+            None => feed.gaps.first().map_or(feed.cursor, |gap| gap - 1),
+        });
         Ok(page)
     }
 

@@ -44,6 +44,11 @@ impl Gaps {
         self.ranges.len()
     }
 
+    /// The first missing number.
+    pub(super) fn first(&self) -> Option<i64> {
+        self.ranges.first_key_value().map(|(first, _)| *first)
+    }
+
     /// Numbers `first..=last` are missing from a snapshot just taken.
     pub(super) fn open(&mut self, first: i64, last: i64) {
         debug_assert!(first <= last);

@@ -32,8 +32,8 @@ use uuid::Uuid;
 
 use crate::message::Seq;
 use crate::store::{
-    DuePage, DuePosition, Hold, LaneSet, Lease, Leases, Page, Reread, Room, Row, Scope, Settled, Settlement, Store,
-    StoreError, Tenancy,
+    DuePage, DuePosition, Hold, LaneSet, Lease, Leases, OpenTransaction, Page, Reread, Room, Row, Scope, Settled,
+    Settlement, Store, StoreError, Tenancy,
 };
 use database::Database;
 use feed::Feed;
@@ -216,6 +216,10 @@ impl Store for PostgresStore {
 
     async fn holds(&self, lanes: &LaneSet, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
         self.holding_rows(lanes, among, failed_too).await
+    }
+
+    async fn open_transactions(&self) -> Result<Vec<OpenTransaction>, StoreError> {
+        status::open_transactions(&self.database, &self.names).await
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {

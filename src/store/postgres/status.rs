@@ -11,9 +11,10 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::database::{Database, Role};
+use super::rows::unreadable;
 use super::sql::{Names, Statement};
 use crate::delivery::Order;
-use crate::store::StoreError;
+use crate::store::{OpenTransaction, StoreError};
 
 const HOLDERS: &str = include_str!("../../../sql/status_holders.sql");
 const HELD: &str = include_str!("../../../sql/status_held.sql");
@@ -21,6 +22,7 @@ const COUNTS: &str = include_str!("../../../sql/status_counts.sql");
 const OLDEST: &str = include_str!("../../../sql/status_oldest.sql");
 const RATE: &str = include_str!("../../../sql/status_rate.sql");
 const INSTANCES: &str = include_str!("../../../sql/status_instances.sql");
+const OPEN_TRANSACTIONS: &str = include_str!("../../../sql/open_transactions.sql");
 const LANES: &str = include_str!("../../../sql/status_lanes.sql");
 
 /// Up to here counts are exact.
@@ -32,6 +34,8 @@ const HELD_SEARCH: i64 = 200_000;
 /// Rows of each window the rate is taken from, and the seconds it looks back.
 const RATE_WINDOW: i64 = 20_000;
 const RATE_SECONDS: f64 = 10.0;
+/// Transactions open for less are nobody's concern.
+const OPEN_SECONDS: f64 = 3.0;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -50,6 +54,9 @@ pub struct Status {
     pub lanes: Vec<LaneOwner>,
     /// Keys whose messages wait behind one of them, oldest first.
     pub held_keys: Vec<HeldKey>,
+    /// Transactions that have taken numbers and have been open for a while, longest first. With `commit_order` messages
+    /// wait for them; without, only their own do.
+    pub open_transactions: Vec<OpenTransaction>,
     /// Always empty here: the daemon knows.
     pub paused_destinations: Vec<String>,
 }
@@ -146,8 +153,31 @@ pub async fn status(
             })
             .collect(),
         held_keys,
+        open_transactions: open_transactions(database, names).await?,
         paused_destinations: Vec::new(),
     })
+}
+
+/// Open transactions that have taken numbers, longest first.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn open_transactions(database: &Database, names: &Names) -> Result<Vec<OpenTransaction>, StoreError> {
+    let statement = Statement {
+        text: names.fill(OPEN_TRANSACTIONS),
+        types: &[Type::FLOAT8],
+    };
+    let rows = database.query(Role::Side, &statement, &[&OPEN_SECONDS]).await?;
+    let read = |row: &tokio_postgres::Row| {
+        Ok(OpenTransaction {
+            pid: row.try_get("pid")?,
+            who: row.try_get("who")?,
+            state: row.try_get("state")?,
+            open_for: row.try_get("open_for")?,
+        })
+    };
+    let transactions: Result<_, tokio_postgres::Error> = rows.iter().map(read).collect();
+    transactions.map_err(|error| unreadable(&error))
 }
 
 fn plain(names: &Names, file: &str) -> Statement {

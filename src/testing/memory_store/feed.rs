@@ -46,6 +46,10 @@ impl Feed {
         }
         page.cursor = Seq(self.cursor);
         page.gaps = self.gaps.len();
+        page.decided = Seq(match &self.first_holders {
+            Some(_) => i64::MIN,
+            None => self.gaps.first().map_or(self.cursor, |gap| gap - 1),
+        });
         page
     }
 

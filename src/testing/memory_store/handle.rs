@@ -12,8 +12,8 @@ use super::feed::{Feed, Filling, is_wanted};
 use super::{MemoryTable, State, StoredRow};
 use crate::message::Seq;
 use crate::store::{
-    DuePage, DuePosition, FailedAttempt, Hold, LaneSet, Mark, Page, Reread, Room, Row, Scope, Settled, Settlement,
-    Store, StoreError,
+    DuePage, DuePosition, FailedAttempt, Hold, LaneSet, Mark, OpenTransaction, Page, Reread, Room, Row, Scope, Settled,
+    Settlement, Store, StoreError,
 };
 
 /// One instance at a [`MemoryTable`]. Made anew under the same name, it is that instance restarted.
@@ -262,6 +262,20 @@ impl Store for MemoryStore {
             };
             let rows = state.rows.values().filter(|row| holding(row));
             rows.filter_map(|row| hold(row, lanes, failed_too)).collect()
+        })
+        .await
+    }
+
+    async fn open_transactions(&self) -> Result<Vec<OpenTransaction>, StoreError> {
+        self.answer(|state| {
+            let holding = state.open.iter().filter(|(_, rows)| !rows.is_empty());
+            let named = holding.map(|(transaction, _)| OpenTransaction {
+                pid: i32::try_from(*transaction).ok(),
+                who: "test".to_owned(),
+                state: "idle in transaction".to_owned(),
+                open_for: 0.0,
+            });
+            named.collect()
         })
         .await
     }
