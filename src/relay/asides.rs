@@ -188,7 +188,9 @@ impl Engine {
                 ready.push(id);
             }
         }
-        let lanes_ready = self.territory.behind().is_some() && now >= self.reading.lanes_at;
+        // While the cursor may still pass rows of lanes that arrived meanwhile, nobody can tell that it was met.
+        let lanes_ready =
+            self.territory.behind().is_some() && now >= self.reading.lanes_at && !self.reading.main_is_stale;
         let last = self.reading.last_lag;
         let ending = ready.iter().find(|id| self.is_about_to_end(**id));
         let next = ending.or_else(|| ready.iter().find(|id| last.is_none_or(|last| **id > last)));
@@ -254,6 +256,7 @@ impl Engine {
                     self.remember_hold(&hold);
                 }
                 self.territory.settle_in(&lanes);
+                self.reading.main_is_stale = self.reading.main.is_some();
                 self.reading.due_at = now;
             }
             (Side::Arriving, Answer::Reread(reread)) => self.book_arriving(reread, upto, now),

@@ -34,6 +34,8 @@ pub(super) struct Reading {
     pub(super) main: Option<BoxFuture<'static, MainAnswer>>,
     pub(super) side: Option<BoxFuture<'static, SideAnswer>>,
     pub(super) main_room: Option<Room>,
+    /// The cursor's read under way began before the lanes that arrived last: what it passes of theirs it does not bring.
+    pub(super) main_is_stale: bool,
     pub(super) side_room: Option<Room>,
     pub(super) cursor: Seq,
     /// The commit watermark, and since when it stands there.
@@ -67,6 +69,7 @@ impl Reading {
             main: None,
             side: None,
             main_room: None,
+            main_is_stale: false,
             side_room: None,
             cursor: Seq(0),
             decided: Seq(i64::MIN),
@@ -120,6 +123,7 @@ impl Reading {
             window.overlap_ends();
         }
         self.main = None;
+        self.main_is_stale = false;
         self.side = None;
     }
 
@@ -235,6 +239,7 @@ impl Engine {
         let MainAnswer { room, started, page } = answer;
         self.window.unreserve(room);
         self.reading.main_room = None;
+        self.reading.main_is_stale = false;
         let page = match page {
             Ok(page) => page,
             Err(error) => return self.read_failed(error, now),
