@@ -102,8 +102,9 @@ impl Ward {
         }
     }
 
-    /// Rates of `rounds` times `rows` healthy rows, first alone, then beside trouble.
-    pub(crate) async fn rates(&self, rounds: usize, rows: usize) -> Rates {
+    /// Rates of healthy rows, `rounds` times `rows` of them: alone, beside trouble, and alone again after the cure. With
+    /// what both brokers hold in the end, compared with the table.
+    pub(crate) async fn rates(self, rounds: usize, rows: usize) -> (Rates, Verdict) {
         // The first one warms up: connections, plans, the first pages of the table.
         self.healthy(rows / 10, 0).await;
         let mut rates = Rates::default();
@@ -115,7 +116,11 @@ impl Ward {
             rates.beside.push(self.healthy(rows, TROUBLED / rounds).await);
             self.assert_trouble_waits().await;
         }
-        rates
+        self.cure().await;
+        for _ in 0..rounds {
+            rates.alone.push(self.healthy(rows, 0).await);
+        }
+        (rates, self.verdict().await)
     }
 
     /// Healthy rows and, for each kind of trouble, `troubled` more, mixed in one transaction. Rows per second of the
@@ -171,8 +176,8 @@ impl Ward {
         assert_eq!(self.session.count(counted).await, 0, "an outage counts nothing");
     }
 
-    /// Ends all trouble; what both brokers hold, compared with the table.
-    pub(crate) async fn heal(self) -> Verdict {
+    /// Ends all trouble.
+    async fn cure(&self) {
         self.stopped.bring_back();
         let client = async_nats::connect(self.live.address())
             .await
@@ -187,6 +192,9 @@ impl Ward {
             .await;
         self.site.succeed(&["failed", "retry", "--topic", "held"]);
         self.session.drained(Duration::from_secs(60)).await;
+    }
+
+    async fn verdict(self) -> Verdict {
         let mut arrivals = self.live.arrivals(&[]).await;
         arrivals.extend(self.stopped.arrivals(&[]).await);
         let rows = committed(&self.session).await.expect("the outbox can be read");
