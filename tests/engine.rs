@@ -1030,3 +1030,43 @@ async fn commit_order_of_one_route_does_not_hold_up_another() {
     assert_eq!((world.seen(0).len(), world.duplicates(0)), (4_001, 0));
     running.stop().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_does_not_answer_leaves_room_for_the_others() {
+    let mut world = World::without_routes();
+    world.route("stuck", 0, Order::Key);
+    world.route("*", 1, Order::Key);
+    world.transports[0].hold();
+    for n in 0..2_000 {
+        world.insert(&NewRow::new("stuck").key(&format!("k{n}")));
+        world.insert(&good(&format!("k{n}")));
+    }
+    let running = world.start();
+    // Before the first timeout tells that it is an outage.
+    until("the others are done", 2 * SECOND, || world.table.relayed() == 2_000).await;
+    assert_eq!(world.seen(1).len(), 2_000);
+    world.transports[0].release();
+    world.drained(MINUTE).await;
+    world.in_order_per_key(0);
+    world.in_order_per_key(1);
+    assert_eq!(world.table.attempts().len(), 0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_keeps_up_is_never_made_to_lag() {
+    let mut world = World::without_routes();
+    world.route("busy", 0, Order::None);
+    world.route("*", 0, Order::None);
+    world.transports[0].script(|_| Answer::Slow(Duration::from_millis(20)));
+    world.insert(&good("k"));
+    for _ in 0..5_000 {
+        world.insert(&NewRow::new("busy"));
+    }
+    let started = Instant::now();
+    let running = world.start();
+    world.drained(5 * SECOND).await;
+    // 5,000 rows, at least 150 of them every 20 ms and a settlement.
+    assert!(started.elapsed() < 2 * SECOND, "{:?}", started.elapsed());
+    running.stop().await.unwrap();
+}

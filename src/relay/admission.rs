@@ -69,7 +69,7 @@ impl Engine {
             &message.headers,
             self.routes.resolve(&message.topic, message.key.as_deref()),
         ) {
-            (Headers::Valid(_), Ok(resolved)) => return self.admit_to(resolved, Row { lane, message }, found),
+            (Headers::Valid(_), Ok(resolved)) => return self.admit_to(resolved, Row { lane, message }, found, now),
             (Headers::Invalid(reason), _) => Failure::new(FailureClass::Rejected, "headers", &**reason),
             (Headers::Valid(_), Err(reason)) => Failure::new(FailureClass::Rejected, "no_route", reason),
         };
@@ -77,7 +77,7 @@ impl Engine {
         Admission::Passed
     }
 
-    fn admit_to(&mut self, resolved: Resolved, row: Row, found: Found) -> Admission {
+    fn admit_to(&mut self, resolved: Resolved, row: Row, found: Found, now: Instant) -> Admission {
         let Row { lane, message } = row;
         let route = self.routes.get(resolved.route);
         let (transport, order) = (route.transport, route.order);
@@ -97,7 +97,7 @@ impl Engine {
         if !self.window.admit(message.seq, lane, size) {
             return Admission::Passed;
         }
-        self.destinations.get_mut(id).outstanding += 1;
+        self.destinations.take(id, size, now);
         let envelope = Envelope {
             message,
             destination: resolved.destination,
@@ -119,7 +119,9 @@ impl Engine {
         let destination = self.destinations.get(id);
         let decided = !destination.in_commit_order || seq <= self.reading.decided;
         match found {
-            Found::Passing | Found::Arriving => decided && destination.takes_new_rows(),
+            Found::Passing | Found::Arriving => {
+                decided && destination.takes_new_rows() && !self.destinations.is_crowding(id)
+            }
             // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
             Found::Released => !destination.is_open(),
             Found::Behind(lagging) => lagging == id && !destination.is_open(),

@@ -184,7 +184,8 @@ impl Engine {
             if self.destinations.tidy(id) {
                 self.report_recovered(id);
             }
-            if self.destinations.get(id).lag.is_some() && self.may_be_read_on(id) {
+            let lags = self.destinations.get(id).lag.is_some();
+            if lags && self.may_be_read_on(id) && self.destinations.room(id, room).is_some() {
                 ready.push(id);
             }
         }
@@ -205,6 +206,7 @@ impl Engine {
                 (Side::Arriving, room)
             });
         };
+        let room = self.destinations.room(id, room)?;
         let destination = self.destinations.get_mut(id);
         let rows = match destination.breaker {
             Breaker::Trial => TRIAL_ROWS.min(room.rows),

@@ -20,9 +20,10 @@ use tokio::time::Instant;
 
 use crate::delivery::Failure;
 use crate::message::Seq;
-use crate::store::{LaneSet, Scope};
+use crate::store::{LaneSet, Room, Scope};
 
 use super::lag::Lag;
+use super::share::Load;
 
 /// Topics remembered per destination; beyond, a reread looks at all topics.
 const TOPICS_REMEMBERED: usize = 64;
@@ -47,7 +48,7 @@ pub(crate) struct Destination {
     pub(crate) breaker: Breaker,
     pub(crate) lag: Option<Lag>,
     /// Rows queued or in flight.
-    pub(crate) outstanding: usize,
+    pub(crate) load: Load,
     /// The last acknowledgement or successful probe.
     pub(crate) alive_at: Option<Instant>,
     /// Since when an answer is awaited: the first batch sent, or the last answer while more is outstanding. Means nothing
@@ -66,7 +67,7 @@ impl Destination {
             name,
             breaker: Breaker::Closed,
             lag: None,
-            outstanding: 0,
+            load: Load::default(),
             alive_at: None,
             waiting_since: None,
             watched: false,
@@ -113,7 +114,7 @@ impl Destination {
     }
 
     fn is_idle(&self) -> bool {
-        self.outstanding == 0 && self.lag.is_none() && !self.watched && matches!(self.breaker, Breaker::Closed)
+        self.load.rows() == 0 && self.lag.is_none() && !self.watched && matches!(self.breaker, Breaker::Closed)
     }
 }
 
@@ -126,11 +127,19 @@ pub(crate) struct Destinations {
     watch_at: Instant,
     /// Destinations whose breaker is not closed, or that lag.
     disturbed: BTreeSet<DestinationId>,
+    /// The window they share.
+    limit: Room,
+    transports: Vec<Load>,
+    /// Destinations that hold most of the window.
+    pressing: BTreeSet<DestinationId>,
 }
 
 impl Destinations {
-    pub(crate) fn new(probe_interval: Duration, now: Instant) -> Self {
+    pub(crate) fn new(probe_interval: Duration, transports: usize, limit: Room, now: Instant) -> Self {
         Self {
+            limit,
+            transports: std::iter::repeat_with(Load::default).take(transports).collect(),
+            pressing: BTreeSet::new(),
             ids: HashMap::new(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -198,6 +207,66 @@ impl Destinations {
         paused.len() < transports
     }
 
+    /// A row of that destination came into the window.
+    pub(crate) fn take(&mut self, id: DestinationId, bytes: usize, now: Instant) {
+        let limit = self.limit;
+        let destination = &mut self.slots[id.0];
+        destination.load.take(bytes, limit, now);
+        if destination.load.is_above(3, limit) {
+            self.pressing.insert(id);
+        }
+        self.transports[destination.transport].take(bytes, limit, now);
+    }
+
+    /// A row of that destination was answered for, or went back to the database.
+    pub(crate) fn give_back(&mut self, id: DestinationId, bytes: usize) {
+        let destination = &mut self.slots[id.0];
+        destination.load.give_back(bytes, self.limit);
+        self.transports[destination.transport].give_back(bytes, self.limit);
+    }
+
+    /// Until when reading waits to see whether somebody who holds most of the window keeps up. Nobody else, no matter.
+    pub(crate) fn reading_waits_until(&mut self, now: Instant) -> Option<Instant> {
+        let mut until = None;
+        if self.transports.len() > 1 {
+            let transports = self.transports.iter_mut();
+            until = transports.filter_map(|load| load.presses_until(now)).max();
+        }
+        if self.ids.len() > 1 && !self.pressing.is_empty() {
+            let (slots, limit) = (&mut self.slots, self.limit);
+            self.pressing.retain(|id| {
+                let load = &mut slots[id.0].load;
+                until = until.max(load.presses_until(now));
+                load.is_above(3, limit)
+            });
+        }
+        until
+    }
+
+    /// Whether it, or its transport, does not keep up.
+    pub(crate) fn is_crowding(&self, id: DestinationId) -> bool {
+        let destination = self.get(id);
+        destination.load.is_crowding() || self.transports[destination.transport].is_crowding()
+    }
+
+    /// What a reread for it may bring without filling more than its share.
+    pub(crate) fn room(&self, id: DestinationId, room: Room) -> Option<Room> {
+        let destination = self.get(id);
+        let mut share = room;
+        let mut shrink = |load: &Load| {
+            let left = load.room(self.limit);
+            share.rows = share.rows.min(left.rows);
+            share.bytes = share.bytes.min(left.bytes);
+        };
+        if self.ids.len() > 1 {
+            shrink(&destination.load);
+        }
+        if self.transports.len() > 1 {
+            shrink(&self.transports[destination.transport]);
+        }
+        (share.rows > 0 && share.bytes > 0).then_some(share)
+    }
+
     /// `row` of `topic` goes back to the database.
     pub(crate) fn lag_from(&mut self, id: DestinationId, seq: Seq, topic: &Arc<str>) {
         self.slots[id.0].lag_from(seq, topic);
@@ -235,7 +304,7 @@ impl Destinations {
     pub(crate) fn tidy(&mut self, id: DestinationId) -> bool {
         let destination = self.get_mut(id);
         let ended =
-            destination.lag.is_none() && destination.outstanding == 0 && matches!(destination.breaker, Breaker::Trial);
+            destination.lag.is_none() && destination.load.rows() == 0 && matches!(destination.breaker, Breaker::Trial);
         if ended {
             destination.breaker = Breaker::Closed;
         }
@@ -253,7 +322,7 @@ impl Destinations {
             self.watch_at = now + self.probe_interval;
             for id in self.ids.values() {
                 let destination = &mut self.slots[id.0];
-                let silent = destination.outstanding > 0
+                let silent = destination.load.rows() > 0
                     && destination
                         .waiting_since
                         .is_some_and(|since| now >= since + self.probe_interval);
@@ -315,9 +384,13 @@ impl Destinations {
         for destination in &mut self.slots {
             destination.lag = None;
             destination.topics.clear();
-            destination.outstanding = 0;
+            destination.load = Load::default();
             destination.waiting_since = None;
         }
+        for transport in &mut self.transports {
+            *transport = Load::default();
+        }
+        self.pressing.clear();
         let slots = &self.slots;
         self.disturbed
             .retain(|id| !matches!(slots[id.0].breaker, Breaker::Closed));
@@ -328,9 +401,11 @@ impl Destinations {
 mod tests {
     use super::*;
 
+    const ROOM: Room = Room { rows: 100, bytes: 100 };
+
     #[tokio::test(start_paused = true)]
     async fn an_outage_is_one_number_and_ends_when_the_cursor_is_met() {
-        let mut all = Destinations::new(Duration::from_secs(1), Instant::now());
+        let mut all = Destinations::new(Duration::from_secs(1), 1, ROOM, Instant::now());
         let id = all.find(0, &"d".into());
         let topic: Arc<str> = "t".into();
         assert!(all.pause(id, Instant::now()));
@@ -361,7 +436,7 @@ mod tests {
 
     #[tokio::test]
     async fn idle_destinations_are_forgotten() {
-        let mut all = Destinations::new(Duration::from_secs(1), Instant::now());
+        let mut all = Destinations::new(Duration::from_secs(1), 1, ROOM, Instant::now());
         for n in 0..DESTINATIONS_KEPT * 3 {
             all.find(0, &format!("d{n}").into());
         }

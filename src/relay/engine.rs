@@ -95,17 +95,15 @@ impl Engine {
             options,
             telemetry,
         } = relay;
+        let room = Room {
+            rows: options.max_in_flight,
+            bytes: options.max_in_flight_bytes,
+        };
         Self {
-            window: Window::new(
-                Room {
-                    rows: options.max_in_flight,
-                    bytes: options.max_in_flight_bytes,
-                },
-                options.lanes,
-            ),
+            window: Window::new(room, options.lanes),
             lanes: Lanes::new(options.lanes, transports.len()),
             holds: Holds::default(),
-            destinations: Destinations::new(options.probe_interval, now),
+            destinations: Destinations::new(options.probe_interval, transports.len(), room, now),
             settler: Settler::default(),
             reading: Reading::new(&options, now),
             publishing: FuturesUnordered::new(),

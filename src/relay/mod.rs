@@ -36,6 +36,7 @@ mod pace;
 mod publishing;
 mod reading;
 mod settler;
+mod share;
 mod tenure;
 mod territory;
 mod window;

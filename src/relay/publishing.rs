@@ -110,7 +110,7 @@ impl Engine {
 
     /// The row leaves memory; the database still has it.
     pub(super) fn let_go(&mut self, entry: &Entry) {
-        self.destinations.get_mut(entry.destination).outstanding -= 1;
+        self.destinations.give_back(entry.destination, entry.size);
         self.window.release(entry.size);
         self.window.forget(entry.envelope.message.seq);
     }
@@ -163,7 +163,7 @@ impl Engine {
         }
         for id in answered {
             let destination = self.destinations.get_mut(id);
-            destination.waiting_since = (destination.outstanding > 0).then_some(now);
+            destination.waiting_since = (destination.load.rows() > 0).then_some(now);
         }
         self.lanes.push_front(queue, again);
         self.lanes.arrive(queue);
@@ -249,7 +249,7 @@ impl Engine {
     /// The payload is done with; the row stays in the window until its end is written.
     fn leave_for_settling(&mut self, slip: &Slip) {
         self.window.release(slip.size);
-        self.destinations.get_mut(slip.destination).outstanding -= 1;
+        self.destinations.give_back(slip.destination, slip.size);
     }
 
     /// An earlier message of its key was not acknowledged, so this one was not sent.

@@ -43,6 +43,8 @@ pub(super) struct Reading {
     pub(super) decided_at: Instant,
     /// When who keeps it back is asked for next.
     pub(super) blockers_at: Instant,
+    /// Somebody holds most of the window, and may not keep up: nothing is read until then.
+    pub(super) pressed_until: Option<Instant>,
     pub(super) names_blocker: bool,
     pub(super) batch_size: usize,
     pub(super) limit: Room,
@@ -75,6 +77,7 @@ impl Reading {
             decided: Seq(i64::MIN),
             decided_at: now,
             blockers_at: now,
+            pressed_until: None,
             names_blocker: false,
             batch_size: options.batch_size,
             limit: Room {
@@ -141,6 +144,9 @@ impl Reading {
     pub(super) fn wake_at(&self, window: &Window, cursor_waits: bool, now: Instant) -> Instant {
         let room = self.room(window, self.batch_size).is_some();
         let mut at = now + DUE_INTERVAL;
+        if let Some(until) = self.pressed_until {
+            at = at.min(until);
+        }
         if self.side.is_none() && self.lanes_at > now {
             at = at.min(self.lanes_at);
         }
@@ -160,6 +166,9 @@ impl Reading {
 
     /// Room for a read of up to `rows`, or `None` while there is too little to be worth a statement.
     pub(super) fn room(&self, window: &Window, rows: usize) -> Option<Room> {
+        if self.pressed_until.is_some() {
+            return None;
+        }
         let free = window.free();
         let worth = window.is_empty()
             || (free.rows >= rows.min(self.batch_size).min(self.limit.rows / 4) && free.bytes >= self.limit.bytes / 8);
@@ -172,6 +181,7 @@ impl Reading {
 
 impl Engine {
     pub(super) fn start_reads(&mut self, now: Instant) {
+        self.reading.pressed_until = self.destinations.reading_waits_until(now);
         if self.reading.side_first {
             self.start_side(now);
             self.start_main(now);
@@ -225,12 +235,12 @@ impl Engine {
     /// Not paused, nor waiting for earlier commits; and one that is on trial only when its last rows came back.
     pub(super) fn may_be_read_on(&self, id: DestinationId) -> bool {
         let destination = self.destinations.get(id);
-        if self.waits_for_commits(id) {
+        if self.waits_for_commits(id) || self.destinations.is_crowding(id) {
             return false;
         }
         match destination.breaker {
             Breaker::Closed => true,
-            Breaker::Trial => destination.outstanding == 0,
+            Breaker::Trial => destination.load.rows() == 0,
             Breaker::Open { .. } => false,
         }
     }

@@ -1,0 +1,134 @@
+//! Fair shares of the window: who does not keep up may not fill it while others wait.
+//!
+//! ```text
+//!            holds three quarters of the window          still does after a grace: it does not keep up
+//!   at ease ────────────────────────────────────> pressing ────────────────────────────────────────────> crowding
+//!      ^              reading waits meanwhile         │                                                     │
+//!      │                                              │                its new rows lag, the others' flow   │
+//!      └──────────────────────────────────────────────┴─────────────────────────────────────────────────────┘
+//!                                        holds less than half of it
+//! ```
+//!
+//! A destination that keeps up turns the window over in far less than the grace, so it is never made to lag: that would
+//! mean reading its rows twice.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::Room;
+
+/// How long the window may be pressed before its holder is found slow.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What one destination, or one transport, holds of the window: rows not yet answered for.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    rows: usize,
+    bytes: usize,
+    pressing_since: Option<Instant>,
+    crowding: bool,
+}
+
+impl Load {
+    /// Rows queued or in flight.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// It does not keep up: its new rows lag.
+    pub(crate) fn is_crowding(&self) -> bool {
+        self.crowding
+    }
+
+    pub(crate) fn take(&mut self, bytes: usize, limit: Room, now: Instant) {
+        self.rows += 1;
+        self.bytes += bytes;
+        if self.is_above(3, limit) && !self.crowding {
+            self.pressing_since.get_or_insert(now);
+        }
+    }
+
+    pub(crate) fn give_back(&mut self, bytes: usize, limit: Room) {
+        self.rows -= 1;
+        self.bytes -= bytes;
+        if !self.is_above(3, limit) {
+            self.pressing_since = None;
+        }
+        if !self.is_above(2, limit) {
+            self.crowding = false;
+        }
+    }
+
+    /// Whether it holds so many quarters of the window.
+    pub(crate) fn is_above(&self, quarters: usize, limit: Room) -> bool {
+        self.rows * 4 >= limit.rows * quarters || self.bytes * 4 >= limit.bytes * quarters
+    }
+
+    /// What a reread may bring for it before it presses; nothing above half of the window, so that reads are worth it.
+    pub(crate) fn room(&self, limit: Room) -> Room {
+        if self.is_above(2, limit) {
+            return Room { rows: 0, bytes: 0 };
+        }
+        Room {
+            rows: (limit.rows * 3 / 4).saturating_sub(self.rows),
+            bytes: (limit.bytes * 3 / 4).saturating_sub(self.bytes),
+        }
+    }
+
+    /// Until when reading waits to see whether it keeps up; after that it is found slow.
+    pub(crate) fn presses_until(&mut self, now: Instant) -> Option<Instant> {
+        let until = self.pressing_since? + GRACE;
+        if now < until {
+            return Some(until);
+        }
+        self.pressing_since = None;
+        self.crowding = true;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Room = Room {
+        rows: 100,
+        bytes: 1_000_000,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn who_turns_over_its_rows_is_never_found_slow() {
+        let mut load = Load::default();
+        for _ in 0..75 {
+            load.take(1, LIMIT, Instant::now());
+        }
+        assert_eq!(load.presses_until(Instant::now()), Some(Instant::now() + GRACE));
+        tokio::time::advance(GRACE - Duration::from_millis(1)).await;
+        load.give_back(1, LIMIT);
+        load.take(1, LIMIT, Instant::now());
+        tokio::time::advance(Duration::from_millis(2)).await;
+        assert!(load.presses_until(Instant::now()).is_some() && !load.is_crowding());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_is_until_it_holds_less_than_half() {
+        let mut load = Load::default();
+        load.take(800_000, LIMIT, Instant::now());
+        load.take(1, LIMIT, Instant::now());
+        tokio::time::advance(GRACE).await;
+        assert_eq!(load.presses_until(Instant::now()), None);
+        assert!(load.is_crowding());
+        load.give_back(1, LIMIT);
+        assert!(load.is_crowding());
+        load.give_back(800_000, LIMIT);
+        assert!(!load.is_crowding());
+        assert_eq!(
+            load.room(LIMIT),
+            Room {
+                rows: 75,
+                bytes: 750_000
+            }
+        );
+    }
+}
