@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::broker::Kind;
+use super::chaos::print_attempts;
 use super::eventually;
 use super::fleet::TTL;
 use super::load::Load;
@@ -227,8 +228,10 @@ impl Plan {
             );
         }
         loading.end().await;
-        stage.session().await.drained(Duration::from_secs(120)).await;
+        let session = stage.session().await;
+        session.drained(Duration::from_secs(120)).await;
         stage.fleet.leave_all().await;
+        print_attempts(&session).await;
         stage.check()
     }
 
