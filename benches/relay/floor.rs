@@ -1,0 +1,203 @@
+//! The floor: fetch by keyset, publish, mark by list, and nothing else. No lanes, leases, routes, retries, order or gaps:
+//! what PostgreSQL, the broker and their clients cost anyway. Run as a process of its own, so that its CPU can be told.
+//!
+//! Two connections, ten batches of 1,000 in flight, marks with `synchronous_commit = off`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_nats::HeaderMap;
+use futures_util::future::BoxFuture;
+use rdkafka::ClientConfig;
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientContext, Message as _};
+use tokio::sync::Notify;
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::support::broker::Kind;
+
+const BATCH: i64 = 1_000;
+const IN_FLIGHT: usize = 10;
+
+const FETCH: &str = "select seq, id, key, payload::text, inserted_at::text from outbox_messages
+    where seq > $1 and relayed_at is null and failed_at is null order by seq limit $2";
+const UPDATE: &str = "update outbox_messages set relayed_at = now(), updated_at = now()
+    where seq = any($1::bigint[]) and relayed_at is null and failed_at is null";
+const DELETE: &str = "delete from outbox_messages where seq = any($1::bigint[])";
+
+/// What is left out.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Mark {
+    Update,
+    Delete,
+}
+
+struct Item {
+    seq: i64,
+    id: Uuid,
+    key: String,
+    payload: String,
+}
+
+/// Drains `url`'s outbox of `rows` rows into `broker`; `None`: fetches and marks only.
+pub(crate) async fn run(url: &str, broker: Option<(Kind, &str)>, mark: Mark, rows: usize) {
+    let (reader, writer) = (connect(url).await, Arc::new(connect(url).await));
+    writer
+        .batch_execute("set synchronous_commit = off")
+        .await
+        .expect("a setting");
+    let fetch = reader.prepare(FETCH).await.expect("a statement");
+    let text = match mark {
+        Mark::Update => UPDATE,
+        Mark::Delete => DELETE,
+    };
+    let settle = writer.prepare(text).await.expect("a statement");
+    let sink = Sink::new(broker).await;
+    let mut flying: VecDeque<(Vec<i64>, BoxFuture<'static, ()>)> = VecDeque::new();
+    let (mut cursor, mut marked) = (0_i64, 0);
+    while marked < rows {
+        while flying.len() < IN_FLIGHT {
+            let found = reader.query(&fetch, &[&cursor, &BATCH]).await.expect("a page");
+            if found.is_empty() {
+                break;
+            }
+            let items: Vec<Item> = found
+                .iter()
+                .map(|row| Item {
+                    seq: row.get(0),
+                    id: row.get(1),
+                    key: row.get(2),
+                    payload: row.get(3),
+                })
+                .collect();
+            cursor = items.last().map_or(cursor, |item| item.seq);
+            let seqs = items.iter().map(|item| item.seq).collect();
+            flying.push_back((seqs, sink.publish(items).await));
+            if flying.len() < IN_FLIGHT && found.len() < BATCH as usize {
+                break;
+            }
+        }
+        let Some((seqs, acknowledged)) = flying.pop_front() else {
+            continue;
+        };
+        acknowledged.await;
+        marked += usize::try_from(writer.execute(&settle, &[&seqs]).await.expect("marks")).expect("a count");
+    }
+}
+
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("PostgreSQL is up");
+    drop(tokio::spawn(connection));
+    client
+}
+
+enum Sink {
+    Kafka(Arc<ThreadedProducer<Counting>>),
+    Nats(async_nats::jetstream::Context),
+    Nowhere,
+}
+
+impl Sink {
+    async fn new(broker: Option<(Kind, &str)>) -> Self {
+        match broker {
+            Some((Kind::Kafka, address)) => {
+                let producer = ClientConfig::new()
+                    .set("bootstrap.servers", address)
+                    .set("enable.idempotence", "true")
+                    .set("linger.ms", "5")
+                    .set("queue.buffering.max.messages", "100000")
+                    .create_with_context(Counting)
+                    .expect("a producer");
+                Self::Kafka(Arc::new(producer))
+            }
+            Some((Kind::Nats, address)) => {
+                let client = async_nats::connect(address).await.expect("nats-server is up");
+                Self::Nats(async_nats::jetstream::new(client))
+            }
+            None => Self::Nowhere,
+        }
+    }
+
+    /// Hands a batch over; the answer is ready when all of it is acknowledged.
+    async fn publish(&self, items: Vec<Item>) -> BoxFuture<'static, ()> {
+        match self {
+            Self::Kafka(producer) => {
+                let batch = Arc::new(Left {
+                    count: AtomicUsize::new(items.len()),
+                    none: Notify::new(),
+                });
+                for item in &items {
+                    let id = item.id.to_string();
+                    let headers = OwnedHeaders::new().insert(Header {
+                        key: "id",
+                        value: Some(&id),
+                    });
+                    let record = BaseRecord::with_opaque_to("orders", Arc::clone(&batch))
+                        .key(&item.key)
+                        .payload(&item.payload)
+                        .headers(headers);
+                    producer
+                        .send(record)
+                        .map_err(|(error, _)| error)
+                        .expect("room in the queue");
+                }
+                Box::pin(async move {
+                    while batch.count.load(Ordering::Acquire) > 0 {
+                        batch.none.notified().await;
+                    }
+                })
+            }
+            Self::Nats(context) => {
+                let mut answers = Vec::with_capacity(items.len());
+                for item in items {
+                    let mut headers = HeaderMap::new();
+                    let id = item.id.to_string();
+                    headers.insert("Nats-Msg-Id", id.as_str());
+                    headers.insert("Outbox-Id", id.as_str());
+                    headers.insert("Outbox-Key", item.key.as_str());
+                    let sent = context.publish_with_headers("orders", headers, item.payload.into());
+                    answers.push(sent.await.expect("a message on its way"));
+                }
+                Box::pin(async move {
+                    for answer in answers {
+                        answer.await.expect("an acknowledgement");
+                    }
+                })
+            }
+            Self::Nowhere => Box::pin(std::future::ready(())),
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        if let Self::Kafka(producer) = self {
+            producer.flush(std::time::Duration::from_secs(5)).ok();
+        }
+    }
+}
+
+/// One counter for a batch.
+struct Left {
+    count: AtomicUsize,
+    none: Notify,
+}
+
+struct Counting;
+
+impl ClientContext for Counting {}
+
+impl ProducerContext for Counting {
+    type DeliveryOpaque = Arc<Left>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Left>) {
+        let delivered: &BorrowedMessage<'_> = result.as_ref().map_err(|(error, _)| error).expect("an acknowledgement");
+        debug_assert!(delivered.payload().is_some());
+        if batch.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            batch.none.notify_one();
+        }
+    }
+}

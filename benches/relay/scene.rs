@@ -1,0 +1,210 @@
+//! Servers, a running daemon and an empty outbox; what everybody's CPU comes to.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::broker::{Broker, Kind};
+use crate::support::chaos::judge;
+use crate::support::daemon::{Daemon, Site};
+use crate::support::eventually;
+use crate::support::postgres::{Cluster, Database, Session};
+use crate::support::processes::{children, cpu_seconds};
+
+/// What the scene is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Set<'a> {
+    pub(crate) kind: Kind,
+    /// Lines of the daemon's configuration.
+    pub(crate) config: &'a str,
+    /// Daemons at work.
+    pub(crate) instances: usize,
+}
+
+impl<'a> Set<'a> {
+    pub(crate) fn one(kind: Kind, config: &'a str) -> Self {
+        Self {
+            kind,
+            config,
+            instances: 1,
+        }
+    }
+}
+
+pub(crate) struct Scene {
+    pub(crate) cluster: Cluster,
+    pub(crate) broker: Broker,
+    pub(crate) database: Database,
+    pub(crate) session: Session,
+    pub(crate) daemons: Vec<Daemon>,
+    sites: Vec<Site>,
+}
+
+impl Scene {
+    pub(crate) async fn new(set: Set<'_>) -> Self {
+        let mut scene = Self::without_daemon(set).await;
+        scene.start().await;
+        if set.instances > 1 {
+            let even = format!(
+                "select count(*) from (select owner from outboxd_lanes group by owner having count(*) <= 64 / {} + 1) as owners",
+                set.instances
+            );
+            eventually("the lanes are shared", Duration::from_secs(60), || async {
+                (scene.session.count(&even).await == set.instances as i64).then_some(())
+            })
+            .await;
+        }
+        scene
+    }
+
+    pub(crate) async fn start(&mut self) {
+        for site in &self.sites {
+            self.daemons.push(site.start().await);
+        }
+    }
+
+    /// Tables and servers; nobody relays.
+    pub(crate) async fn without_daemon(set: Set<'_>) -> Self {
+        let cluster = Cluster::own();
+        let broker = Broker::start(set.kind);
+        broker.prepare(&["orders"]).await;
+        let database = cluster.database().await;
+        let sites: Vec<Site> = (0..set.instances.max(1))
+            .map(|_| Site::new(&database, &(broker.section("main") + set.config)))
+            .collect();
+        sites[0].migrate();
+        let session = database.connect().await;
+        Self {
+            cluster,
+            broker,
+            database,
+            session,
+            daemons: Vec::new(),
+            sites,
+        }
+    }
+
+    pub(crate) fn cpu(&self) -> Cpu {
+        let postmaster = self.cluster.pid();
+        Cpu {
+            relay: self.daemons.iter().map(|daemon| cpu_seconds(daemon.pid())).sum(),
+            postgres: cpu_seconds(postmaster) + children(postmaster).into_iter().map(cpu_seconds).sum::<f64>(),
+            broker: self.broker.pid().map_or(0.0, cpu_seconds),
+        }
+    }
+
+    /// MB, the largest daemon's.
+    pub(crate) fn peak_rss(&self) -> u64 {
+        let peaks = self.daemons.iter().map(Daemon::peak_rss);
+        peaks.max().unwrap_or(0) / (1024 * 1024)
+    }
+
+    pub(crate) async fn until_relayed(&self) {
+        let pending = "select count(*) from (select from outbox_messages
+            where relayed_at is null and failed_at is null limit 1) as one";
+        eventually("all rows are relayed", Duration::from_secs(3_600), || async {
+            (self.session.count(pending).await == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// The independent consumer found every row, in order per key, once.
+    pub(crate) async fn judge(&self) {
+        let verdict = judge(&self.database, &self.broker, &["orders"]).await;
+        verdict.assert_nothing_lost();
+        verdict.assert_ordered();
+        verdict.assert_duplicates_within(0);
+    }
+
+    pub(crate) async fn end(self) {
+        for daemon in self.daemons {
+            assert!(
+                daemon.terminate(Duration::from_secs(30)).await.success(),
+                "the daemon ends with 0"
+            );
+        }
+    }
+}
+
+/// CPU seconds used so far.
+#[derive(Clone, Copy)]
+pub(crate) struct Cpu {
+    pub(crate) relay: f64,
+    pub(crate) postgres: f64,
+    pub(crate) broker: f64,
+}
+
+impl Cpu {
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            relay: self.relay - before.relay,
+            postgres: self.postgres - before.postgres,
+            broker: self.broker - before.broker,
+        }
+    }
+}
+
+/// What moving `rows` rows took.
+pub(crate) struct Haul {
+    rows: usize,
+    begun: Instant,
+    before: Cpu,
+}
+
+impl Haul {
+    pub(crate) fn begin(rows: usize, before: Cpu) -> Self {
+        Self {
+            rows,
+            begun: Instant::now(),
+            before,
+        }
+    }
+
+    pub(crate) fn end(self, after: Cpu, peak_rss_mb: u64) -> Value {
+        let (seconds, used) = (self.begun.elapsed().as_secs_f64(), after.since(self.before));
+        let millions = self.rows as f64 / 1e6;
+        json!({
+            "rows_per_second": self.rows as f64 / seconds,
+            "seconds": seconds,
+            "peak_rss_mb": peak_rss_mb,
+            "relay_cpu_s_per_million": used.relay / millions,
+            "postgres_cpu_s_per_million": used.postgres / millions,
+            "broker_cpu_s_per_million": used.broker / millions,
+        })
+    }
+}
+
+pub(crate) fn number(figures: &Value, name: &str) -> f64 {
+    figures[name].as_f64().expect("a figure is a number")
+}
+
+/// Heads of the table that [`line`] fills.
+pub(crate) fn heads() {
+    println!(
+        "{:<22} {:>9} {:>8} {:>6}   {:>7} {:>10} {:>7}",
+        "", "rows/s", "seconds", "RSS MB", "relay", "PostgreSQL", "broker"
+    );
+    println!(
+        "{:<22} {:>9} {:>8} {:>6}   {:^26}",
+        "", "", "", "peak", "CPU s per million rows"
+    );
+}
+
+pub(crate) fn line(what: &str, figures: &Value) {
+    println!(
+        "{what:<22} {:>9.0} {:>8.2} {:>6}   {:>7.1} {:>10.1} {:>7.1}",
+        number(figures, "rows_per_second"),
+        number(figures, "seconds"),
+        figures["peak_rss_mb"],
+        number(figures, "relay_cpu_s_per_million"),
+        number(figures, "postgres_cpu_s_per_million"),
+        number(figures, "broker_cpu_s_per_million"),
+    );
+}
+
+/// The middle one of some runs.
+pub(crate) fn median(runs: &[Value], name: &str) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(|figures| number(figures, name)).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
