@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::broker::Kind;
 use super::chaos::print_attempts;
-use super::eventually;
 use super::fleet::TTL;
 use super::load::Load;
 use super::stage::{MAX_IN_FLIGHT, Stage, TOPICS};
+use super::{audit, eventually};
 
 /// Marks a crash of PostgreSQL may lose beside those in flight: three times `wal_writer_delay` (200 ms) at 10,000 rows/s,
 /// which is more than this machine relays.
@@ -148,21 +148,24 @@ impl Stage {
         }
     }
 
-    /// Waits until relaying goes on after a fault that is over now. Answers how long it took until a row with a number
-    /// above all present ones was relayed, and until none of the present ones was pending.
+    /// Waits until relaying goes on after a fault that is over now. Answers how long it took until any row was marked, and
+    /// until none of the rows present now was pending: the first is what an outage of all costs, the second also what the
+    /// loss of one instance does.
     pub(crate) async fn recovery(&self) -> (Duration, Duration) {
         let over = Instant::now();
         let session = self.session().await;
+        let moment = audit::now(&session).await.expect("the database has a clock");
         let last = session.count("select coalesce(max(seq), 0) from outbox_messages").await;
         let new = format!(
-            "select count(*) from (select from outbox_messages where seq > {last} and relayed_at is not null limit 1) as one"
+            "select count(*) from (select from audit.writes
+             where at > to_timestamp({moment}::float8) and what = 'relayed' limit 1) as one"
         );
         let old = format!(
             "select count(*) from (select from outbox_messages
              where seq <= {last} and relayed_at is null and failed_at is null limit 1) as one"
         );
         let deadline = Duration::from_secs(120);
-        let resumed = eventually("a new row is relayed", deadline, || async {
+        let resumed = eventually("a row is marked", deadline, || async {
             (session.count(&new).await > 0).then(|| over.elapsed())
         });
         let caught_up = eventually("the rows of before are relayed", deadline, || async {
