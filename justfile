@@ -21,6 +21,10 @@ demo *ARGS:
 bench *ARGS:
     dev/bench {{ARGS}}
 
+# Random faults on three instances and real servers (--minutes N, --to nats|kafka|both, --seed S; --holds)
+chaos *ARGS:
+    dev/chaos {{ARGS}}
+
 fmt:
     cargo fmt
 

@@ -185,7 +185,7 @@ fn restore(database: &Database, dump: &str) {
 /// Judges `database` by the messages whose rows it holds: those of rows that a restore undid are nobody's any more.
 async fn judge_restored(scene: Scene, database: &Database, session: &Session, what: &str) {
     session.drained(Duration::from_secs(60)).await;
-    let rows = committed(session).await;
+    let rows = committed(session).await.expect("the outbox can be read");
     let mut arrivals = scene.place.arrivals().await;
     let ids: std::collections::HashSet<_> = rows.iter().map(|row| row.id).collect();
     let before = arrivals.len();
@@ -238,7 +238,10 @@ async fn restore_into_new_cluster_keeps_delivering() {
     writing.write_more(1_000).await;
     let acknowledged = writing.stop().await;
     session.drained(Duration::from_secs(20)).await;
-    assert_durable(&acknowledged, &committed(&session).await);
+    assert_durable(
+        &acknowledged,
+        &committed(&session).await.expect("the outbox can be read"),
+    );
     judge_restored(scene, &restored, &session, "restored into a new cluster").await;
 }
 

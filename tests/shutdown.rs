@@ -6,6 +6,7 @@ use crate::support::broker::{Broker, Kind};
 use crate::support::chaos::judge;
 use crate::support::daemon::Site;
 use crate::support::postgres::Cluster;
+use crate::support::processes::signal;
 use crate::support::writers::{Habits, Writers};
 use crate::support::{eventually, together};
 
@@ -92,6 +93,58 @@ async fn a_stop_during_an_outage_is_clean_and_in_time() {
     assert_eq!(
         session
             .count("select count(*) from outbox_messages where attempt > 1")
+            .await,
+        0
+    );
+}
+
+/// A stop while a batch waits for the broker: what the broker acknowledges then is marked before the end, and nothing
+/// else is.
+#[tokio::test]
+async fn sigterm_mid_batch_marks_acked_rows() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(TOPICS).await;
+    let database = Cluster::shared().database().await;
+    let relay = "[relay]\nmax_in_flight = 500\nbatch_size = 100\n";
+    let site = Site::new(&database, &(broker.section("main") + relay));
+    site.migrate();
+    let mut daemon = site.start().await;
+    let session = database.connect().await;
+    broker.freeze();
+    session
+        .run(
+            "insert into outbox_messages (topic, key, payload)
+             select 'orders', 'k' || n, '{}' from generate_series(1, 5000) as n",
+        )
+        .await;
+    eventually("the window is full", Duration::from_secs(10), || async {
+        let metrics = daemon.metrics().await;
+        (metrics.get("outboxd_in_flight_messages").copied() >= Some(500.0)).then_some(())
+    })
+    .await;
+    signal(daemon.pid(), "TERM");
+    eventually("it says that it stops", Duration::from_secs(10), || async {
+        site.log().contains("stopping").then_some(())
+    })
+    .await;
+    broker.thaw();
+    let status = daemon.ended(Duration::from_secs(30)).await;
+    assert!(status.success(), "the stop ended with {status}");
+    let marked = session
+        .count("select count(*) from outbox_messages where relayed_at is not null")
+        .await;
+    let held = broker.held().await;
+    println!("stopped in the middle of 5,000 rows: the broker holds {held}, {marked} are marked");
+    assert!(held > 0 && held < 5_000, "the stop came in the middle: {held}");
+    assert_eq!(
+        u64::try_from(marked).expect("a count"),
+        held,
+        "what is acknowledged is marked"
+    );
+    assert_eq!(
+        session
+            .count("select count(*) from outbox_messages where attempt > 1 or failed_at is not null")
             .await,
         0
     );

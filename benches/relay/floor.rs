@@ -43,6 +43,13 @@ struct Item {
 }
 
 /// Drains `url`'s outbox of `rows` rows into `broker`; `None`: fetches and marks only.
+#[expect(clippy::disallowed_methods, reason = "the connection's task ends with the process")]
+async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("PostgreSQL is up");
+    drop(tokio::spawn(connection));
+    client
+}
+
 pub(crate) async fn run(url: &str, broker: Option<(Kind, &str)>, mark: Mark, rows: usize) {
     let (reader, writer) = (connect(url).await, Arc::new(connect(url).await));
     writer
@@ -88,15 +95,9 @@ pub(crate) async fn run(url: &str, broker: Option<(Kind, &str)>, mark: Mark, row
     }
 }
 
-async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("PostgreSQL is up");
-    drop(tokio::spawn(connection));
-    client
-}
-
 enum Sink {
     Kafka(Arc<ThreadedProducer<Counting>>),
-    Nats(async_nats::jetstream::Context),
+    Nats(Box<async_nats::jetstream::Context>),
     Nowhere,
 }
 
@@ -115,7 +116,9 @@ impl Sink {
             }
             Some((Kind::Nats, address)) => {
                 let client = async_nats::connect(address).await.expect("nats-server is up");
-                Self::Nats(async_nats::jetstream::new(client))
+                // The window is ours.
+                let context = async_nats::jetstream::ContextBuilder::new().max_ack_inflight(20_000);
+                Self::Nats(Box::new(context.build(client)))
             }
             None => Self::Nowhere,
         }

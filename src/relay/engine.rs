@@ -217,11 +217,10 @@ impl Engine {
         if let Phase::Waiting(not_before) = self.phase
             && now >= not_before
             && !self.stopping
+            && self.standing.borrow().is_valid(now)
         {
-            if self.standing.borrow().is_valid(now) {
-                self.phase = Phase::Opening;
-                self.opening = Some(open(Arc::clone(&self.store)));
-            }
+            self.phase = Phase::Opening;
+            self.opening = Some(open(Arc::clone(&self.store)));
         }
         if self.writing.is_none()
             && let Some(settlement) = self.settler.next(now, self.phase == Phase::Draining)

@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use super::broker::{Broker, Kind};
 use super::checker::{Verdict, committed, compare};
 use super::daemon::Site;
-use super::postgres::{Cluster, Database};
+use super::postgres::{Cluster, Database, Session};
 use super::writers::{Habits, Writers, Writing};
 use super::{eventually, together};
 
@@ -95,18 +95,7 @@ async fn run(kind: Kind) -> Verdict {
     writing.join().await;
     database.connect().await.drained(Duration::from_secs(120)).await;
     let verdict = judge(&database, &broker, TOPICS).await;
-    let attempts = "select class, code, count(*), min(error) from outboxd_attempts group by class, code";
-    for row in database
-        .connect()
-        .await
-        .query(attempts, &[])
-        .await
-        .expect("the attempts can be read")
-    {
-        let (class, code, count, error): (String, String, i64, String) =
-            (row.get(0), row.get(1), row.get(2), row.get(3));
-        println!("chaos on {kind:?}: {count} attempts counted as {class}, {code}: {error}");
-    }
+    print_attempts(&database.connect().await).await;
     let status = daemon.terminate(Duration::from_secs(30)).await;
     assert!(status.success(), "the daemon ended with {status}");
     println!("chaos on {kind:?}: {verdict}, {KILLS} kills, {:.0?}", started.elapsed());
@@ -124,6 +113,19 @@ async fn reach(writing: &mut Writing, rows: usize) {
 
 /// Reads both ends and compares them.
 pub(crate) async fn judge(database: &Database, broker: &Broker, topics: &[&str]) -> Verdict {
-    let rows = committed(&database.connect().await).await;
+    let session = database.connect().await;
+    let rows = committed(&session).await.expect("the outbox can be read");
     compare(&rows, &broker.arrivals(topics).await)
+}
+
+/// Prints the failed attempts that were counted: where only servers were killed, there should be none.
+pub(crate) async fn print_attempts(session: &Session) {
+    let query =
+        "select class, code, min(error), count(*), min(to_char(at, 'HH24:MI:SS.MS')), max(to_char(at, 'HH24:MI:SS.MS'))
+        from outboxd_attempts group by class, code";
+    for row in session.query(query, &[]).await.expect("the attempts can be read") {
+        let (class, code, error): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let (count, first, last): (i64, String, String) = (row.get(3), row.get(4), row.get(5));
+        println!("{count} attempts counted as {class}, {code}: {error}, from {first} to {last}");
+    }
 }

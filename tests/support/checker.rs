@@ -1,15 +1,16 @@
 //! The checker: what was committed against what arrived.
 //!
 //! Knows neither the daemon nor a broker: two lists in, a [`Verdict`] out. Its own tests show that each kind of damage
-//! is seen.
+//! is seen. The checker program (`examples/check.rs`) is made of this too.
 
 use std::collections::HashMap;
 use std::fmt;
 
+use sha2::{Digest, Sha256};
+use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::consumer::Arrival;
-use super::postgres::Session;
+use super::arrivals::Arrival;
 
 /// A committed row as the database shows it after the run.
 #[derive(Clone, Debug)]
@@ -28,14 +29,22 @@ pub(crate) struct Committed {
     pub(crate) failed: bool,
     /// `attempt`.
     pub(crate) attempt: i32,
+    /// The first bytes of the payload's SHA-256.
+    pub(crate) digest: Vec<u8>,
 }
 
-/// Reads every row of the outbox.
-pub(crate) async fn committed(session: &Session) -> Vec<Committed> {
-    let query =
-        "select seq, id, topic, key, relayed_at is not null, failed_at is not null, attempt from outbox_messages";
-    let rows = session.query(query, &[]).await.expect("the outbox can be read");
-    rows.iter()
+const DIGEST_BYTES: usize = 8;
+
+/// Reads every row of the outbox, whose payload is json, jsonb or text.
+pub(crate) async fn committed(client: &Client) -> Result<Vec<Committed>, tokio_postgres::Error> {
+    let query = format!(
+        "select seq, id, topic, key, relayed_at is not null, failed_at is not null, attempt,
+                substring(sha256(convert_to(payload::text, 'UTF8')) for {DIGEST_BYTES})
+         from outbox_messages"
+    );
+    let rows = client.query(&query, &[]).await?;
+    Ok(rows
+        .iter()
         .map(|row| Committed {
             seq: row.get(0),
             id: row.get(1),
@@ -44,8 +53,9 @@ pub(crate) async fn committed(session: &Session) -> Vec<Committed> {
             relayed: row.get(4),
             failed: row.get(5),
             attempt: row.get(6),
+            digest: row.get(7),
         })
-        .collect()
+        .collect())
 }
 
 /// What the comparison found.
@@ -67,7 +77,7 @@ pub(crate) struct Verdict {
     pub(crate) pending: Vec<i64>,
     /// Ids that arrived though no such row was committed.
     pub(crate) unknown: Vec<Uuid>,
-    /// Copies whose topic or key is not their row's.
+    /// Copies whose topic, key or payload is not their row's.
     pub(crate) altered: Vec<Uuid>,
     /// First copies that came after a later row of their key: topic, key, `seq` seen before, `seq`.
     pub(crate) disorder: Vec<(String, String, i64, i64)>,
@@ -90,7 +100,8 @@ pub(crate) fn compare(rows: &[Committed], arrivals: &[Arrival]) -> Verdict {
             verdict.unknown.push(arrival.id);
             continue;
         };
-        if row.topic != arrival.topic || row.key != arrival.key {
+        let same_payload = Sha256::digest(&arrival.payload).starts_with(&row.digest);
+        if row.topic != arrival.topic || row.key != arrival.key || !same_payload {
             verdict.altered.push(arrival.id);
         }
         let copies = seen.entry(arrival.id).or_default();
@@ -143,7 +154,7 @@ impl Verdict {
         );
         assert!(
             self.altered.is_empty(),
-            "{self}: topic or key altered {:?}",
+            "{self}: topic, key or payload altered {:?}",
             few(&self.altered)
         );
     }
@@ -171,8 +182,8 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} committed, {} arrived, {} failed, {} duplicates, {} lost, {} pending, {} unknown, {} out of order, \
-             {} with attempts counted",
+            "{} committed, {} arrived, {} failed, {} duplicates, {} lost, {} pending, {} unknown, {} altered, \
+             {} out of order, {} with attempts counted",
             self.committed,
             self.arrived,
             self.failed,
@@ -180,6 +191,7 @@ impl fmt::Display for Verdict {
             self.lost.len(),
             self.pending.len(),
             self.unknown.len(),
+            self.altered.len(),
             self.disorder.len(),
             self.attempts_counted
         )
@@ -200,6 +212,7 @@ mod tests {
             relayed: true,
             failed: false,
             attempt: 1,
+            digest: Sha256::digest(b"{}")[..DIGEST_BYTES].to_vec(),
         }
     }
 
@@ -210,7 +223,7 @@ mod tests {
             topic,
             key,
             headers: Vec::new(),
-            payload: Vec::new(),
+            payload: b"{}".to_vec(),
         }
     }
 
@@ -280,5 +293,15 @@ mod tests {
             }],
         );
         assert_eq!(verdict.altered.len(), 1);
+    }
+
+    #[test]
+    fn another_payload_than_the_row_s_is_seen() {
+        let rows = [row(1, "a")];
+        let damaged = Arrival {
+            payload: b"{} ".to_vec(),
+            ..copy(&rows[0])
+        };
+        assert_eq!(compare(&rows, &[damaged]).altered, [rows[0].id]);
     }
 }

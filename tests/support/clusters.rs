@@ -10,8 +10,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
+use super::arrivals::{Arrival, kafka_arrivals, nats_arrivals};
 use super::broker::STREAM;
-use super::consumer::{Arrival, kafka_arrivals, nats_arrivals};
 use super::process::Server;
 use super::{eventually, ports};
 
@@ -144,7 +144,9 @@ impl NatsCluster {
     /// Everything the stream holds.
     pub(crate) async fn arrivals(&self) -> Vec<Arrival> {
         self.leader().await;
-        nats_arrivals(&self.living()).await
+        nats_arrivals(&self.living(), STREAM)
+            .await
+            .expect("the stream can be read")
     }
 }
 
@@ -290,10 +292,11 @@ impl KafkaCluster {
 
     /// Everything in `topic`.
     pub(crate) async fn arrivals(&self, topic: &str) -> Vec<Arrival> {
-        let (address, topics) = (self.brokers(), vec![topic.to_owned()]);
-        tokio::task::spawn_blocking(move || kafka_arrivals(&address, topics))
-            .await
-            .expect("the consumer ends")
+        let (address, topic) = (self.brokers(), topic.to_owned());
+        let reading =
+            tokio::task::spawn_blocking(move || kafka_arrivals(&address, &[&topic]).map_err(|error| error.to_string()));
+        let arrivals = reading.await.expect("the consumer ends");
+        arrivals.expect("the topic can be read")
     }
 }
 

@@ -27,24 +27,27 @@ pub(crate) struct Site {
 impl Site {
     /// An installation for `database`, its table not yet made. `rest` is TOML: transports, routes, `[relay]` and so on.
     pub(crate) fn new(database: &Database, rest: &str) -> Self {
-        Self::at(&format!("url = \"{}\"", database.url()), rest)
+        Self::with_lease(database, "", rest)
+    }
+
+    /// As [`Self::new`], with more lines of `[lease]`.
+    pub(crate) fn with_lease(database: &Database, lease: &str, rest: &str) -> Self {
+        Self::told(&format!("url = \"{}\"", database.url()), lease, rest)
     }
 
     /// An installation whose `[database]` section is `section`.
     pub(crate) fn at(section: &str, rest: &str) -> Self {
+        Self::told(section, "", rest)
+    }
+
+    fn told(section: &str, lease: &str, rest: &str) -> Self {
         let site = Self::bare();
         let mut text = String::new();
         let port = site.port;
-        // The instance's name must be unique among the daemons of all tests: it is locked per machine.
-        let instance = site
-            .dir
-            .file_name()
-            .expect("a scratch directory has a name")
-            .to_string_lossy()
-            .into_owned();
+        let instance = site.instance();
         write!(
             text,
-            "[database]\n{section}\n\n[lease]\ninstance = \"{instance}\"\n\n\
+            "[database]\n{section}\n\n[lease]\ninstance = \"{instance}\"\n{lease}\n\
              [http]\nlisten = \"127.0.0.1:{port}\"\n\n[log]\nformat = \"text\"\n\n{rest}\n"
         )
         .expect("writing into a string");
@@ -58,6 +61,12 @@ impl Site {
             dir: scratch("daemon"),
             port: ports::free(),
         }
+    }
+
+    /// `lease.instance`: unique among the daemons of all tests, because it is locked per machine.
+    pub(crate) fn instance(&self) -> String {
+        let name = self.dir.file_name().expect("a scratch directory has a name");
+        name.to_string_lossy().into_owned()
     }
 
     /// Replaces the configuration file.

@@ -5,6 +5,8 @@
 //! judged by what the database and the broker hold afterwards. The only waiting is [`eventually`]: a condition polled
 //! until a deadline.
 
+pub(crate) mod arrivals;
+pub(crate) mod audit;
 pub(crate) mod broker;
 pub(crate) mod chaos;
 pub(crate) mod checker;
@@ -12,7 +14,12 @@ pub(crate) mod clusters;
 pub(crate) mod consumer;
 pub(crate) mod daemon;
 pub(crate) mod enduring;
+pub(crate) mod faults;
+pub(crate) mod fleet;
+pub(crate) mod isolation;
 pub(crate) mod kafka;
+pub(crate) mod kills;
+pub(crate) mod load;
 pub(crate) mod nats;
 pub(crate) mod pgbouncer;
 pub(crate) mod ports;
@@ -22,6 +29,7 @@ pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod scene;
+pub(crate) mod stage;
 pub(crate) mod writers;
 
 use std::future::Future;

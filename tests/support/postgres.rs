@@ -133,18 +133,6 @@ impl Cluster {
         self.admin()
     }
 
-    /// `pg_ctl stop -m immediate`: every process ends at once, nothing is flushed. Returns when they have.
-    pub(crate) fn stop_immediately(&self) {
-        let mut server = self
-            .server
-            .lock()
-            .expect("no panic under the lock")
-            .take()
-            .expect("the server was started");
-        signal(server.id(), "QUIT");
-        server.wait().expect("it can be waited for");
-    }
-
     /// Freezes the postmaster and every process of it: connections stay open, new ones are made by the kernel alone.
     pub(crate) fn freeze(&self) {
         let postmaster = self.pid();
@@ -222,6 +210,18 @@ impl Cluster {
             },
         )
         .await;
+    }
+
+    /// Immediate stop, as `pg_ctl stop -m immediate`: no checkpoint, no goodbye. Returns once the postmaster is gone.
+    pub(crate) fn stop_immediately(&self) {
+        let mut server = self
+            .server
+            .lock()
+            .expect("no panic under the lock")
+            .take()
+            .expect("the server was started");
+        signal(server.id(), "QUIT");
+        server.wait().expect("it can be waited for");
     }
 
     /// A new, empty database.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::arrivals::Arrival;
 use super::broker::{Broker, Kind};
 use super::checker::{committed, compare};
 use super::clusters::{KafkaCluster, NatsCluster};
-use super::consumer::Arrival;
 use super::daemon::{Daemon, Site};
 use super::enduring::{Enduring, assert_durable};
 use super::eventually;
@@ -154,7 +154,7 @@ impl Scene {
     /// Stops writing and compares both ends; the daemon must be the one that began, and well.
     pub(crate) async fn judge(mut self, what: &str) -> Site {
         let session = self.rest().await;
-        let rows = committed(&session).await;
+        let rows = committed(&session).await.expect("the outbox can be read");
         let verdict = compare(&rows, &self.place.arrivals().await);
         println!("{what}: {verdict}");
         assert_durable(&self.acknowledged, &rows);

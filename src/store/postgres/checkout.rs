@@ -122,3 +122,11 @@ pub(super) fn is_another_server(error: &tokio_postgres::Error) -> bool {
         .contains(code),
     }
 }
+
+/// How long asking the server to cancel a statement may take: it may be the server that is gone.
+pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a pooler before 1.21 answers whose server connections do not know our statements, or know others by their names.
+pub(super) fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(code) if *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT)
+}

@@ -20,7 +20,9 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::checkout::{Checkout, Facts, HostByHost, Silent, is_another_server};
+use super::checkout::{
+    CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, is_another_server, loses_prepared_statements,
+};
 use super::connect::parse_url;
 use super::sql::Statement;
 use crate::store::StoreError;
@@ -173,12 +175,24 @@ impl Database {
         })
     }
 
-    fn limit(&self, role: Role) -> Duration {
-        let patient = self.statement_timeout * 2_u32.pow(self.facts.overdue.load(Ordering::Relaxed).min(2));
-        match role {
-            Role::Read | Role::Settle | Role::Lease => patient,
-            Role::Side => patient * 6,
+    /// `work`, or how long it was waited for: a side statement longer than others, unless the server was lost since
+    /// `generation`.
+    async fn in_time<T>(&self, role: Role, generation: u64, work: impl Future<Output = T>) -> Result<T, Duration> {
+        let limit = self.statement_timeout * 2_u32.pow(self.facts.overdue.load(Ordering::Relaxed).min(2));
+        let rounds = match role {
+            Role::Read | Role::Settle | Role::Lease => 1,
+            Role::Side => 6,
+        };
+        let mut work = std::pin::pin!(work);
+        for round in 1..=rounds {
+            if let Ok(done) = tokio::time::timeout(limit, &mut work).await {
+                return Ok(done);
+            }
+            if self.facts.generation.load(Ordering::Acquire) != generation {
+                return Err(limit * round);
+            }
         }
+        Err(limit * rounds)
     }
 
     /// The server was lost, or is no longer the one that takes writes: no connection is used again.
@@ -196,8 +210,7 @@ impl Database {
     pub async fn query(&self, role: Role, statement: &Statement, params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
         let connection = self.connection(role).await?;
         let rows = async { self.stream(&connection, statement, params).await?.try_collect().await };
-        let limit = self.limit(role);
-        let outcome = tokio::time::timeout(limit, rows).await.map_err(|_| limit);
+        let outcome = self.in_time(role, connection.generation, rows).await;
         self.finish(connection, outcome).await
     }
 
@@ -230,8 +243,7 @@ impl Database {
             }
             Ok(())
         };
-        let limit = self.limit(role);
-        let outcome = tokio::time::timeout(limit, rows).await.map_err(|_| limit);
+        let outcome = self.in_time(role, connection.generation, rows).await;
         self.finish(connection, outcome).await?;
         refused.map_or(Ok(()), Err)
     }
@@ -248,8 +260,7 @@ impl Database {
             while stream.try_next().await?.is_some() {}
             Ok(stream.rows_affected().unwrap_or(0))
         };
-        let limit = self.limit(role);
-        let outcome = tokio::time::timeout(limit, work).await.map_err(|_| limit);
+        let outcome = self.in_time(role, connection.generation, work).await;
         self.finish(connection, outcome).await
     }
 
@@ -333,13 +344,6 @@ impl Database {
             }
         }
     }
-}
-
-/// How long asking the server to cancel a statement may take: it may be the server that is gone.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
-
-fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(code) if *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT)
 }
 
 /// What the server said when it refused to let us in at all: a wrong password, an unknown user or database. Worth ending
