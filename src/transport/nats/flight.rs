@@ -42,6 +42,7 @@ pub(super) struct Flight<'a> {
     inbox: Arc<Inbox>,
     breaks: u64,
     elections: u64,
+    abandoned: u64,
     /// When a stream last got a new leader: messages sent until then may have gone to the old one.
     elected: Option<Instant>,
     send_until: Instant,
@@ -65,6 +66,7 @@ impl<'a> Flight<'a> {
             inbox,
             breaks: nats.link.breaks(),
             elections: nats.link.elections(),
+            abandoned: nats.abandoned(),
             elected: None,
             send_until,
             timer: Box::pin(tokio::time::sleep_until(send_until)),
@@ -115,8 +117,22 @@ impl<'a> Flight<'a> {
         }
     }
 
+    /// Whether anything may be sent still. A process that was stopped for a while, or has lost its lease, must not go on
+    /// where it was: somebody else may have taken over.
+    fn may_send(&mut self) -> bool {
+        let now = Instant::now();
+        if self.nats.abandoned() != self.abandoned {
+            self.send_until = self.send_until.min(now);
+        }
+        now < self.send_until
+    }
+
     /// Sends the next ready message with a permit already taken, or gives the permit back.
     async fn send_next(&mut self) {
+        if !self.may_send() {
+            self.give_back(1);
+            return self.expire();
+        }
         let Some(index) = self.ready.pop_front() else {
             return self.give_back(1);
         };

@@ -7,8 +7,8 @@
 //!
 //! - Not connected: `publish` and `probe` answer `Unavailable` at once and give nothing to the client's buffer.
 //! - The connection breaks while messages are in flight: they answer `Unavailable` ("may have arrived"). What the client
-//!   still held in its buffer at that moment it sends after reconnecting. It cannot be taken back ([`Transport::abandon`]
-//!   does nothing here); such a copy carries the same `Nats-Msg-Id`, so the stream's duplicate window drops it or ours,
+//!   still held in its buffer at that moment it sends after reconnecting. It cannot be taken back
+//!   ([`Transport::abandon`] only ends what batches under way would still send); such a copy carries the same `Nats-Msg-Id`, so the stream's duplicate window drops it or ours,
 //!   and since one message per key is in flight it cannot overtake another of its key.
 //! - No answer within `ack_timeout`: `TimedOut`.
 //! - A stream of a cluster gets a new leader: what was sent before and is not acknowledged a moment later answers
@@ -29,6 +29,7 @@ mod link;
 mod reply;
 mod wire;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ pub struct Nats {
     /// Messages that may be in flight, over all batches.
     window: Semaphore,
     ack_timeout: Duration,
+    abandoned: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -107,8 +109,14 @@ impl Nats {
             inboxes,
             window: Semaphore::new(window),
             ack_timeout: config.ack_timeout,
+            abandoned: AtomicU64::new(0),
             tasks: Mutex::new(tasks),
         })
+    }
+
+    /// How often the lease was lost: batches under way since before send nothing more.
+    fn abandoned(&self) -> u64 {
+        self.abandoned.load(Ordering::Acquire)
     }
 
     fn connected(&self) -> Result<(), Failure> {
@@ -260,6 +268,11 @@ impl Transport for Nats {
                 "no answer from jetstream's API",
             )),
         }
+    }
+
+    /// What the client holds in its buffer cannot be taken back; of batches under way nothing more is sent.
+    fn abandon(&self) {
+        self.abandoned.fetch_add(1, Ordering::AcqRel);
     }
 
     async fn close(&self) {
