@@ -19,6 +19,7 @@ use crate::telemetry::{Telemetry, systemd};
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// Counting takes at most this part of the time.
 const LOOK_SHARE: u32 = 50;
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// How often systemd hears from us, without a watchdog.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// While starting: how often to see whether start-up is over.
@@ -44,13 +45,18 @@ async fn look_again_and_again(database: &Database, names: &Names, routes: &Route
     let order_of = |topic: &str| routes.find(topic).map_or(Order::None, |route| routes.get(route).order);
     loop {
         let started = Instant::now();
-        match status::status(database, names, &order_of).await {
-            Ok(status) => telemetry.backlog(backlog(&status)),
+        let cost = match status::status(database, names, &order_of).await {
+            Ok(status) => {
+                telemetry.backlog(backlog(&status));
+                started.elapsed()
+            }
+            // How long nobody answered says nothing about what an answer costs.
             Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {
                 tracing::debug!(%error, "the backlog could not be counted");
+                Duration::ZERO
             }
-        }
-        tokio::time::sleep(LOOK_INTERVAL.max(started.elapsed() * LOOK_SHARE)).await;
+        };
+        tokio::time::sleep((cost * LOOK_SHARE).clamp(LOOK_INTERVAL, LOOK_INTERVAL_MAX)).await;
     }
 }
 

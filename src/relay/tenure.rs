@@ -56,6 +56,7 @@ pub(crate) struct Tenure {
 impl Tenure {
     /// Renews the lease every third of its length until cancelled. Returns only what a person must mend.
     pub(crate) async fn keep(mut self, stop: CancellationToken) -> Result<(), StoreError> {
+        let mut failing = false;
         loop {
             let asked = Instant::now();
             let answer = tokio::select! {
@@ -65,6 +66,9 @@ impl Tenure {
             let soon = (self.ttl / 12).min(Duration::from_millis(500));
             let pause = match answer {
                 Ok(Ok(lease)) => {
+                    if std::mem::replace(&mut failing, false) {
+                        tracing::info!("the lease is renewed again");
+                    }
                     let missing = lease.lanes.len() < lease.share;
                     let regular = if missing { soon } else { self.ttl / 3 };
                     let look_again = lease.look_again.unwrap_or(regular);
@@ -73,10 +77,17 @@ impl Tenure {
                 }
                 Ok(Err(StoreError::Misconfigured(reason))) => return Err(StoreError::Misconfigured(reason)),
                 Ok(Err(StoreError::Unavailable(error))) => {
-                    tracing::debug!(%error, "lease not renewed");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "the lease could not be renewed: trying again");
+                    }
                     soon
                 }
-                Err(_) => soon,
+                Err(_) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!("the lease could not be renewed: the database does not answer; trying again");
+                    }
+                    soon
+                }
             };
             let next = Instant::now() + pause;
             tokio::select! {

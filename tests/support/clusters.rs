@@ -144,9 +144,11 @@ impl NatsCluster {
     /// Everything the stream holds.
     pub(crate) async fn arrivals(&self) -> Vec<Arrival> {
         self.leader().await;
-        nats_arrivals(&self.living(), STREAM)
-            .await
-            .expect("the stream can be read")
+        // A replica that is still catching up serves less than the stream holds.
+        eventually("the whole stream can be read", Duration::from_secs(60), || async {
+            nats_arrivals(&self.living(), STREAM).await.ok()
+        })
+        .await
     }
 }
 

@@ -164,7 +164,7 @@ impl Scene {
         self.daemon.ready(Duration::from_secs(20)).await;
         eventually(
             "the backlog in /metrics is what it is",
-            Duration::from_secs(20),
+            Duration::from_secs(60),
             || async {
                 let metrics = self.daemon.metrics().await;
                 (metrics.get("outboxd_messages_pending{state=\"due\"}") == Some(&0.0)).then_some(())
