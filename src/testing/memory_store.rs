@@ -17,10 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::gate::Gate;
 use crate::message::{Message, MessageId, Seq};
 use crate::store::{Epoch, FailedAttempt, Lane};
 
@@ -144,17 +144,17 @@ pub struct MemoryTable {
     state: Mutex<State>,
     lanes: Lane,
     began: Instant,
-    away: watch::Sender<bool>,
-    held: watch::Sender<bool>,
-    commits: watch::Sender<u64>,
-    membership: watch::Sender<u64>,
+    away: Gate<bool>,
+    held: Gate<bool>,
+    commits: Gate<u64>,
+    membership: Gate<u64>,
 }
 
 impl std::fmt::Debug for MemoryTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MemoryTable")
             .field("lanes", &self.lanes)
-            .field("away", &*self.away.borrow())
+            .field("away", &self.away.get())
             .finish_non_exhaustive()
     }
 }
@@ -173,10 +173,10 @@ impl MemoryTable {
             state: Mutex::new(state),
             lanes,
             began: Instant::now(),
-            away: watch::Sender::new(false),
-            held: watch::Sender::new(false),
-            commits: watch::Sender::new(0),
-            membership: watch::Sender::new(0),
+            away: Gate::new(false),
+            held: Gate::new(false),
+            commits: Gate::new(0),
+            membership: Gate::new(0),
         })
     }
 
@@ -185,11 +185,11 @@ impl MemoryTable {
     }
 
     fn woke(&self) {
-        self.commits.send_modify(|commits| *commits += 1);
+        self.commits.change(|commits| *commits += 1);
     }
 
     fn members_changed(&self) {
-        self.membership.send_modify(|changes| *changes += 1);
+        self.membership.change(|changes| *changes += 1);
     }
 
     /// Inserts and commits.
@@ -311,12 +311,12 @@ impl MemoryTable {
 
     /// Every call answers `Unavailable` from now on, calls under way included.
     pub fn go_away(&self) {
-        self.away.send_replace(true);
+        self.away.set(true);
     }
 
     /// The database is back.
     pub fn come_back(&self) {
-        self.away.send_replace(false);
+        self.away.set(false);
     }
 
     /// The next `count` settlements are written, and answer `Unavailable`.
@@ -331,12 +331,12 @@ impl MemoryTable {
 
     /// Calls take effect, but their answers wait for [`release`](Self::release). The lease's do not.
     pub fn hold(&self) {
-        self.held.send_replace(true);
+        self.held.set(true);
     }
 
     /// Lets held answers go.
     pub fn release(&self) {
-        self.held.send_replace(false);
+        self.held.set(false);
     }
 }
 

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
+use super::gate::Gate;
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::message::Headers;
 use crate::transport::chain::{Ledger, is_ordered};
@@ -41,10 +41,12 @@ pub struct Visible {
 }
 
 type Script = Box<dyn FnMut(&Envelope) -> Answer + Send>;
+type Consumer = Box<dyn FnMut(&Envelope) + Send>;
 
 #[derive(Default)]
 struct State {
     script: Option<Script>,
+    consumer: Option<Consumer>,
     visible: Vec<Visible>,
     known: HashSet<(Arc<str>, String)>,
     published: u64,
@@ -53,8 +55,8 @@ struct State {
 /// A scripted transport. See the module.
 pub struct ScriptedTransport {
     state: Mutex<State>,
-    connected: watch::Sender<bool>,
-    held: watch::Sender<bool>,
+    connected: Gate<bool>,
+    held: Gate<bool>,
     timeout: Duration,
     dedupes: bool,
 }
@@ -62,7 +64,7 @@ pub struct ScriptedTransport {
 impl std::fmt::Debug for ScriptedTransport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ScriptedTransport")
-            .field("connected", &*self.connected.borrow())
+            .field("connected", &self.connected.get())
             .finish_non_exhaustive()
     }
 }
@@ -79,8 +81,8 @@ impl ScriptedTransport {
     pub fn new(timeout: Duration) -> Self {
         Self {
             state: Mutex::default(),
-            connected: watch::Sender::new(true),
-            held: watch::Sender::new(false),
+            connected: Gate::new(true),
+            held: Gate::new(false),
             timeout,
             dedupes: true,
         }
@@ -102,24 +104,29 @@ impl ScriptedTransport {
         self.state().script = None;
     }
 
+    /// From now on `consumer` is told of each copy the moment it becomes visible.
+    pub fn consume(&self, consumer: impl FnMut(&Envelope) + Send + 'static) {
+        self.state().consumer = Some(Box::new(consumer));
+    }
+
     /// The connection drops: everything answers `Unavailable`, what is held included.
     pub fn disconnect(&self) {
-        self.connected.send_replace(false);
+        self.connected.set(false);
     }
 
     /// The connection is back.
     pub fn reconnect(&self) {
-        self.connected.send_replace(true);
+        self.connected.set(true);
     }
 
     /// Messages become visible but no answer leaves, until [`release`](Self::release); `TimedOut` if that takes too long.
     pub fn hold(&self) {
-        self.held.send_replace(true);
+        self.held.set(true);
     }
 
     /// Lets held answers go.
     pub fn release(&self) {
-        self.held.send_replace(false);
+        self.held.set(false);
     }
 
     /// Everything visible, in the order it became so.
@@ -139,7 +146,7 @@ impl ScriptedTransport {
     }
 
     fn is_connected(&self) -> Result<(), Failure> {
-        if *self.connected.borrow() {
+        if self.connected.get() {
             Ok(())
         } else {
             Err(refusal(FailureClass::Unavailable))
@@ -183,8 +190,8 @@ impl ScriptedTransport {
 
     async fn acknowledge(&self, envelope: &Envelope) -> Outcome {
         let duplicate = self.show(envelope);
-        let mut held = self.held.subscribe();
-        let mut connected = self.connected.subscribe();
+        let held = &self.held;
+        let connected = &self.connected;
         tokio::select! {
             biased;
             _ = connected.wait_for(|connected| !connected) => Outcome::Refused(refusal(FailureClass::Unavailable)),
@@ -203,6 +210,9 @@ impl ScriptedTransport {
             state.visible.push(Visible {
                 envelope: envelope.clone(),
             });
+            if let Some(consumer) = &mut state.consumer {
+                consumer(envelope);
+            }
         }
         !fresh && self.dedupes
     }
@@ -234,7 +244,7 @@ impl Transport for ScriptedTransport {
 
     async fn probe(&self, _destination: &str) -> Result<(), Failure> {
         self.is_connected()?;
-        let mut held = self.held.subscribe();
+        let held = &self.held;
         let released = tokio::time::timeout(self.timeout, held.wait_for(|held| !held)).await;
         if released.is_ok() {
             Ok(())

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::feed::{Feed, Filling, is_wanted};
@@ -15,6 +14,7 @@ use crate::store::{
     DuePage, DuePosition, FailedAttempt, Hold, LaneSet, Mark, OpenTransaction, Page, Reread, Room, Row, Scope, Settled,
     Settlement, Store, StoreError,
 };
+use crate::testing::gate::Gate;
 
 /// One instance at a [`MemoryTable`]. Made anew under the same name, it is that instance restarted.
 pub struct MemoryStore {
@@ -48,8 +48,8 @@ impl MemoryStore {
         let session = state.last_session;
         drop(state);
         Self {
-            commits_seen: AtomicU64::new(*table.commits.borrow()),
-            membership_seen: AtomicU64::new(*table.membership.borrow()),
+            commits_seen: AtomicU64::new(table.commits.get()),
+            membership_seen: AtomicU64::new(table.membership.get()),
             table: Arc::clone(table),
             instance: instance.to_owned(),
             session,
@@ -62,7 +62,7 @@ impl MemoryStore {
     }
 
     pub(super) fn reachable(&self) -> Result<(), StoreError> {
-        if *self.table.away.borrow() {
+        if self.table.away.get() {
             Err(StoreError::Unavailable(Box::new(Away)))
         } else {
             Ok(())
@@ -73,11 +73,11 @@ impl MemoryStore {
     async fn answer<T: Send>(&self, work: impl FnOnce(&mut State) -> T + Send) -> Result<T, StoreError> {
         self.reachable()?;
         let answer = work(&mut self.table.state());
-        let mut held = self.table.held.subscribe();
-        let mut away = self.table.away.subscribe();
+        let held = &self.table.held;
+        let away = &self.table.away;
         tokio::select! {
             biased;
-            _ = away.wait_for(|away| *away) => Err(StoreError::Unavailable(Box::new(Away))),
+            _ = away.wait_for(|away| away) => Err(StoreError::Unavailable(Box::new(Away))),
             _ = held.wait_for(|held| !held) => Ok(answer),
         }
     }
@@ -308,11 +308,8 @@ impl Store for MemoryStore {
 }
 
 /// Waits until `counter` is past what was seen of it.
-pub(super) async fn next(counter: &watch::Sender<u64>, seen: &AtomicU64) {
-    let mut counter = counter.subscribe();
+pub(super) async fn next(counter: &Gate<u64>, seen: &AtomicU64) {
     let before = seen.load(Ordering::Relaxed);
-    // The sender lives as long as the table that holds it.
-    if let Ok(now) = counter.wait_for(|now| *now > before).await {
-        seen.store(*now, Ordering::Relaxed);
-    }
+    let now = counter.wait_for(|now| now > before).await;
+    seen.store(now, Ordering::Relaxed);
 }
