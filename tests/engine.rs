@@ -419,6 +419,33 @@ async fn an_outage_is_nobodys_fault_and_ends_within_a_second() {
     running.stop().await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn outage_30min_burns_no_attempts() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|_| Answer::Slow(Duration::from_millis(5)));
+    for n in 0..500 {
+        world.insert(&good(&format!("k{}", n % 7)));
+    }
+    let running = world.start();
+    until("it is in full swing", SECOND, || world.seen(0).len() > 100).await;
+    world.transports[0].disconnect();
+    for n in 0..500 {
+        world.insert(&good(&format!("k{}", n % 7)));
+        tokio::time::sleep(30 * MINUTE / 500).await;
+    }
+    assert!(world.table.pending() >= 500);
+    world.transports[0].reconnect();
+    let seen = world.seen(0).len();
+    until("catch-up begins", SECOND, || world.seen(0).len() > seen).await;
+    world.drained(10 * SECOND).await;
+    assert!(world.table.attempts().is_empty());
+    assert!((1..=1000).all(|seq| world.attempt(seq) == 1 && world.relayed(seq)));
+    // At most what was on its way when the broker went away.
+    assert!(world.duplicates(0) <= world.options.max_in_flight);
+    world.in_order_per_key(0);
+    running.stop().await.unwrap();
+}
+
 /// The rest goes on while `dead` takes nothing, and is not held up by what waits for it.
 async fn one_of_two_is_down(world: World, dead: usize, down: impl Fn(bool)) {
     down(true);

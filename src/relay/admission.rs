@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::delivery::{Failure, FailureClass, Order};
-use crate::message::{Headers, Seq};
+use crate::message::{Headers, Message, Seq};
 use crate::route::Resolved;
 use crate::store::{FailedAttempt, Hold, Mark, Row};
 use crate::transport::Envelope;
@@ -89,7 +89,7 @@ impl Engine {
                 // What is still open since before the start may have any number.
                 let unknown = commit_order && self.reading.decided == Seq(i64::MIN);
                 let from = if unknown { Seq(i64::MIN + 1) } else { message.seq };
-                self.destinations.lag_from(id, from, &message.topic);
+                self.lag_from(id, from, &message);
             }
             return Admission::Lagging;
         }
@@ -123,7 +123,7 @@ impl Engine {
                 decided && destination.takes_new_rows() && !self.destinations.is_crowding(id)
             }
             // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
-            Found::Released => !destination.is_open(),
+            Found::Released => decided && !destination.is_open(),
             Found::Behind(lagging) => lagging == id && !destination.is_open(),
             // A row that becomes due must not overtake earlier rows of its key that the lag has yet to read.
             Found::Due => {
@@ -131,6 +131,31 @@ impl Engine {
                 !destination.is_open() && ((passed && decided) || self.holds.is_holder(seq))
             }
         }
+    }
+
+    /// Whether the row's key is held, and the row parked behind the holder.
+    pub(super) fn parks(&mut self, envelope: &Envelope) -> bool {
+        let message = &envelope.message;
+        match (envelope.order, &message.key) {
+            (Order::Key | Order::Strict, Some(key)) if !self.holds.is_empty() => {
+                self.holds.park(&message.topic, key, message.seq, true)
+            }
+            (Order::Key | Order::Strict | Order::None, Some(_) | None) => false,
+        }
+    }
+
+    /// The destination lags from `from` on for this row, and, when paused, from what is parked of its key: released past the
+    /// lag, later rows of the key would go first.
+    pub(super) fn lag_from(&mut self, id: DestinationId, from: Seq, message: &Message) {
+        if sabotaged!(LagForgotten) {
+            return;
+        }
+        // Only of a paused one: else later rows of the key may stand in the queue, and go once nothing holds them.
+        let may_be_parked = self.destinations.get(id).is_open() && !self.holds.is_empty();
+        let key = message.key.as_deref().filter(|_| may_be_parked);
+        let parked = key.and_then(|key| self.holds.give_up_release(&message.topic, key));
+        let from = parked.map_or(from, |parked| parked.min(from));
+        self.destinations.lag_from(id, from, &message.topic);
     }
 
     /// The row can never be sent: `failed_at` at its first attempt, without a transport.

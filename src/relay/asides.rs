@@ -18,6 +18,7 @@ use super::destinations::{Breaker, DestinationId};
 use super::engine::{Engine, Phase};
 use super::holds::{KeyId, Recall};
 use super::reading::DUE_INTERVAL;
+use super::window::Read;
 
 /// How often holders are checked against the database: an operator may have discarded one.
 const HOLD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,7 +67,7 @@ impl Engine {
             return;
         };
         self.window.reserve(room);
-        self.window.overlap_begins();
+        self.window.read_begins(Read::Side);
         self.reading.side_room = Some(room);
         self.reading.side_first = false;
         let upto = match &side {
@@ -157,7 +158,7 @@ impl Engine {
             return Some((Side::NameBlockers, nothing));
         }
         let room = room?;
-        if now >= self.reading.sweep_at {
+        if now >= self.reading.sweep_at && !sabotaged!(LateCommitsSkipped) {
             return Some((Side::Sweep(self.reading.sweep_after), room));
         }
         self.next_lag(now, room)
@@ -228,16 +229,20 @@ impl Engine {
         } = answer;
         self.window.unreserve(room);
         self.reading.side_room = None;
-        let found = match found {
+        let settled = self.window.read_ends(Read::Side);
+        let is_fresh = |row: &Row| !settled.contains(&row.message.seq);
+        let mut found = match found {
             Ok(found) => found,
-            Err(error) => {
-                self.window.overlap_ends();
-                return self.read_failed(error, now);
-            }
+            Err(error) => return self.read_failed(error, now),
         };
+        match &mut found {
+            Answer::Reread(reread) => reread.rows.retain(is_fresh),
+            Answer::Due(page) => page.rows.retain(is_fresh),
+            Answer::Rows(_) | Answer::Holds(_) | Answer::Transactions(_) => {}
+        }
         let took = now.saturating_duration_since(started);
         match (side, found) {
-            (Side::Recall(id, Recall::Rows(asked)), Answer::Rows(rows)) => {
+            (Side::Recall(id, Recall::Rows(asked)), Answer::Rows(mut rows)) => {
                 // A recall may stop early for its bytes: what it did not reach stays parked.
                 let all =
                     rows.len() == asked.len() || rows.iter().map(|row| row.message.size()).sum::<usize>() < room.bytes;
@@ -247,6 +252,7 @@ impl Engine {
                     rows.last().map(|row| &row.message.seq)
                 };
                 let upto = last.copied().expect("a recall asks for one row at least");
+                rows.retain(is_fresh);
                 self.release(id, rows, upto, now);
             }
             (Side::Recall(id, Recall::From(_)), Answer::Reread(reread)) => {
@@ -275,7 +281,6 @@ impl Engine {
             (Side::NameBlockers, Answer::Transactions(open)) => self.report_blockers(&open),
             (side, _) => unreachable!("{side:?} was answered with something else"),
         }
-        self.window.overlap_ends();
         Ok(())
     }
 
@@ -319,7 +324,16 @@ impl Engine {
     }
 
     /// Rows parked behind a key that is free again go before whatever of the key is queued.
-    fn release(&mut self, id: KeyId, rows: Vec<Row>, upto: Seq, now: Instant) {
+    fn release(&mut self, id: KeyId, mut rows: Vec<Row>, upto: Seq, now: Instant) {
+        if !self.holds.is_fetching(&id) {
+            return; // Its lane was given up meanwhile, or its destination lags: its rows are found by that.
+        }
+        // What parked meanwhile is fetched next; what is behind it, with it.
+        let upto = self
+            .holds
+            .missed_from(&id)
+            .map_or(upto, |missed| upto.min(Seq(missed.0 - 1)));
+        rows.retain(|row| row.message.seq <= upto);
         let mut entries = Vec::with_capacity(rows.len());
         let mut queue = None;
         for row in rows {

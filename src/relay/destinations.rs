@@ -341,6 +341,7 @@ impl Destinations {
                 due.push(*id);
             }
         }
+        due.sort_unstable();
         due
     }
 

@@ -315,6 +315,9 @@ impl Engine {
             }
             Err(error) => {
                 self.database_away(error, now)?;
+                if sabotaged!(LostSettlementForgotten) {
+                    return self.book_written(Ok(Settled::default()), now);
+                }
                 self.settler.not_written(now, now + DATABASE_RETRY);
                 self.drain("a settlement could not be written");
             }

@@ -206,10 +206,35 @@ impl Holds {
         None
     }
 
+    /// Whether this key's parked rows are being fetched.
+    pub(crate) fn is_fetching(&mut self, id: &KeyId) -> bool {
+        self.get_mut(&id.0, &id.1).is_some_and(|(_, hold)| hold.fetching)
+    }
+
+    /// The lowest row of this key that parked while others of it are being fetched.
+    pub(crate) fn missed_from(&mut self, id: &KeyId) -> Option<Seq> {
+        let (_, hold) = self.get_mut(&id.0, &id.1)?;
+        hold.missed.map(|(low, _)| low)
+    }
+
+    /// Gives up releasing this key, because its destination lags; answers the lowest row parked. `None` while it is held,
+    /// or when nothing of it is parked.
+    pub(crate) fn give_up_release(&mut self, topic: &str, key: &str) -> Option<Seq> {
+        let (id, hold) = self.get_mut(topic, key).filter(|(_, hold)| hold.holders.is_empty())?;
+        let ranges = [hold.unremembered, hold.missed];
+        let ranges = ranges.into_iter().flatten().map(|(from, _)| from);
+        let lowest = ranges.chain(hold.parked.first().copied()).min();
+        let (id, parked) = (Arc::clone(id), hold.parked.len());
+        self.parked -= parked;
+        self.releasing.retain(|other| *other != id);
+        self.remove(&id);
+        lowest
+    }
+
     /// Everything parked up to `upto` has been fetched: what was pending of it is queued again.
     pub(crate) fn recalled(&mut self, id: KeyId, upto: Seq) {
         let Some((_, hold)) = self.get_mut(&id.0, &id.1).filter(|(_, hold)| hold.fetching) else {
-            return; // Its lane was given up meanwhile.
+            return; // Its destination lags since the first of these rows was offered.
         };
         let rest = hold.parked.split_off(&Seq(upto.0 + 1));
         let gone = std::mem::replace(&mut hold.parked, rest).len();

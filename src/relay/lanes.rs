@@ -103,7 +103,7 @@ impl Lanes {
     /// The queue's batch is handed to the transport.
     pub(crate) fn depart(&mut self, queue: QueueId) {
         debug_assert!(!self.queues[queue.0].in_flight, "one batch in flight per queue");
-        self.queues[queue.0].in_flight = true;
+        self.queues[queue.0].in_flight = !sabotaged!(TwoBatches);
         self.in_flight += 1;
     }
 

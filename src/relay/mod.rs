@@ -24,6 +24,20 @@
 //!
 //! The engine never names PostgreSQL or a broker, and holds no time but the monotonic clock's.
 
+/// Whether tests have broken the engine in this way: never outside of tests. See `sabotage`.
+#[cfg(feature = "testing")]
+macro_rules! sabotaged {
+    ($way:ident) => {
+        crate::relay::sabotage::is_chosen(crate::relay::sabotage::Sabotage::$way)
+    };
+}
+#[cfg(not(feature = "testing"))]
+macro_rules! sabotaged {
+    ($way:ident) => {
+        false
+    };
+}
+
 mod admission;
 mod asides;
 mod commits;
@@ -35,6 +49,8 @@ mod lanes;
 mod pace;
 mod publishing;
 mod reading;
+#[cfg(feature = "testing")]
+pub mod sabotage;
 mod settler;
 mod share;
 mod tenure;
@@ -140,6 +156,7 @@ impl Relay {
 
         let mut engine = Engine::new(self, standing, left);
         let ended = tokio::select! {
+            biased;
             ended = engine.run(stop.clone()) => ended,
             Some(lease) = tasks.join_next() => match lease? {
                 Ok(()) => unreachable!("the lease task ends only when released"),

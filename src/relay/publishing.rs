@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::delivery::{Disposition, Failure, FailureClass, Order, Outcome, Policy, decide};
+use crate::message::Message;
 use crate::store::{Epoch, FailedAttempt, Lane, Mark};
 use crate::transport::Envelope;
 
@@ -25,6 +26,17 @@ pub(super) struct Slip {
     route: usize,
     size: usize,
     released: bool,
+}
+
+impl Slip {
+    fn mark(&self, message: &Message) -> Mark {
+        Mark {
+            seq: message.seq,
+            id: message.id,
+            lane: self.lane,
+            epoch: self.epoch,
+        }
+    }
 }
 
 /// A batch the transport has answered for.
@@ -49,6 +61,11 @@ impl Engine {
                     .get_mut(slip.destination)
                     .waiting_since
                     .get_or_insert(now);
+            }
+            if sabotaged!(MarkedBeforeTheAnswer) {
+                for (envelope, slip) in batch.iter().zip(&slips) {
+                    self.settler.relayed(slip.mark(&envelope.message), now);
+                }
             }
             self.lanes.depart(queue);
             let transport = Arc::clone(&self.transports[self.lanes.transport(queue)]);
@@ -105,6 +122,10 @@ impl Engine {
                 released,
             });
         }
+        if sabotaged!(BatchReversed) {
+            batch.reverse();
+            slips.reverse();
+        }
         (batch, slips)
     }
 
@@ -115,13 +136,12 @@ impl Engine {
         self.window.forget(entry.envelope.message.seq);
     }
 
-    /// The row leaves memory, and its destination lags from it.
+    /// The row leaves memory, and its destination lags from it; or it waits for its key, where that is held.
     fn send_back(&mut self, entry: &Entry) {
         let message = &entry.envelope.message;
         // A row that waited for a time is found again by that, once the destination is back.
-        if message.attempt == 1 && message.replay == 0 {
-            self.destinations
-                .lag_from(entry.destination, message.seq, &message.topic);
+        if message.attempt == 1 && message.replay == 0 && !self.parks(&entry.envelope) {
+            self.lag_from(entry.destination, entry.envelope.message.seq, &entry.envelope.message);
         }
         self.let_go(entry);
     }
@@ -185,12 +205,7 @@ impl Engine {
     ) -> Option<Entry> {
         let latency = now.saturating_duration_since(sent_at);
         let message = &envelope.message;
-        let mark = Mark {
-            seq: message.seq,
-            id: message.id,
-            lane: slip.lane,
-            epoch: slip.epoch,
-        };
+        let mark = slip.mark(message);
         if let Outcome::Acknowledged { duplicate } = outcome {
             self.telemetry
                 .metrics
@@ -207,7 +222,7 @@ impl Engine {
             attempt: message.attempt,
             max_attempts: message.max_attempts.unwrap_or(route.max_attempts),
             backoff: route.backoff,
-            count_outages: self.options.count_outages,
+            count_outages: self.options.count_outages || sabotaged!(OutageCounted),
             // A sign of life in the first half of the wait may have been the last one before it fell silent. While it lives
             // there are later ones: it is probed every probe interval.
             destination_alive: self
@@ -229,11 +244,11 @@ impl Engine {
             Disposition::Fail(failure) => (failure, None),
         };
         self.report_failure(&envelope, &slip, &failure, retry_in);
+        // Even a last failure holds until it is written: after a crash before that, it is an attempt like any other.
         let holds = match envelope.order {
-            Order::Strict => true,
-            Order::Key => retry_in.is_some(),
+            Order::Strict | Order::Key => true,
             Order::None => false,
-        };
+        } && !sabotaged!(HoldForgotten);
         if let (true, Some(key)) = (holds && self.territory.epoch(slip.lane).is_some(), &message.key) {
             let (seq, lane) = (message.seq, slip.lane);
             let strict = envelope.order == Order::Strict;

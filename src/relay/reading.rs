@@ -17,7 +17,7 @@ use super::asides::SideAnswer;
 use super::destinations::{Breaker, DestinationId};
 use super::engine::Engine;
 use super::pace::Pace;
-use super::window::Window;
+use super::window::{Read, Window};
 
 /// Due rows are looked for at least this often: an operator's retry sends no notification.
 pub(super) const DUE_INTERVAL: Duration = Duration::from_secs(1);
@@ -123,7 +123,9 @@ impl Reading {
         }
         if let Some(room) = self.side_room.take() {
             window.unreserve(room);
-            window.overlap_ends();
+        }
+        for read in [Read::Main, Read::Side] {
+            drop(window.read_ends(read));
         }
         self.main = None;
         self.main_is_stale = false;
@@ -199,6 +201,7 @@ impl Engine {
             return;
         };
         self.window.reserve(room);
+        self.window.read_begins(Read::Main);
         self.reading.main_room = Some(room);
         self.reading.side_first = true;
         let store = Arc::clone(&self.store);
@@ -250,7 +253,9 @@ impl Engine {
         self.window.unreserve(room);
         self.reading.main_room = None;
         self.reading.main_is_stale = false;
-        let page = match page {
+        // A reread may have found one of them meanwhile, and it may have been sent and settled since.
+        let settled = self.window.read_ends(Read::Main);
+        let mut page = match page {
             Ok(page) => page,
             Err(error) => return self.read_failed(error, now),
         };
@@ -259,6 +264,9 @@ impl Engine {
             .fetch_latency(now.saturating_duration_since(started));
         self.telemetry.metrics.gaps_open(page.gaps);
         self.telemetry.health.database_up();
+        if sabotaged!(LateCommitsSkipped) {
+            page.rows.retain(|row| row.message.seq > self.reading.cursor);
+        }
         self.reading.cursor = page.cursor;
         if let Some(delay) = page.next_due {
             self.reading.due_in(delay, now);
@@ -267,6 +275,7 @@ impl Engine {
             self.reading.sweep_after = Seq(i64::MIN);
             self.reading.sweep_at = now;
         }
+        page.rows.retain(|row| !settled.contains(&row.message.seq));
         let found = page.rows.len();
         // What was open at the start may have committed just now: the sweep finds it, and it goes first.
         self.reading

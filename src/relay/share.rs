@@ -71,7 +71,8 @@ impl Load {
             return Room { rows: 0, bytes: 0 };
         }
         Room {
-            rows: (limit.rows * 3 / 4).saturating_sub(self.rows),
+            // A window of one row is a window.
+            rows: (limit.rows * 3 / 4).max(1).saturating_sub(self.rows),
             bytes: (limit.bytes * 3 / 4).saturating_sub(self.bytes),
         }
     }

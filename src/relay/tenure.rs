@@ -60,6 +60,7 @@ impl Tenure {
         loop {
             let asked = Instant::now();
             let answer = tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 answer = tokio::time::timeout(self.ttl / 3, self.leases.renew(self.ttl)) => answer,
             };
@@ -91,6 +92,7 @@ impl Tenure {
             };
             let next = Instant::now() + pause;
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return Ok(()),
                 () = self.hand_over_until(next) => {}
             }
@@ -125,9 +127,10 @@ impl Tenure {
         let mut changed = std::pin::pin!(leases.membership_changed());
         loop {
             let left = tokio::select! {
+                biased;
+                Some(left) = self.left.recv() => left,
                 () = tokio::time::sleep_until(next) => return,
                 () = &mut changed => return,
-                Some(left) = self.left.recv() => left,
             };
             let leaving = Arc::clone(&self.standing.borrow().leaving);
             let still = |(lane, epoch): &(Lane, Epoch)| leaving.get(lane) == Some(epoch);

@@ -96,6 +96,9 @@ impl Territory {
                 self.arriving.remove(lane);
                 self.epochs.insert(*lane, *epoch);
                 self.lanes.insert(*lane);
+                if sabotaged!(PastNotRead) {
+                    continue;
+                }
                 self.behind.insert(*lane);
                 self.lag = Some(Lag::past(Seq(i64::MIN)));
             }
@@ -187,6 +190,9 @@ impl Engine {
     /// Takes over and gives up lanes as the lease task says.
     pub(super) fn follow(&mut self, standing: &Standing) {
         self.valid_until = standing.valid_until;
+        if sabotaged!(LeaseEndIgnored) {
+            self.valid_until += 100 * self.options.lease_ttl;
+        }
         let Some(given_up) = self.territory.follow(&standing.lanes, &standing.leaving) else {
             return self.drain("a lane was lost");
         };
@@ -204,7 +210,9 @@ impl Engine {
     /// Tells the lease task which lanes it wanted back are free of unsettled rows.
     pub(super) fn report_left(&mut self) {
         let window = &self.window;
-        let left = self.territory.left(|lane| window.holds_any_of(lane));
+        let left = self
+            .territory
+            .left(|lane| window.holds_any_of(lane) && !sabotaged!(HandedOverTooEarly));
         if !left.is_empty() {
             // The lease task outlives the engine.
             drop(self.left.send(left));

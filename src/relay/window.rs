@@ -33,7 +33,7 @@ impl Hasher for SeqHasher {
     }
 }
 
-type SeqSet = HashSet<Seq, BuildHasherDefault<SeqHasher>>;
+pub(crate) type SeqSet = HashSet<Seq, BuildHasherDefault<SeqHasher>>;
 type LaneBySeq = HashMap<Seq, Lane, BuildHasherDefault<SeqHasher>>;
 
 /// See the module.
@@ -44,8 +44,18 @@ pub(crate) struct Window {
     of_lane: Vec<usize>,
     bytes: usize,
     reserved: Room,
-    overlapping_reads: usize,
-    forgotten: SeqSet,
+    /// What was forgotten since each read under way began.
+    main: Option<SeqSet>,
+    side: Option<SeqSet>,
+}
+
+/// Which of the two reads that may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    /// The cursor's.
+    Main,
+    /// The one beside it.
+    Side,
 }
 
 impl Window {
@@ -56,8 +66,8 @@ impl Window {
             of_lane: vec![0; usize::from(lanes)],
             bytes: 0,
             reserved: Room { rows: 0, bytes: 0 },
-            overlapping_reads: 0,
-            forgotten: SeqSet::default(),
+            main: None,
+            side: None,
         }
     }
 
@@ -104,24 +114,25 @@ impl Window {
         self.reserved.bytes -= room.bytes;
     }
 
-    /// A read that may show rows in memory has started; what is forgotten until it ends is remembered for it.
-    pub(crate) fn overlap_begins(&mut self) {
-        self.overlapping_reads += 1;
-    }
-
-    /// That read's rows have all been offered.
-    pub(crate) fn overlap_ends(&mut self) {
-        self.overlapping_reads -= 1;
-        if self.overlapping_reads == 0 {
-            self.forgotten.clear();
+    fn forgotten_since(&mut self, read: Read) -> &mut Option<SeqSet> {
+        match read {
+            Read::Main => &mut self.main,
+            Read::Side => &mut self.side,
         }
     }
 
-    /// Takes a row in; `false` when it is here already, or was until a moment ago.
+    /// A read begins; it may show rows in memory, so what is forgotten until it ends is remembered for it.
+    pub(crate) fn read_begins(&mut self, read: Read) {
+        *self.forgotten_since(read) = Some(SeqSet::default());
+    }
+
+    /// That read has ended: what it shows of these rows is older than what became of them.
+    pub(crate) fn read_ends(&mut self, read: Read) -> SeqSet {
+        self.forgotten_since(read).take().unwrap_or_default()
+    }
+
+    /// Takes a row in; `false` when it is here already.
     pub(crate) fn admit(&mut self, seq: Seq, lane: Lane, bytes: usize) -> bool {
-        if self.forgotten.contains(&seq) {
-            return false;
-        }
         let Entry::Vacant(place) = self.rows.entry(seq) else {
             return false;
         };
@@ -140,8 +151,8 @@ impl Window {
     pub(crate) fn forget(&mut self, seq: Seq) {
         let Some(lane) = self.rows.remove(&seq) else { return };
         self.of_lane[usize::from(lane)] -= 1;
-        if self.overlapping_reads > 0 {
-            self.forgotten.insert(seq);
+        for forgotten in [&mut self.main, &mut self.side].into_iter().flatten() {
+            forgotten.insert(seq);
         }
     }
 }
@@ -151,18 +162,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_settled_during_an_overlapping_read_is_not_admitted_from_it() {
+    fn a_row_settled_during_a_read_is_known_to_it() {
         let mut window = Window::new(Room { rows: 10, bytes: 100 }, 1);
         assert!(window.admit(Seq(1), 0, 10));
-        window.overlap_begins();
+        for read in [Read::Main, Read::Side] {
+            window.read_begins(read);
+        }
         window.release(10);
         window.forget(Seq(1));
-        assert!(
-            !window.admit(Seq(1), 0, 10),
-            "the read's snapshot is older than the mark"
-        );
-        window.overlap_ends();
-        assert!(window.admit(Seq(1), 0, 10), "an operator may have replayed it since");
+        for read in [Read::Main, Read::Side] {
+            let older = window.read_ends(read);
+            assert!(older.contains(&Seq(1)), "the read's snapshot is older than the mark");
+            window.read_begins(read);
+            let older = window.read_ends(read);
+            assert!(older.is_empty(), "an operator may have replayed it since");
+        }
     }
 
     #[test]
