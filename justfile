@@ -21,6 +21,10 @@ demo *ARGS:
 bench *ARGS:
     dev/bench {{ARGS}}
 
+# N stories of the engine in bad weather (10,000), or one told in full: --seed S
+simulate *ARGS:
+    dev/simulate {{ARGS}}
+
 # Random faults on three instances and real servers (--minutes N, --to nats|kafka|both, --seed S; --holds)
 chaos *ARGS:
     dev/chaos {{ARGS}}

@@ -29,6 +29,7 @@ mod poison;
 mod reconnect;
 mod selftest;
 mod shutdown;
+mod simulation;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
 mod tidy;
