@@ -27,6 +27,8 @@ const HOLDS_CHECKED: usize = 10_000;
 const TRIAL_ROWS: usize = 16;
 /// Walks that are only a net take at most this part of the time.
 const NET_SHARE: u32 = 100;
+/// ... and rest for so long at most: one hung statement does not take the net away.
+const NET_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// Another read.
 #[derive(Clone, Debug)]
@@ -310,7 +312,7 @@ impl Engine {
             (reread.position, Duration::ZERO)
         };
         reading.sweep_after = after;
-        reading.sweep_at = now + pause.max(took * NET_SHARE);
+        reading.sweep_at = now + pause.max((took * NET_SHARE).min(NET_PAUSE_MAX));
     }
 
     fn book_due(&mut self, page: DuePage, now: Instant) {
@@ -335,15 +337,18 @@ impl Engine {
             .map_or(upto, |missed| upto.min(Seq(missed.0 - 1)));
         rows.retain(|row| row.message.seq <= upto);
         let mut entries = Vec::with_capacity(rows.len());
-        let mut queue = None;
+        let route = self.routes.find(&id.0).map(|route| self.routes.get(route));
+        let queue = rows
+            .first()
+            .zip(route)
+            .map(|(row, route)| self.lanes.queue(row.lane, route.transport));
         for row in rows {
-            if let Admission::Queued(to, entry) = self.admit(row, Found::Released, now) {
-                queue = Some(to);
+            if let Admission::Queued(_, entry) = self.admit(row, Found::Released, now) {
                 entries.push(entry);
             }
         }
         if let Some(queue) = queue {
-            // A sweep may have queued some of them already, behind later ones.
+            // Another read may have queued some of them already, or all, behind later ones.
             entries.extend(self.lanes.remove_from(queue, |entry| {
                 let message = &entry.envelope.message;
                 message.seq <= upto && message.topic == id.0 && message.key.as_deref() == Some(&*id.1)

@@ -272,16 +272,14 @@ impl Engine {
             self.reading.due_in(delay, now);
         }
         if page.sweep {
-            self.reading.sweep_after = Seq(i64::MIN);
-            self.reading.sweep_at = now;
+            // What was open at the start has committed, and may belong before rows of this page: all are found in order.
+            self.territory.fall_behind();
+            page.rows.clear();
         }
         page.rows.retain(|row| !settled.contains(&row.message.seq));
         let found = page.rows.len();
-        // What was open at the start may have committed just now: the sweep finds it, and it goes first.
-        self.reading
-            .decide(if page.sweep { Seq(i64::MIN) } else { page.decided }, now);
-        let (_, lagging) = self.admit_all(page.rows, Found::Passing, now);
         self.reading.decide(page.decided, now);
+        let (_, lagging) = self.admit_all(page.rows, Found::Passing, now);
         self.note_commits();
         self.reading.pace.read(now, found, page.more, page.gaps);
         if found > 0 && lagging == found && !self.destinations.any_transport_at_peace(self.transports.len()) {

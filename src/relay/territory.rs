@@ -105,6 +105,16 @@ impl Territory {
         }
     }
 
+    /// Everything is read from the beginning again.
+    pub(super) fn fall_behind(&mut self) {
+        self.behind = self.lanes.clone();
+        match &mut self.lag {
+            Some(lag) => lag.include(Seq(i64::MIN + 1)),
+            None if self.behind.is_empty() => {}
+            None => self.lag = Some(Lag::past(Seq(i64::MIN))),
+        }
+    }
+
     /// Whether a row found so may come in now; where it may not, it will be found again.
     pub(super) fn takes(&mut self, lane: Lane, seq: Seq, found: Found, is_holder: bool) -> bool {
         if !self.lanes.contains(lane) {

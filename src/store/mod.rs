@@ -70,7 +70,8 @@ pub struct Page {
     pub more: bool,
     /// The earliest time a delayed row passed by this read falls due.
     pub next_due: Option<Duration>,
-    /// Rows at or below the cursor may have appeared unseen: sweep them with `reread`.
+    /// Rows at or below the cursor may have appeared unseen, and belong before rows of this page: read what is pending again
+    /// with `reread`, from the beginning. A transaction has ended that was open at `open`.
     pub sweep: bool,
     /// Gaps being watched.
     pub gaps: usize,

@@ -4,7 +4,7 @@
 //!  open ──> the cursor stands at L, somewhat below the last number taken; what is pending up to L is read by `reread`
 //!             │                       H0, the holders of the sequence at that time, may own numbers up to L still
 //!             v
-//!           following: the primary key past the cursor, every row, with gap tracking      once H0 is gone: `sweep`
+//!           following: the primary key past the cursor, every row, with gap tracking      once some of H0 is gone: `sweep`
 //!             │ a full page with nothing to send
 //!             v
 //!           skimming: looks ahead without bringing rows; a missing number ends it
@@ -74,7 +74,7 @@ impl PostgresStore {
             topics,
             ..Feed::default()
         };
-        feed.first_holders = Some(self.read_holders(sequence).await?);
+        feed.first_holders = Some(self.read_holders(sequence).await?).filter(|holders| !holders.is_empty());
         Ok(Seq(feed.cursor))
     }
 
@@ -100,8 +100,9 @@ impl PostgresStore {
                 Some(holders) => Arc::clone(holders),
                 None => self.read_holders(feed.sequence).await?,
             };
-            if first.is_disjoint(&now) && !now.iter().any(|holder| holder.starts_with("-1/")) {
-                feed.first_holders = None;
+            let left: HashSet<String> = first.intersection(&now).cloned().collect();
+            if left.len() < first.len() && !now.iter().any(|holder| holder.starts_with("-1/")) {
+                feed.first_holders = (!left.is_empty()).then(|| Arc::new(left));
                 page.sweep = true;
             }
         }

@@ -27,7 +27,7 @@ impl Feed {
         let last = state.rows.last_key_value().map_or(0, |(seq, _)| *seq);
         Self {
             cursor: (last.max(state.last_seq) - RETRACED).max(0),
-            first_holders: Some(holders(state)),
+            first_holders: Some(holders(state)).filter(|holders| !holders.is_empty()),
             gaps: BTreeSet::new(),
         }
     }
@@ -38,11 +38,10 @@ impl Feed {
 
     pub(super) fn read(&mut self, state: &State, lanes: &LaneSet, room: Room) -> Page {
         let mut page = self.follow(state, lanes, room);
-        if let Some(first) = &self.first_holders
-            && first.is_disjoint(&holders(state))
-        {
-            self.first_holders = None;
-            page.sweep = true;
+        if let Some(first) = &self.first_holders {
+            let left: BTreeSet<u64> = first.intersection(&holders(state)).copied().collect();
+            page.sweep = left.len() < first.len();
+            self.first_holders = Some(left).filter(|left| !left.is_empty());
         }
         page.cursor = Seq(self.cursor);
         page.gaps = self.gaps.len();
