@@ -20,9 +20,6 @@ use super::holds::{KeyId, Recall};
 use super::reading::DUE_INTERVAL;
 use super::window::Read;
 
-/// How often holders are checked against the database: an operator may have discarded one.
-const HOLD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-const HOLDS_CHECKED: usize = 10_000;
 /// A recovered destination is first tried with this many rows.
 const TRIAL_ROWS: usize = 16;
 /// Walks that are only a net take at most this part of the time.
@@ -149,12 +146,8 @@ impl Engine {
                 return Some((Side::Due(self.reading.due_after), room));
             }
         }
-        if !self.holds.is_empty() && now >= self.reading.hold_check_at {
-            self.reading.hold_check_at = now + HOLD_CHECK_INTERVAL;
-            let seqs = self.next_holds_to_check();
-            if !seqs.is_empty() {
-                return Some((Side::CheckHolds(Arc::new(seqs)), nothing));
-            }
+        if let Some(seqs) = self.holds_to_check(now) {
+            return Some((Side::CheckHolds(Arc::new(seqs)), nothing));
         }
         if self.commits_stand_still(now) {
             return Some((Side::NameBlockers, nothing));
@@ -164,18 +157,6 @@ impl Engine {
             return Some((Side::Sweep(self.reading.sweep_after), room));
         }
         self.next_lag(now, room)
-    }
-
-    /// The next ones of all, so that each has its turn however many there are.
-    fn next_holds_to_check(&mut self) -> Vec<Seq> {
-        let mut seqs: Vec<Seq> = self.holds.holders_past(self.reading.hold_checked, HOLDS_CHECKED);
-        self.reading.hold_checked = if seqs.len() < HOLDS_CHECKED {
-            Seq(i64::MIN)
-        } else {
-            seqs.last().copied().unwrap_or(Seq(i64::MIN))
-        };
-        seqs.retain(|seq| !self.window.holds(*seq));
-        seqs
     }
 
     /// The lag that is read on next: one that is about to end, because the cursor waits for it; else they take turns, so
@@ -243,6 +224,9 @@ impl Engine {
             Answer::Rows(_) | Answer::Holds(_) | Answer::Transactions(_) => {}
         }
         let took = now.saturating_duration_since(started);
+        if let Answer::Reread(Reread { sweep: true, .. }) = found {
+            self.territory.fall_behind();
+        }
         match (side, found) {
             (Side::Recall(id, Recall::Rows(asked)), Answer::Rows(mut rows)) => {
                 // A recall may stop early for its bytes: what it did not reach stays parked.
@@ -270,14 +254,7 @@ impl Engine {
                 self.reading.due_at = now;
             }
             (Side::Arriving, Answer::Reread(reread)) => self.book_arriving(reread, upto, now),
-            (Side::Behind(id), Answer::Reread(reread)) => {
-                let met = reread.done && upto == self.reading.cursor;
-                self.admit_all(reread.rows, Found::Behind(id), now);
-                self.destinations.get_mut(id).reread(reread.position, met);
-                if self.destinations.tidy(id) {
-                    self.report_recovered(id);
-                }
-            }
+            (Side::Behind(id), Answer::Reread(reread)) => self.book_behind(id, reread, upto, now),
             (Side::Sweep(_), Answer::Reread(reread)) => self.book_sweep(reread, took, now),
             (Side::CheckHolds(asked), Answer::Holds(holds)) => self.book_hold_check(&asked, &holds),
             (Side::NameBlockers, Answer::Transactions(open)) => self.report_blockers(&open),
@@ -297,6 +274,19 @@ impl Engine {
             // Retries past where this lag stood were left alone.
             self.reading.due_again();
             self.reading.pace.hint(now);
+        }
+    }
+
+    fn book_behind(&mut self, id: DestinationId, mut reread: Reread, upto: Seq, now: Instant) {
+        let lag = self.destinations.get(id).lag.as_ref();
+        reread
+            .rows
+            .retain(|row| lag.is_none_or(|lag| lag.admits(row.message.seq)));
+        let met = reread.done && upto == self.reading.cursor;
+        self.admit_all(reread.rows, Found::Behind(id), now);
+        self.destinations.get_mut(id).reread(reread.position, met);
+        if self.destinations.tidy(id) {
+            self.report_recovered(id);
         }
     }
 
@@ -360,16 +350,6 @@ impl Engine {
             self.lanes.push_front(queue, entries);
         }
         self.holds.recalled(id, upto);
-    }
-
-    fn book_hold_check(&mut self, asked: &[Seq], still: &[Hold]) {
-        for seq in asked {
-            let row = still.iter().find(|hold| hold.seq == *seq);
-            let holds = row.is_some_and(|hold| !hold.failed || self.holds.is_strict(*seq));
-            if !holds && !self.window.holds(*seq) {
-                self.holds.resolve(*seq);
-            }
-        }
     }
 }
 

@@ -40,6 +40,11 @@ impl Lag {
         self.reading = true;
     }
 
+    /// Whether a row that the reread under way brings may come in: behind one that turned up meanwhile it comes again.
+    pub(crate) fn admits(&self, seq: Seq) -> bool {
+        self.back_to.is_none_or(|back| seq <= back)
+    }
+
     /// It has looked at everything up to `position`; `met`: that is where the cursor stands. Answers whether nothing is
     /// left behind.
     pub(crate) fn read(&mut self, position: Seq, met: bool) -> bool {

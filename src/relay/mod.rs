@@ -43,6 +43,7 @@ mod asides;
 mod commits;
 mod destinations;
 mod engine;
+mod hold_checks;
 mod holds;
 mod lag;
 mod lanes;

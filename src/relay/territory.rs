@@ -128,7 +128,8 @@ impl Territory {
             return true;
         };
         match found {
-            Found::Arriving | Found::Released => true,
+            Found::Arriving => lag.admits(seq),
+            Found::Released => true,
             Found::Due => is_holder,
             Found::Passing | Found::Behind(_) => {
                 lag.include(seq);

@@ -71,7 +71,7 @@ pub struct Page {
     /// The earliest time a delayed row passed by this read falls due.
     pub next_due: Option<Duration>,
     /// Rows at or below the cursor may have appeared unseen, and belong before rows of this page: read what is pending again
-    /// with `reread`, from the beginning. A transaction has ended that was open at `open`.
+    /// with `reread`, from the beginning; the rows of this page too. A transaction has ended that was open at `open`.
     pub sweep: bool,
     /// Gaps being watched.
     pub gaps: usize,
@@ -124,6 +124,8 @@ pub struct Reread {
     pub position: Seq,
     /// The upper end was reached.
     pub done: bool,
+    /// As [`Page::sweep`]. Nothing was looked at then: no rows, and the position is where it began.
+    pub sweep: bool,
 }
 
 /// Where a walk over due rows stands: microseconds of `available_at` since the epoch on the database's clock, and the seq.
@@ -259,7 +261,8 @@ pub trait Store: Send + Sync {
     async fn read(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError>;
 
     /// Pending rows with `after < seq <= upto` in `scope`, not waiting for a time: what was passed by and not sent.
-    /// May return rows the engine has in memory; the engine knows them.
+    /// May return rows the engine has in memory; the engine knows them. Rows of gaps being watched are left to `read`: others of
+    /// their transaction may stand before `after`.
     async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError>;
 
     /// Rows of `lanes` with `seq <= upto` that waited for a time and are due, past `after`.

@@ -13,7 +13,7 @@
 //! A page is one snapshot: the gaps and what lies past the cursor are read by one statement, the holders before and after it.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_postgres::Row as PgRow;
@@ -43,8 +43,6 @@ const JUMP: i64 = 1_000_000;
 pub(super) struct Feed {
     cursor: i64,
     sequence: Option<Oid>,
-    /// Transactions that may own numbers below where the cursor started.
-    first_holders: Option<Holders>,
     gaps: Gaps,
     /// Read after the last page, while anything is watched.
     holders: Option<Holders>,
@@ -54,9 +52,31 @@ pub(super) struct Feed {
     usual_size: usize,
 }
 
-impl Feed {
-    fn watches(&self) -> bool {
-        !self.gaps.is_empty() || self.first_holders.is_some()
+/// What rereads need to know of the cursor. One mutex, never held across an await.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    sequence: Option<Oid>,
+    /// Transactions that may own numbers below where the cursor started.
+    first: Option<Holders>,
+    /// Those before the page under way.
+    gaps: Gaps,
+}
+
+impl Watch {
+    /// The gaps whose rows a reread that begins now leaves to `read`.
+    pub(super) fn gaps(&self) -> Gaps {
+        self.gaps.clone()
+    }
+
+    /// Whether one of the first holders has ended, given who holds the sequence now. Told once.
+    fn first_has_ended(&mut self, now: &Holders) -> bool {
+        let Some(first) = &self.first else { return false };
+        let left: HashSet<String> = first.intersection(now).cloned().collect();
+        let ended = left.len() < first.len() && !now.iter().any(|holder| holder.starts_with("-1/"));
+        if ended {
+            self.first = (!left.is_empty()).then(|| Arc::new(left));
+        }
+        ended
     }
 }
 
@@ -74,15 +94,38 @@ impl PostgresStore {
             topics,
             ..Feed::default()
         };
-        feed.first_holders = Some(self.read_holders(sequence).await?).filter(|holders| !holders.is_empty());
+        let first = self.read_holders(Role::Read, sequence).await?;
+        *self.watch() = Watch {
+            sequence,
+            first: Some(first).filter(|holders| !holders.is_empty()),
+            gaps: Gaps::default(),
+        };
         Ok(Seq(feed.cursor))
     }
 
-    async fn read_holders(&self, sequence: Option<Oid>) -> Result<Holders, StoreError> {
+    pub(super) fn watch(&self) -> MutexGuard<'_, Watch> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a transaction has ended that was open at `open`. Asked after a reread: what it has brought of that one may
+    /// be the latter half.
+    pub(super) async fn first_has_ended(&self) -> Result<bool, StoreError> {
+        let sequence = {
+            let watch = self.watch();
+            if watch.first.is_none() {
+                return Ok(false);
+            }
+            watch.sequence
+        };
+        let now = self.read_holders(Role::Side, sequence).await?;
+        Ok(self.watch().first_has_ended(&now))
+    }
+
+    async fn read_holders(&self, role: Role, sequence: Option<Oid>) -> Result<Holders, StoreError> {
         let Some(sequence) = sequence else {
             return Ok(Arc::default());
         };
-        let rows = self.database.query(Role::Read, &self.sql.holders, &[&sequence]).await?;
+        let rows = self.database.query(role, &self.sql.holders, &[&sequence]).await?;
         let holders: Result<HashSet<String>, _> = rows.iter().map(|row| row.try_get("holder")).collect();
         Ok(Arc::new(holders.map_err(|error| unreadable(&error))?))
     }
@@ -90,25 +133,23 @@ impl PostgresStore {
     pub(super) async fn read_feed(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
         let mut feed = self.feed.lock().await;
         let mask = self.mask(lanes);
+        let watches_first = self.watch().first.is_some();
         let mut page = if feed.skimming {
             self.skim(&mut feed, &mask).await?
         } else {
-            self.follow(&mut feed, &mask, room).await?
+            self.follow(&mut feed, &mask, (room, watches_first)).await?
         };
-        if let Some(first) = &feed.first_holders {
-            let now = match &feed.holders {
-                Some(holders) => Arc::clone(holders),
-                None => self.read_holders(feed.sequence).await?,
-            };
-            let left: HashSet<String> = first.intersection(&now).cloned().collect();
-            if left.len() < first.len() && !now.iter().any(|holder| holder.starts_with("-1/")) {
-                feed.first_holders = (!left.is_empty()).then(|| Arc::new(left));
-                page.sweep = true;
-            }
-        }
+        let now = match &feed.holders {
+            Some(holders) => Arc::clone(holders),
+            None if watches_first => self.read_holders(Role::Read, feed.sequence).await?,
+            None => Arc::default(),
+        };
+        let mut watch = self.watch();
+        page.sweep = watch.first_has_ended(&now);
+        watch.gaps.clone_from(&feed.gaps);
         page.cursor = Seq(feed.cursor);
         page.gaps = feed.gaps.len();
-        page.decided = Seq(match &feed.first_holders {
+        page.decided = Seq(match &watch.first {
             Some(_) => i64::MIN,
             None => feed.gaps.first().map_or(feed.cursor, |gap| gap - 1),
         });
@@ -137,7 +178,12 @@ impl PostgresStore {
         })
     }
 
-    async fn follow(&self, feed: &mut Feed, mask: &Vec<u8>, room: Room) -> Result<Page, StoreError> {
+    async fn follow(
+        &self,
+        feed: &mut Feed,
+        mask: &Vec<u8>,
+        (room, watches_first): (Room, bool),
+    ) -> Result<Page, StoreError> {
         let before = feed.holders.take();
         let looked_at = match &before {
             Some(holders) if feed.gaps.len() <= FEW_GAPS => feed.gaps.worth_a_look(holders, FEW_GAPS),
@@ -166,8 +212,8 @@ impl PostgresStore {
             let seen_upto = taken.late_seen_upto(limit);
             feed.gaps.still_missing(&looked_at, seen_upto, holders);
         }
-        if feed.watches() {
-            let after = self.read_holders(feed.sequence).await?;
+        if watches_first || !feed.gaps.is_empty() {
+            let after = self.read_holders(Role::Read, feed.sequence).await?;
             feed.gaps.attribute(&after);
             if looked_at.0.is_empty() {
                 self.look_back(feed, &mut taken, (start, &after), (mask, room)).await?;

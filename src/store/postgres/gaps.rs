@@ -29,7 +29,7 @@ struct Gap {
 }
 
 /// The gaps being watched, by first number.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Gaps {
     ranges: BTreeMap<i64, Gap>,
 }
@@ -37,6 +37,12 @@ pub(super) struct Gaps {
 impl Gaps {
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
+    }
+
+    /// Whether this number is missing.
+    pub(super) fn contains(&self, seq: i64) -> bool {
+        let before = self.ranges.range(..=seq).next_back();
+        before.is_some_and(|(_, gap)| seq <= gap.last)
     }
 
     /// Gaps watched (ranges).

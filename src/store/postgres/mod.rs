@@ -38,7 +38,7 @@ use crate::store::{
     Settlement, Store, StoreError, Tenancy,
 };
 use database::Database;
-use feed::Feed;
+use feed::{Feed, Watch};
 pub use lease::InstanceLock;
 use lease::Said;
 use sql::{Names, Statement};
@@ -66,6 +66,7 @@ pub struct PostgresStore {
     sql: Statements,
     session: Uuid,
     feed: Mutex<Feed>,
+    watch: std::sync::Mutex<Watch>,
     hint: Arc<Notify>,
     membership: Arc<Notify>,
     said: Said,
@@ -177,6 +178,7 @@ impl PostgresStore {
             options,
             session: Uuid::new_v4(),
             feed: Mutex::default(),
+            watch: std::sync::Mutex::default(),
             hint,
             membership,
             said: Said::default(),

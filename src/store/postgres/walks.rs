@@ -20,11 +20,12 @@ impl PostgresStore {
     ) -> Result<Reread, StoreError> {
         if after >= upto {
             return Ok(Reread {
-                rows: Vec::new(),
                 position: upto,
                 done: true,
+                ..Reread::default()
             });
         }
+        let watched = self.watch().gaps();
         let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
         let topics: Option<Vec<&str>> = scope
             .topics
@@ -46,10 +47,19 @@ impl PostgresStore {
         } else {
             page.rows.last().map_or(after, |row| row.message.seq)
         };
+        if self.first_has_ended().await? {
+            return Ok(Reread {
+                position: after,
+                sweep: true,
+                ..Reread::default()
+            });
+        }
+        page.rows.retain(|row| !watched.contains(row.message.seq.0));
         Ok(Reread {
             rows: page.rows,
             position,
             done,
+            sweep: false,
         })
     }
 

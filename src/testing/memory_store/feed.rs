@@ -19,6 +19,8 @@ pub(super) struct Feed {
     first_holders: Option<BTreeSet<u64>>,
     /// Missing numbers below the cursor that an open transaction may own.
     gaps: BTreeSet<i64>,
+    /// Those before the page under way: rereads leave them to `read`.
+    watched: BTreeSet<i64>,
 }
 
 impl Feed {
@@ -29,6 +31,7 @@ impl Feed {
             cursor: (last.max(state.last_seq) - RETRACED).max(0),
             first_holders: Some(holders(state)).filter(|holders| !holders.is_empty()),
             gaps: BTreeSet::new(),
+            watched: BTreeSet::new(),
         }
     }
 
@@ -38,18 +41,34 @@ impl Feed {
 
     pub(super) fn read(&mut self, state: &State, lanes: &LaneSet, room: Room) -> Page {
         let mut page = self.follow(state, lanes, room);
-        if let Some(first) = &self.first_holders {
-            let left: BTreeSet<u64> = first.intersection(&holders(state)).copied().collect();
-            page.sweep = left.len() < first.len();
-            self.first_holders = Some(left).filter(|left| !left.is_empty());
-        }
         page.cursor = Seq(self.cursor);
         page.gaps = self.gaps.len();
+        page
+    }
+
+    /// The page is handed over; `holders` were those when it was read.
+    pub(super) fn hand_over(&mut self, page: &mut Page, holders: &BTreeSet<u64>) {
+        page.sweep = self.first_has_ended(holders);
         page.decided = Seq(match &self.first_holders {
             Some(_) => i64::MIN,
             None => self.gaps.first().map_or(self.cursor, |gap| gap - 1),
         });
-        page
+        self.watched.clone_from(&self.gaps);
+    }
+
+    /// Whether a transaction has ended that was open at `open`, since this was last asked, given who holds numbers.
+    pub(super) fn first_has_ended(&mut self, holders: &BTreeSet<u64>) -> bool {
+        let Some(first) = &self.first_holders else {
+            return false;
+        };
+        let left: BTreeSet<u64> = first.intersection(holders).copied().collect();
+        let ended = left.len() < first.len();
+        self.first_holders = Some(left).filter(|left| !left.is_empty());
+        ended
+    }
+
+    pub(super) fn watched(&self) -> BTreeSet<i64> {
+        self.watched.clone()
     }
 
     fn follow(&mut self, state: &State, lanes: &LaneSet, room: Room) -> Page {
@@ -81,7 +100,7 @@ impl Feed {
     }
 }
 
-fn holders(state: &State) -> BTreeSet<u64> {
+pub(super) fn holders(state: &State) -> BTreeSet<u64> {
     let with_numbers = state.open.iter().filter(|(_, rows)| !rows.is_empty());
     with_numbers.map(|(transaction, _)| *transaction).collect()
 }

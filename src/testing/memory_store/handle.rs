@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::feed::{Feed, Filling, is_wanted};
+use super::feed::{Feed, Filling, holders, is_wanted};
 use super::{MemoryTable, State, StoredRow};
 use crate::message::Seq;
 use crate::store::{
@@ -171,15 +171,16 @@ fn is_in(scope: &Scope, row: &StoredRow) -> bool {
     topic && (scope.key.is_none() || scope.key == row.message.key)
 }
 
-fn reread(state: &State, scope: &Scope, (after, upto): (Seq, Seq), room: Room) -> Reread {
+fn reread(watched: &BTreeSet<i64>, state: &State, scope: &Scope, (after, upto): (Seq, Seq), room: Room) -> Reread {
     let mut filling = Filling::new(room);
     if after < upto {
         for row in state.rows.range(after.0.saturating_add(1)..=upto.0).map(|(_, row)| row) {
-            if is_wanted(row, &scope.lanes) && is_in(scope, row) && !filling.take(row) {
+            let wanted = is_wanted(row, &scope.lanes) && !watched.contains(&row.message.seq.0);
+            if wanted && is_in(scope, row) && !filling.take(row) {
                 return Reread {
                     rows: filling.rows(),
                     position: row.message.seq,
-                    done: false,
+                    ..Reread::default()
                 };
             }
         }
@@ -188,6 +189,7 @@ fn reread(state: &State, scope: &Scope, (after, upto): (Seq, Seq), room: Room) -
         rows: filling.rows(),
         position: upto,
         done: true,
+        sweep: false,
     }
 }
 
@@ -216,11 +218,25 @@ impl Store for MemoryStore {
     }
 
     async fn read(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
-        self.answer(|state| self.feed().read(state, lanes, room)).await
+        let (mut page, now) = self
+            .answer(|state| (self.feed().read(state, lanes, room), holders(state)))
+            .await?;
+        self.feed().hand_over(&mut page, &now);
+        Ok(page)
     }
 
     async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError> {
-        self.answer(|state| reread(state, scope, (after, upto), room)).await
+        let watched = self.feed().watched();
+        let (found, now) = self
+            .answer(|state| (reread(&watched, state, scope, (after, upto), room), holders(state)))
+            .await?;
+        let sweep = self.feed().first_has_ended(&now);
+        let nothing = Reread {
+            position: after,
+            sweep,
+            ..Reread::default()
+        };
+        Ok(if sweep { nothing } else { found })
     }
 
     async fn due(
