@@ -13,7 +13,7 @@ use crate::support::{eventually, together};
 const TOPICS: &[&str] = &["orders", "payments"];
 
 #[tokio::test]
-async fn a_late_commit_with_a_lower_number_is_relayed() {
+async fn late_commit_lower_id_is_published() {
     let _guard = together().await;
     let broker = Broker::start(Kind::Nats);
     broker.prepare(TOPICS).await;

@@ -103,9 +103,41 @@ async fn what_kafka_cannot_take_fails_alone() {
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
+/// One statement, one batch, one message above the limit in the middle of it: it fails, its neighbours of the same key do not.
+#[tokio::test]
+async fn one_oversize_message_fails_alone() {
+    let _guard = together().await;
+    let broker = Broker::start_with(Kind::Nats, "max_payload: 65536");
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    session
+        .run(
+            "insert into outbox_messages (topic, key, payload)
+             select 'orders', 'k', case n when 25 then to_jsonb(repeat('x', 100000)) else to_jsonb(n) end
+             from generate_series(1, 50) as n",
+        )
+        .await;
+    let daemon = site.start().await;
+    session.drained(Duration::from_secs(20)).await;
+    let failed = "select seq from outbox_messages where failed_at is not null";
+    assert_eq!(session.count(failed).await, 25);
+    let verdict = judge(&database, &broker, &["orders"]).await;
+    verdict.assert_nothing_lost();
+    verdict.assert_ordered();
+    assert_eq!(
+        (verdict.failed, verdict.arrived, verdict.attempts_counted),
+        (1, 49, 1),
+        "{verdict}"
+    );
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
 /// Three whole batches of poison in front, then good rows: the good ones arrive, and the poison is tried once.
 #[tokio::test]
-async fn a_full_batch_of_poison_does_not_starve_the_rest() {
+async fn full_batch_of_poison_does_not_starve() {
     let _guard = together().await;
     let broker = Broker::start(Kind::Nats);
     broker.prepare(&["orders"]).await;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{Epoch, Lane, Lease, Leases, StoreError, Tenancy};
+use crate::telemetry::health::chain;
 
 /// What the engine may do now.
 #[derive(Clone, Debug)]
@@ -79,7 +80,8 @@ impl Tenure {
                 Ok(Err(StoreError::Misconfigured(reason))) => return Err(StoreError::Misconfigured(reason)),
                 Ok(Err(StoreError::Unavailable(error))) => {
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(%error, "the lease could not be renewed: trying again");
+                        let error = chain(&*error);
+                        tracing::warn!(error, "the lease could not be renewed: trying again");
                     }
                     soon
                 }

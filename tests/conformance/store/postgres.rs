@@ -298,3 +298,44 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
         assert!(!plan.contains("Seq Scan on outbox_messages"), "{name}:\n{plan}");
     }
 }
+
+/// Pages a statement touches, as EXPLAIN (ANALYZE, BUFFERS) says.
+async fn pages_of(real: &Real, file: &str, params: &[&str]) -> u64 {
+    let mut text = names().fill(file);
+    for (index, param) in params.iter().enumerate().rev() {
+        text = text.replace(&format!("${}", index + 1), param);
+    }
+    let explain = format!("explain (analyze, buffers, timing off, summary off) {text}");
+    let rows = real.session.query(&explain, &[]).await.unwrap();
+    let lines = rows.iter().map(|row| row.get::<_, String>(0));
+    let first = lines.into_iter().find(|line| line.contains("Buffers: shared")).unwrap();
+    let counts = first.split([' ', '=']).filter_map(|word| word.parse::<u64>().ok());
+    counts.sum()
+}
+
+/// A snapshot held open keeps the dead versions of 100,000 relayed rows. The cursor's fetch does not meet them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_xmin_does_not_slow_claims() {
+    let real = Real::new().await;
+    let holder = real.database.connect().await;
+    holder
+        .run("begin isolation level repeatable read; select count(*) from outbox_messages")
+        .await;
+    let fetch = include_str!("../../../sql/fetch.sql");
+    let fill =
+        "insert into outbox_messages (topic, key, payload) select 't', g::text, '{}' from generate_series(1, 1000) g";
+    let mask = "'\\xff'::bytea";
+    real.session.run(fill).await;
+    let before = pages_of(&real, fetch, &["0", "1000", mask]).await;
+    real.session
+        .run(
+            "insert into outbox_messages (topic, key, payload) select 't', g::text, '{}' from generate_series(1, 100000) g;
+             update outbox_messages set relayed_at = now()",
+        )
+        .await;
+    real.session.run(fill).await;
+    let after = pages_of(&real, fetch, &["101000", "1000", mask]).await;
+    println!("pages of one fetch: {before} at first, {after} behind 101,000 dead versions");
+    assert!(after <= before * 2, "{after} pages, {before} at first");
+    holder.run("commit").await;
+}
