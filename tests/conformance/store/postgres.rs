@@ -339,3 +339,34 @@ async fn held_xmin_does_not_slow_claims() {
     assert!(after <= before * 2, "{after} pages, {before} at first");
     holder.run("commit").await;
 }
+
+/// A page of the backlog costs at its end what it costs at its beginning, although everything before is dead by then.
+/// `OUTBOXD_BACKLOG_ROWS` (200,000) may be ten million; `dev/bench backlog` measures the rates.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_million_backlog_drains_at_steady_rate() {
+    let rows: i64 = std::env::var("OUTBOXD_BACKLOG_ROWS").map_or(200_000, |rows| rows.parse().unwrap());
+    let real = Real::new().await;
+    real.session
+        .run(&format!(
+            "insert into outbox_messages (topic, key, payload) select 't', g::text, '{{}}' from generate_series(1, {rows}) g;
+             analyze outbox_messages"
+        ))
+        .await;
+    let reread = include_str!("../../../sql/reread.sql");
+    let page = async |after: i64| {
+        let (after, upto) = (after.to_string(), rows.to_string());
+        let params = [&*after, &upto, "1000", "'\\xff'::bytea", "null", "null"];
+        pages_of(&real, reread, &params).await
+    };
+    let first = page(0).await;
+    let last = rows - 2_000;
+    real.session
+        .run(&format!(
+            "update outbox_messages set relayed_at = now() where seq <= {last}"
+        ))
+        .await;
+    let end = page(last).await;
+    println!("pages touched by 1,000 rows of {rows}: {first} at the beginning, {end} at the end");
+    // A thousand small rows stand on some twenty pages; dead ones before them are not walked.
+    assert!(end <= 100, "{end} pages at the end, {first} at the beginning");
+}
