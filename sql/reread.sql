@@ -1,4 +1,4 @@
--- Pending rows of a range, not waiting for a time: the first pass after a start, what a destination left behind, what a
+-- Pending rows of a range, not waiting for a time: of lanes taken over (all of them after a start), what a destination or a
 -- key's hold left behind, the safety sweep.
 -- Locks nothing. Index: pending. Law: no gaps (the net), ordered per key.
 -- $1 after, $2 up to, $3 rows at most, $4 lanes held, one bit each, $5 topics or null, $6 key or null

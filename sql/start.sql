@@ -1,4 +1,5 @@
--- Where the cursor's first pass ends, and the sequence whose lock tells which transactions have taken numbers.
+-- The last number taken, somewhat below which the cursor starts, and the sequence whose lock tells which transactions have
+-- taken numbers.
 -- Locks nothing. Index: primary key (its last entry). Law: no gaps.
 select greatest(
     coalesce((select max(m.{c.seq}) from {messages} m), 0),
