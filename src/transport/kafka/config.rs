@@ -157,6 +157,13 @@ impl KafkaConfig {
         Ok(config)
     }
 
+    /// Whether the operator has chosen how long record sets are gathered.
+    pub(super) fn sets_linger(&self) -> bool {
+        ["linger.ms", "queue.buffering.max.ms"]
+            .iter()
+            .any(|key| self.librdkafka.contains_key(*key))
+    }
+
     /// Whether records are compressed: then their size on the wire is not known before sending.
     pub(super) fn compresses(&self) -> bool {
         ["compression.type", "compression.codec"]

@@ -12,11 +12,11 @@ use rdkafka::producer::BaseRecord;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::time::Instant;
 
-use super::Kafka;
 use super::classify::{classify, code_name, is_collateral};
 use super::record;
 use super::session::{Report, Reports, Session};
 use super::topics::Topic;
+use super::{Kafka, Slot};
 use crate::delivery::{Failure, FailureClass, Order, Outcome};
 use crate::transport::Envelope;
 use crate::transport::chain::{Ledger, is_ordered};
@@ -33,6 +33,8 @@ pub(super) struct Flight<'a> {
     alone: bool,
     /// Some chain goes one at a time: each report counts.
     one_by_one: bool,
+    /// The producer of those that do not go alone.
+    main: &'a Slot,
     ledger: Ledger,
     /// May be handed over, in this order.
     ready: VecDeque<u32>,
@@ -63,6 +65,7 @@ impl<'a> Flight<'a> {
             topics,
             alone,
             one_by_one: false,
+            main: &kafka.main,
             ledger: Ledger::new(batch, is_ordered),
             ready: VecDeque::with_capacity(batch.len()),
             waits: vec![false; batch.len()],
@@ -74,6 +77,9 @@ impl<'a> Flight<'a> {
             started: std::time::Instant::now(),
         };
         flight.find_waiting();
+        if !flight.one_by_one {
+            flight.main = kafka.main();
+        }
         let mut heads = flight.ledger.heads().iter().copied().peekable();
         for index in 0..u32::try_from(batch.len()).expect("a batch holds fewer than 2^32 messages") {
             let is_head = heads.next_if_eq(&index).is_some();
@@ -210,7 +216,7 @@ impl<'a> Flight<'a> {
         if self.alone || small || topic.is_careful() {
             self.kafka.single.get()
         } else {
-            self.kafka.main.get()
+            self.main.get()
         }
     }
 

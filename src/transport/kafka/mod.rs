@@ -1,8 +1,9 @@
 //! Kafka, through librdkafka's idempotent producer with `acks=all`.
 //!
-//! `publish` hands a batch to the producer and waits for its delivery reports (`flight`, `session`); librdkafka
-//! retries what is transient, until `ack_timeout`. Two producers: the main one builds record sets, the single one (made when
-//! needed) sends every record alone.
+//! `publish` hands a batch to a producer and waits for its delivery reports (`flight`, `session`); librdkafka
+//! retries what is transient, until `ack_timeout`. Three producers: the main one sends record sets almost at once, the bulk
+//! one gathers larger ones while much is under way (half the CPU per message), the single one (made when needed) sends every
+//! record alone. A key has one batch under way, so it never is with two of them at a time.
 //!
 //! **Prefix per key.** [`Order::Strict`](crate::delivery::Order) goes one message at a time. With `Order::Key` the
 //! messages of a key are pipelined: one key is one partition, librdkafka keeps a partition's order through its retries,
@@ -24,7 +25,7 @@
 //! `Unavailable` when the brokers are known to be down. Replicas missing, or a partition without leader, is found by
 //! [`Transport::probe`].
 //!
-//! A producer that met a fatal error is replaced by the next `publish`. [`Transport::abandon`] purges both producers and
+//! A producer that met a fatal error is replaced by the next `publish`. [`Transport::abandon`] purges the producers and
 //! replaces them. Shutdown flushes what is left, for at most `ack_timeout`.
 
 pub mod config;
@@ -36,6 +37,7 @@ mod record;
 mod session;
 mod topics;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,13 +62,39 @@ use crate::delivery::{Failure, FailureClass, Outcome};
 #[derive(Debug)]
 pub struct Kafka {
     main: Slot,
+    /// `None`: the operator has set `linger.ms`, and that is what counts.
+    bulk: Option<Slot>,
     single: Slot,
+    /// Messages of all batches under way.
+    under_way: AtomicUsize,
     health: Arc<Health>,
     topics: Topics,
     id_header: String,
     ack_timeout: Duration,
     compresses: bool,
     batch_bytes: u64,
+}
+
+/// More messages under way than this, and record sets are gathered for [`BULK_LINGER`]: nobody waits for milliseconds then.
+const MUCH: usize = 1_000;
+/// Milliseconds, as librdkafka reads them. librdkafka has one request to a partition under way, and its thread polls without
+/// rest while more messages of it wait longer than this: so it is to be about as long as a busy broker takes to answer.
+const BULK_LINGER: &str = "5";
+
+/// Messages counted as under way until dropped.
+struct UnderWay<'a>(&'a AtomicUsize, usize);
+
+impl<'a> UnderWay<'a> {
+    fn count(all: &'a AtomicUsize, messages: usize) -> Self {
+        all.fetch_add(messages, Ordering::Relaxed);
+        Self(all, messages)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
 }
 
 /// A producer that is made when first needed and replaced when dead.
@@ -133,8 +161,12 @@ impl Kafka {
         let health = Arc::new(Health::new(name));
         let mut single = client.clone();
         single.set("batch.num.messages", "1").set("linger.ms", "0");
+        let mut bulk = client.clone();
+        bulk.set("linger.ms", BULK_LINGER);
         let kafka = Self {
             main: Slot::new(client.clone(), &health),
+            bulk: (!config.sets_linger()).then(|| Slot::new(bulk, &health)),
+            under_way: AtomicUsize::new(0),
             single: Slot::new(single, &health),
             health: Arc::clone(&health),
             topics: Topics::new(&client),
@@ -143,9 +175,25 @@ impl Kafka {
             compresses: config.compresses(),
             batch_bytes: config.batch_bytes(),
         };
-        let session = Session::new(&client, health).map_err(|error| config::client_error(name, &error))?;
-        *kafka.main.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(session));
+        // Made at once, because a new producer takes half a second to get its id from the broker.
+        for slot in [Some(&kafka.main), kafka.bulk.as_ref()].into_iter().flatten() {
+            let session = Session::new(&slot.config, Arc::clone(&health));
+            let session = session.map_err(|error| config::client_error(name, &error))?;
+            *slot.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(session));
+        }
         Ok(kafka)
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        [&self.main, &self.single].into_iter().chain(&self.bulk)
+    }
+
+    /// The producer for a batch: while much is under way, larger record sets count for more than milliseconds.
+    fn main(&self) -> &Slot {
+        match &self.bulk {
+            Some(bulk) if self.under_way.load(Ordering::Relaxed) > MUCH => bulk,
+            Some(_) | None => &self.main,
+        }
     }
 
     /// How long to wait for a topic's limits before sending without knowing them.
@@ -228,6 +276,7 @@ impl Transport for Kafka {
             }
             topics.push(topic);
         }
+        let _counted = UnderWay::count(&self.under_way, batch.len());
         Flight::new(self, batch, topics, false).run().await
     }
 
@@ -242,12 +291,13 @@ impl Transport for Kafka {
     }
 
     fn abandon(&self) {
-        retire(self.main.take());
-        retire(self.single.take());
+        for slot in self.slots() {
+            retire(slot.take());
+        }
     }
 
     async fn close(&self) {
-        for session in [self.main.take(), self.single.take()].into_iter().flatten() {
+        for session in self.slots().filter_map(Slot::take) {
             let timeout = self.ack_timeout;
             let ended = tokio::task::spawn_blocking(move || {
                 if let Err(error) = session.flush(timeout) {
