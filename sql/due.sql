@@ -2,11 +2,8 @@
 -- Locks nothing. Index: waiting (the planner takes `<> 0` for true of nearly every row, `= 1` for true of one in 200, and
 -- would rather scan all that is pending). One clock: the database's.
 -- $1 and $2 position of the last row seen (available_at in microseconds, seq), $3 highest seq, $4 rows at most, $5 lanes held
-select (extract(epoch from greatest(m.{c.available_at}, timestamptz 'epoch')) * 1000000)::bigint as due_at,
-  m.{c.seq} as seq, {lane}::int as lane, m.{c.id} as id, m.{c.topic} as topic, m.{c.key} as key,
-  m.{c.payload} as payload, m.{c.headers} as headers, m.{c.attempt} as attempt, m.{c.max_attempts} as max_attempts,
-  m.{c.replay} as replay,
-  date_part('epoch', now() - greatest(least(m.{c.inserted_at}, now()), now() - interval '1 year')) as age
+select {message},
+  (extract(epoch from greatest(m.{c.available_at}, timestamptz 'epoch')) * 1000000)::bigint as due_at
 from {messages} m
 where {pending} and {waiting} and m.{c.available_at} <= now() and m.{c.seq} <= $3
   and (m.{c.available_at}, m.{c.seq}) > (timestamptz 'epoch' + $1 * interval '1 microsecond', $2)

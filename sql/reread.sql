@@ -2,10 +2,7 @@
 -- key's hold left behind, the safety sweep.
 -- Locks nothing. Index: pending. Law: no gaps (the net), ordered per key.
 -- $1 after, $2 up to, $3 rows at most, $4 lanes held, one bit each, $5 topics or null, $6 key or null
-select m.{c.seq} as seq, {lane}::int as lane, m.{c.id} as id, m.{c.topic} as topic, m.{c.key} as key,
-  m.{c.payload} as payload, m.{c.headers} as headers, m.{c.attempt} as attempt, m.{c.max_attempts} as max_attempts,
-  m.{c.replay} as replay,
-  date_part('epoch', now() - greatest(least(m.{c.inserted_at}, now()), now() - interval '1 year')) as age
+select {message}
 from {messages} m
 where m.{c.seq} > $1 and m.{c.seq} <= $2 and {pending} and not {waiting}
   and get_bit($4::bytea, {lane}::int) = 1

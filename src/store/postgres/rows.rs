@@ -62,46 +62,98 @@ pub(super) fn unreadable(error: &tokio_postgres::Error) -> StoreError {
     ))
 }
 
-/// Reads the columns every statement that brings messages names alike.
+/// Where the columns of `{message}` stand in every statement that brings messages; what else it brings comes after.
+#[derive(Clone, Copy)]
+#[repr(usize)]
+pub(super) enum Column {
+    Seq,
+    Lane,
+    Id,
+    Topic,
+    Key,
+    Payload,
+    Headers,
+    Attempt,
+    MaxAttempts,
+    Replay,
+    InsertedAt,
+    Now,
+    /// Of the cursor's statements: what the row is to the cursor.
+    State,
+    AvailableAt,
+    Late,
+}
+
+/// The value of a column.
+pub(super) fn get<'a, T: FromSql<'a>>(row: &'a PgRow, column: Column) -> Result<T, tokio_postgres::Error> {
+    row.try_get(column as usize)
+}
+
+/// A timestamptz: microseconds since 2000, the first and last number for the infinities.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Instant(i64);
+
+impl Instant {
+    /// The time from `earlier` to here; none when that is later.
+    pub(super) fn since(self, earlier: Self) -> Duration {
+        let microseconds = self.0.saturating_sub(earlier.0);
+        Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
+    }
+}
+
+impl<'a> FromSql<'a> for Instant {
+    fn from_sql(_ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(i64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMPTZ
+    }
+}
+
+/// Reads the message of a row.
 pub(super) fn message_row(row: &PgRow, topics: &mut Topics) -> Result<Row, StoreError> {
     read(row, topics).map_err(|error| unreadable(&error))
 }
 
 fn read(row: &PgRow, topics: &mut Topics) -> Result<Row, tokio_postgres::Error> {
-    let headers = match row.try_get::<_, Option<Stored<'_>>>("headers")? {
+    let headers = match get::<Option<Stored<'_>>>(row, Column::Headers)? {
         Some(Stored(json)) => Headers::parse(json),
         None => Headers::empty(),
     };
-    let age: f64 = row.try_get("age")?;
+    let now: Instant = get(row, Column::Now)?;
     let message = Message {
-        seq: Seq(row.try_get("seq")?),
+        seq: Seq(get(row, Column::Seq)?),
         id: message_id(row)?,
-        topic: topics.share(row.try_get("topic")?),
-        key: row.try_get::<_, Option<&str>>("key")?.map(Into::into),
-        payload: Bytes::copy_from_slice(row.try_get::<_, Stored<'_>>("payload")?.0),
+        topic: topics.share(get(row, Column::Topic)?),
+        key: get::<Option<&str>>(row, Column::Key)?.map(Into::into),
+        payload: Bytes::copy_from_slice(get::<Stored<'_>>(row, Column::Payload)?.0),
         headers,
-        attempt: row.try_get("attempt")?,
-        max_attempts: row.try_get("max_attempts")?,
-        replay: row.try_get("replay")?,
-        age: Duration::try_from_secs_f64(age).unwrap_or_default(),
+        attempt: get(row, Column::Attempt)?,
+        max_attempts: get(row, Column::MaxAttempts)?,
+        replay: get(row, Column::Replay)?,
+        age: now.since(get(row, Column::InsertedAt)?),
     };
     Ok(Row {
-        lane: lane(row)?,
+        lane: lane_of(get(row, Column::Lane)?),
         message,
     })
 }
 
 fn message_id(row: &PgRow) -> Result<MessageId, tokio_postgres::Error> {
-    match row.try_get::<_, Uuid>("id") {
+    match get::<Uuid>(row, Column::Id) {
         Ok(id) => Ok(MessageId::Uuid(id)),
-        Err(_) => row.try_get("id").map(MessageId::Number),
+        Err(_) => get(row, Column::Id).map(MessageId::Number),
     }
 }
 
-/// The lane column.
+/// The lane column of statements that bring no messages.
 pub(super) fn lane(row: &PgRow) -> Result<Lane, tokio_postgres::Error> {
-    let lane: i32 = row.try_get("lane")?;
-    Ok(Lane::try_from(lane).expect("the lane expression is taken modulo the lane count"))
+    row.try_get("lane").map(lane_of)
+}
+
+fn lane_of(lane: i32) -> Lane {
+    Lane::try_from(lane).expect("the lane expression is taken modulo the lane count")
 }
 
 /// A duration in seconds, as `date_part` gives it.

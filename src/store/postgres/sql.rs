@@ -208,6 +208,13 @@ impl Names {
                 c("available_at"),
                 c("inserted_at")
             ),
+            // What a message is made of, in the order `rows` reads it.
+            "message" => self.fill(
+                "m.{c.seq} as seq, {lane}::int as lane, m.{c.id} as id, m.{c.topic} as topic, m.{c.key} as key, \
+                 m.{c.payload} as payload, m.{c.headers} as headers, m.{c.attempt} as attempt, \
+                 m.{c.max_attempts} as max_attempts, m.{c.replay} as replay, \
+                 m.{c.inserted_at}::timestamptz as inserted_at, now() as now",
+            ),
             "lane" => format!(
                 "((case when m.{key} is null then hashint8extended(m.{seq}, 0) \
                  else hashtextextended(m.{key}, hashtextextended(m.{topic}, 0)) end & 9223372036854775807) % {lanes})",
