@@ -1,7 +1,7 @@
 //! How the outbox stands, from the database alone: what `outboxd status` and `/api/v1/status` show.
 //!
 //! Each pending message is counted once: retrying, else delayed, else held (an earlier message of its key is in the way),
-//! else due. Every part is bounded: counts stop at [`EXACT`] and become the planner's estimate, holders and the search for
+//! else due. Every part is bounded: counts stop at [`EXACT`] (a daemon's own earlier) and become the planner's estimate, holders and the search for
 //! what they hold are capped, and no statement looks at relayed rows beyond a window. Destinations paused by their breaker
 //! are known to the daemon only.
 
@@ -117,17 +117,31 @@ pub struct HeldKey {
     pub waiting: i64,
 }
 
-/// Looks. `order_of` says the order of a topic's route.
+/// What there is to do: the part of [`Status`] a daemon looks at all the time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backlog {
+    /// Pending messages.
+    pub pending: Pending,
+    /// Failed messages.
+    pub failed: i64,
+    /// For how long the oldest due message has been due; 0: none is.
+    pub oldest_due_age_seconds: f64,
+    /// Keys whose messages wait behind one of them, oldest first.
+    pub held_keys: Vec<HeldKey>,
+}
+
+/// Looks at the backlog; up to `exact` counts are exact. `order_of` says the order of a topic's route.
 ///
 /// # Errors
 /// See [`Database::query`].
-pub async fn status(
+pub async fn backlog(
     database: &Database,
     names: &Names,
     order_of: &(dyn Fn(&str) -> Order + Sync),
-) -> Result<Status, StoreError> {
+    exact: i64,
+) -> Result<Backlog, StoreError> {
     let held_keys = held_keys(database, names, order_of).await?;
-    let (mut pending, failed) = counts(database, names).await?;
+    let (mut pending, failed) = counts(database, names, exact).await?;
     // A key with a failed and a retrying holder is listed twice, and its messages wait once.
     let mut waiting: HashMap<(&str, &str), i64> = HashMap::new();
     for held in &held_keys {
@@ -136,12 +150,36 @@ pub async fn status(
     }
     pending.held = waiting.values().sum();
     pending.due = (pending.due - pending.held).max(0);
+    let oldest_due_age_seconds = oldest(database, names, &held_keys).await?;
+    Ok(Backlog {
+        pending,
+        failed,
+        oldest_due_age_seconds,
+        held_keys,
+    })
+}
+
+/// Looks at everything. `order_of` says the order of a topic's route.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn status(
+    database: &Database,
+    names: &Names,
+    order_of: &(dyn Fn(&str) -> Order + Sync),
+) -> Result<Status, StoreError> {
+    let Backlog {
+        pending,
+        failed,
+        oldest_due_age_seconds,
+        held_keys,
+    } = backlog(database, names, order_of, EXACT).await?;
     let instances = database.query(Role::Side, &plain(names, INSTANCES), &[]).await?;
     let lanes = database.query(Role::Side, &plain(names, LANES), &[]).await?;
     Ok(Status {
         pending,
         failed,
-        oldest_due_age_seconds: oldest(database, names, &held_keys).await?,
+        oldest_due_age_seconds,
         rate_per_second: rate(database, names).await?,
         instances: instances.iter().map(instance).collect(),
         lanes: lanes
@@ -199,16 +237,16 @@ fn instance(row: &tokio_postgres::Row) -> Instance {
 }
 
 /// Pending messages, the held ones still among the due, and failed ones.
-async fn counts(database: &Database, names: &Names) -> Result<(Pending, i64), StoreError> {
+async fn counts(database: &Database, names: &Names, exact: i64) -> Result<(Pending, i64), StoreError> {
     let statement = Statement {
         text: names.fill(COUNTS),
         types: &[Type::INT8],
     };
-    let rows = database.query(Role::Side, &statement, &[&EXACT]).await?;
+    let rows = database.query(Role::Side, &statement, &[&exact]).await?;
     let row = rows.first().expect("one row of counts");
     let (counted, delayed, retrying, failed): (i64, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
     let estimate: Option<i64> = row.get(4);
-    let all = if counted < EXACT {
+    let all = if counted < exact {
         counted
     } else {
         counted.max(estimate.unwrap_or(0))
