@@ -15,7 +15,7 @@ const GATHER: Duration = Duration::from_millis(10);
 /// No wait once there are this many.
 const ENOUGH: usize = 1_000;
 /// Rows of one statement at most.
-const MOST: usize = 5_000;
+const MOST: usize = 1_500;
 
 #[derive(Default)]
 pub(crate) struct Settler {
