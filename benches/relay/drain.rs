@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::floor::Mark;
 use crate::scene::{Haul, Scene, Set, heads, line, median, number};
-use crate::support::broker::Kind;
+use crate::support::broker::{Broker, Kind};
 use crate::support::eventually;
 use crate::support::postgres::Session;
 use crate::support::processes::cpu_seconds;
@@ -48,6 +48,7 @@ impl Rows {
 /// One drain of `rows` by the relay.
 async fn relay(set: Set<'_>, rows: Rows) -> Value {
     let scene = Scene::new(set).await;
+    scene.warm_up().await;
     rows.insert(&scene.session).await;
     let before = scene.cpu();
     scene.session.run("commit").await;
@@ -62,15 +63,15 @@ async fn relay(set: Set<'_>, rows: Rows) -> Value {
 }
 
 /// One drain of `rows` by the floor, in a process of its own; `None`: without a broker.
-async fn floor(kind: Kind, to_broker: bool, mark: Mark, rows: Rows) -> Value {
-    let scene = Scene::without_daemon(Set::one(kind, "")).await;
+async fn floor(broker: &Broker, to_broker: bool, mark: Mark, rows: Rows) -> Value {
+    let scene = Scene::without_daemon(Set::one(broker, "")).await;
     rows.insert(&scene.session).await;
     let before = scene.cpu();
     scene.session.run("commit; analyze outbox_messages").await;
     let mut command = tokio::process::Command::new(std::env::current_exe().expect("this program"));
-    let (name, address) = match kind {
-        Kind::Kafka => ("kafka", scene.broker.address()),
-        Kind::Nats => ("nats", scene.broker.address()),
+    let name = match broker.kind {
+        Kind::Kafka => "kafka",
+        Kind::Nats => "nats",
     };
     let mark = match mark {
         Mark::Update => "update",
@@ -79,7 +80,7 @@ async fn floor(kind: Kind, to_broker: bool, mark: Mark, rows: Rows) -> Value {
     command.args(["floor", "--url", &scene.database.url(), "--mark", mark]);
     command.args(["--rows", &rows.count.to_string()]);
     if to_broker {
-        command.args(["--to", name, "--address", &address]);
+        command.args(["--to", name, "--address", &broker.address()]);
     }
     let mut child = command.stdin(Stdio::null()).spawn().expect("the floor starts");
     let pid = child.id().expect("it runs");
@@ -97,6 +98,17 @@ async fn floor(kind: Kind, to_broker: bool, mark: Mark, rows: Rows) -> Value {
     figures
 }
 
+/// A running broker. Kafka's has done some work already: its just-in-time compiler takes a core for its first minute.
+pub(crate) async fn warm(kind: Kind) -> Broker {
+    let broker = Broker::start(kind);
+    if kind == Kind::Kafka {
+        for _ in 0..3 {
+            floor(&broker, true, Mark::Delete, Rows::usual(300_000)).await;
+        }
+    }
+    broker
+}
+
 /// The relay and its floors side by side, `runs` times.
 pub(crate) async fn drain(count: usize, kind: Kind, runs: usize, config: &str) -> Value {
     let rows = Rows::usual(count);
@@ -104,13 +116,14 @@ pub(crate) async fn drain(count: usize, kind: Kind, runs: usize, config: &str) -
     heads();
     let delete = config.contains("delete");
     let mark = if delete { Mark::Delete } else { Mark::Update };
+    let broker = warm(kind).await;
     let (mut relays, mut floors, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for run in 1..=runs {
-        floors.push(floor(kind, true, mark, rows).await);
+        floors.push(floor(&broker, true, mark, rows).await);
         line(&format!("{run} floor"), &floors[run - 1]);
-        relays.push(relay(Set::one(kind, config), rows).await);
+        relays.push(relay(Set::one(&broker, config), rows).await);
         line(&format!("{run} outboxd"), &relays[run - 1]);
-        bare.push(floor(kind, false, mark, rows).await);
+        bare.push(floor(&broker, false, mark, rows).await);
         line(&format!("{run} fetch and mark"), &bare[run - 1]);
     }
     let rate = median(&relays, "rows_per_second");
@@ -127,13 +140,14 @@ pub(crate) async fn drain(count: usize, kind: Kind, runs: usize, config: &str) -
 /// Payloads of 100 kB: rate and memory.
 pub(crate) async fn large(count: usize, kind: Kind, config: &str) -> Value {
     println!("large: {count} rows of 100 kB to {kind:?}");
+    let broker = warm(kind).await;
     heads();
     let rows = Rows {
         count,
         keys: 100,
         padding: 100_000,
     };
-    let figures = relay(Set::one(kind, config), rows).await;
+    let figures = relay(Set::one(&broker, config), rows).await;
     line("outboxd", &figures);
     json!({ "large": figures })
 }
@@ -141,12 +155,13 @@ pub(crate) async fn large(count: usize, kind: Kind, config: &str) -> Value {
 /// All rows of one key.
 pub(crate) async fn hot_key(count: usize, kind: Kind, config: &str) -> Value {
     println!("hot-key: {count} rows of one key to {kind:?}");
+    let broker = warm(kind).await;
     heads();
     let rows = Rows {
         keys: 1,
         ..Rows::usual(count)
     };
-    let figures = relay(Set::one(kind, config), rows).await;
+    let figures = relay(Set::one(&broker, config), rows).await;
     line("outboxd", &figures);
     json!({ "hot_key": figures })
 }
@@ -154,12 +169,13 @@ pub(crate) async fn hot_key(count: usize, kind: Kind, config: &str) -> Value {
 /// One, two and three instances on the same machine.
 pub(crate) async fn scale(count: usize, kind: Kind, config: &str) -> Value {
     println!("scale: {count} rows to {kind:?} by several instances");
+    let broker = warm(kind).await;
     heads();
     let mut all = Vec::new();
     for instances in 1..=3 {
         let set = Set {
             instances,
-            ..Set::one(kind, config)
+            ..Set::one(&broker, config)
         };
         let figures = relay(set, Rows::usual(count)).await;
         line(&format!("{instances} instances"), &figures);
@@ -171,8 +187,9 @@ pub(crate) async fn scale(count: usize, kind: Kind, config: &str) -> Value {
 /// A long backlog: the rate of its first and of its last tenth.
 pub(crate) async fn backlog(count: usize, kind: Kind, config: &str) -> Value {
     println!("backlog: {count} rows to {kind:?}, inserted before the daemon starts");
+    let broker = warm(kind).await;
     heads();
-    let mut scene = Scene::without_daemon(Set::one(kind, config)).await;
+    let mut scene = Scene::without_daemon(Set::one(&broker, config)).await;
     Rows::usual(count).insert(&scene.session).await;
     scene.session.run("commit; vacuum analyze outbox_messages").await;
     let tenth = count / 10;
@@ -201,10 +218,11 @@ pub(crate) async fn backlog(count: usize, kind: Kind, config: &str) -> Value {
 /// A drain over rows relayed earlier, whose dead versions a snapshot keeps, or not.
 pub(crate) async fn held_snapshot(relayed: usize, count: usize, kind: Kind, config: &str) -> Value {
     println!("held-snapshot: {count} rows to {kind:?} after {relayed} relayed ones, without and with a snapshot held");
+    let broker = warm(kind).await;
     heads();
     let mut all = Vec::new();
     for held in [false, true] {
-        let scene = Scene::new(Set::one(kind, config)).await;
+        let scene = Scene::new(Set::one(&broker, config)).await;
         let holder = scene.database.connect().await;
         if held {
             holder
@@ -232,7 +250,7 @@ pub(crate) async fn held_snapshot(relayed: usize, count: usize, kind: Kind, conf
     json!({ "held_snapshot": { "without": all[0], "with": all[1], "ratio": ratio } })
 }
 
-impl Scene {
+impl Scene<'_> {
     /// Time until `count` rows are relayed.
     async fn time_to_relay(&self, count: usize) -> Duration {
         let begun = Instant::now();

@@ -1,9 +1,8 @@
 //! The floor: fetch by keyset, publish, mark by list, and nothing else. No lanes, leases, routes, retries, order or gaps:
 //! what PostgreSQL, the broker and their clients cost anyway. Run as a process of its own, so that its CPU can be told.
 //!
-//! Two connections, ten batches of 1,000 in flight, marks with `synchronous_commit = off`.
+//! Two connections, fetching beside marking, ten batches of 1,000 in flight, marks with `synchronous_commit = off`.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -13,7 +12,7 @@ use rdkafka::ClientConfig;
 use rdkafka::message::{BorrowedMessage, DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Message as _};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
@@ -42,7 +41,6 @@ struct Item {
     payload: String,
 }
 
-/// Drains `url`'s outbox of `rows` rows into `broker`; `None`: fetches and marks only.
 #[expect(clippy::disallowed_methods, reason = "the connection's task ends with the process")]
 async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("PostgreSQL is up");
@@ -50,8 +48,9 @@ async fn connect(url: &str) -> Client {
     client
 }
 
+/// Drains `url`'s outbox of `rows` rows into `broker`; `None`: fetches and marks only.
 pub(crate) async fn run(url: &str, broker: Option<(Kind, &str)>, mark: Mark, rows: usize) {
-    let (reader, writer) = (connect(url).await, Arc::new(connect(url).await));
+    let (reader, writer) = (connect(url).await, connect(url).await);
     writer
         .batch_execute("set synchronous_commit = off")
         .await
@@ -63,14 +62,12 @@ pub(crate) async fn run(url: &str, broker: Option<(Kind, &str)>, mark: Mark, row
     };
     let settle = writer.prepare(text).await.expect("a statement");
     let sink = Sink::new(broker).await;
-    let mut flying: VecDeque<(Vec<i64>, BoxFuture<'static, ()>)> = VecDeque::new();
-    let (mut cursor, mut marked) = (0_i64, 0);
-    while marked < rows {
-        while flying.len() < IN_FLIGHT {
+    let (flying, mut answered) = mpsc::channel::<(Vec<i64>, BoxFuture<'static, ()>)>(IN_FLIGHT);
+    let fetching = async {
+        let mut cursor = 0_i64;
+        let mut fetched = 0;
+        while fetched < rows {
             let found = reader.query(&fetch, &[&cursor, &BATCH]).await.expect("a page");
-            if found.is_empty() {
-                break;
-            }
             let items: Vec<Item> = found
                 .iter()
                 .map(|row| Item {
@@ -81,18 +78,21 @@ pub(crate) async fn run(url: &str, broker: Option<(Kind, &str)>, mark: Mark, row
                 })
                 .collect();
             cursor = items.last().map_or(cursor, |item| item.seq);
+            fetched += items.len();
             let seqs = items.iter().map(|item| item.seq).collect();
-            flying.push_back((seqs, sink.publish(items).await));
-            if flying.len() < IN_FLIGHT && found.len() < BATCH as usize {
-                break;
-            }
+            let sent = sink.publish(items).await;
+            flying.send((seqs, sent)).await.ok().expect("marks are written");
         }
-        let Some((seqs, acknowledged)) = flying.pop_front() else {
-            continue;
-        };
-        acknowledged.await;
-        marked += usize::try_from(writer.execute(&settle, &[&seqs]).await.expect("marks")).expect("a count");
-    }
+    };
+    let marking = async {
+        let mut marked = 0;
+        while marked < rows {
+            let (seqs, acknowledged) = answered.recv().await.expect("rows are fetched");
+            acknowledged.await;
+            marked += usize::try_from(writer.execute(&settle, &[&seqs]).await.expect("marks")).expect("a count");
+        }
+    };
+    tokio::join!(fetching, marking);
 }
 
 enum Sink {

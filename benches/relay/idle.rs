@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::drain::warm;
 use crate::scene::{Scene, Set};
 use crate::support::broker::Kind;
 
 pub(crate) async fn idle(span: Duration, rest: Duration, kind: Kind, config: &str) -> Value {
     println!("idle: {} s with an empty outbox, {kind:?}", span.as_secs());
-    let scene = Scene::new(Set::one(kind, config)).await;
+    let broker = warm(kind).await;
+    let scene = Scene::new(Set::one(&broker, config)).await;
     let transactions = "select xact_commit + xact_rollback from pg_stat_database where datname = current_database()";
     // The daemon has just started; and statistics of idle backends are flushed within a second.
     tokio::time::sleep(rest).await;

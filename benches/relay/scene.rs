@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use serde_json::{Value, json};
 
-use crate::support::broker::{Broker, Kind};
+use crate::support::broker::{Broker, Kind, STREAM};
 use crate::support::chaos::judge;
 use crate::support::daemon::{Daemon, Site};
 use crate::support::eventually;
@@ -14,7 +16,7 @@ use crate::support::processes::{children, cpu_seconds};
 /// What the scene is for.
 #[derive(Clone, Copy)]
 pub(crate) struct Set<'a> {
-    pub(crate) kind: Kind,
+    pub(crate) broker: &'a Broker,
     /// Lines of the daemon's configuration.
     pub(crate) config: &'a str,
     /// Daemons at work.
@@ -22,26 +24,28 @@ pub(crate) struct Set<'a> {
 }
 
 impl<'a> Set<'a> {
-    pub(crate) fn one(kind: Kind, config: &'a str) -> Self {
+    pub(crate) fn one(broker: &'a Broker, config: &'a str) -> Self {
         Self {
-            kind,
+            broker,
             config,
             instances: 1,
         }
     }
 }
 
-pub(crate) struct Scene {
+pub(crate) struct Scene<'a> {
     pub(crate) cluster: Cluster,
-    pub(crate) broker: Broker,
+    pub(crate) broker: &'a Broker,
     pub(crate) database: Database,
     pub(crate) session: Session,
+    /// The server process of `session`, whose work is not the relay's.
+    ours: u32,
     pub(crate) daemons: Vec<Daemon>,
     sites: Vec<Site>,
 }
 
-impl Scene {
-    pub(crate) async fn new(set: Set<'_>) -> Self {
+impl<'a> Scene<'a> {
+    pub(crate) async fn new(set: Set<'a>) -> Self {
         let mut scene = Self::without_daemon(set).await;
         scene.start().await;
         if set.instances > 1 {
@@ -63,18 +67,27 @@ impl Scene {
         }
     }
 
+    /// One row, so that connections, plans and what is to be known of the topic are there: the daemon has been at work.
+    pub(crate) async fn warm_up(&self) {
+        let row = "insert into outbox_messages (topic, key, payload) values ('orders', 'warm', '{}')";
+        self.session.run(row).await;
+        self.until_relayed().await;
+    }
+
     /// Tables and servers; nobody relays.
-    pub(crate) async fn without_daemon(set: Set<'_>) -> Self {
+    pub(crate) async fn without_daemon(set: Set<'a>) -> Self {
         let cluster = Cluster::own();
-        let broker = Broker::start(set.kind);
-        broker.prepare(&["orders"]).await;
+        let broker = set.broker;
+        empty(broker).await;
         let database = cluster.database().await;
         let sites: Vec<Site> = (0..set.instances.max(1))
             .map(|_| Site::new(&database, &(broker.section("main") + set.config)))
             .collect();
         sites[0].migrate();
         let session = database.connect().await;
+        let ours = session.count("select pg_backend_pid()::bigint").await;
         Self {
+            ours: u32::try_from(ours).expect("a process id"),
             cluster,
             broker,
             database,
@@ -86,9 +99,10 @@ impl Scene {
 
     pub(crate) fn cpu(&self) -> Cpu {
         let postmaster = self.cluster.pid();
+        let servers = children(postmaster).into_iter().filter(|pid| *pid != self.ours);
         Cpu {
             relay: self.daemons.iter().map(|daemon| cpu_seconds(daemon.pid())).sum(),
-            postgres: cpu_seconds(postmaster) + children(postmaster).into_iter().map(cpu_seconds).sum::<f64>(),
+            postgres: cpu_seconds(postmaster) + servers.map(cpu_seconds).sum::<f64>(),
             broker: self.broker.pid().map_or(0.0, cpu_seconds),
         }
     }
@@ -100,17 +114,20 @@ impl Scene {
     }
 
     pub(crate) async fn until_relayed(&self) {
+        // The last row first: looking for any pending one passes over the index entries of all that were relayed.
+        let last = "select count(*) from (select relayed_at from outbox_messages order by seq desc limit 1) as last
+            where relayed_at is null";
         let pending = "select count(*) from (select from outbox_messages
             where relayed_at is null and failed_at is null limit 1) as one";
         eventually("all rows are relayed", Duration::from_secs(3_600), || async {
-            (self.session.count(pending).await == 0).then_some(())
+            (self.session.count(last).await == 0 && self.session.count(pending).await == 0).then_some(())
         })
         .await;
     }
 
     /// The independent consumer found every row, in order per key, once.
     pub(crate) async fn judge(&self) {
-        let verdict = judge(&self.database, &self.broker, &["orders"]).await;
+        let verdict = judge(&self.database, self.broker, &["orders"]).await;
         verdict.assert_nothing_lost();
         verdict.assert_ordered();
         verdict.assert_duplicates_within(0);
@@ -124,6 +141,30 @@ impl Scene {
             );
         }
     }
+}
+
+/// The topic, or the stream over it, without a message.
+async fn empty(broker: &Broker) {
+    match broker.kind {
+        Kind::Nats => {
+            let client = async_nats::connect(broker.address()).await.expect("nats-server is up");
+            // There is none the first time.
+            async_nats::jetstream::new(client).delete_stream(STREAM).await.ok();
+        }
+        Kind::Kafka => {
+            let admin: AdminClient<_> = ClientConfig::new()
+                .set("bootstrap.servers", broker.address())
+                .create()
+                .expect("an admin client");
+            let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+            let deleted = admin.delete_topics(&["orders"], &options).await.expect("Kafka is up");
+            if deleted.iter().all(Result::is_ok) {
+                // Its name is free a moment later.
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            }
+        }
+    }
+    broker.prepare(&["orders"]).await;
 }
 
 /// CPU seconds used so far.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::drain::warm;
 use crate::scene::{Scene, Set};
 use crate::support::broker::Kind;
 use crate::support::postgres::{Cluster, Session};
@@ -16,7 +17,8 @@ const WRITERS: usize = 4;
 
 pub(crate) async fn steady(rate: usize, seconds: usize, kind: Kind, config: &str) -> Value {
     println!("steady: {rate} single-row transactions/s for {seconds} s to {kind:?}");
-    let scene = Scene::new(Set::one(kind, config)).await;
+    let broker = warm(kind).await;
+    let scene = Scene::new(Set::one(&broker, config)).await;
     let mut consumer = scene.broker.follow(&["orders"]).await;
     // One row to warm up: connections, plans, the topic's metadata.
     scene
