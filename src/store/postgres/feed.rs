@@ -22,7 +22,7 @@ use tokio_postgres::types::Oid;
 use super::PostgresStore;
 use super::database::Role;
 use super::gaps::{Gaps, Holders};
-use super::rows::{Column, Instant, Topics, get, message_row, seconds, unreadable};
+use super::rows::{CursorRow, Topics, cursor_row, place, seconds, unreadable};
 use crate::message::Seq;
 use crate::store::{LaneSet, Page, Room, Row, StoreError};
 
@@ -35,10 +35,6 @@ const SKIM_ROWS: i64 = 50_000;
 const FEW_GAPS: usize = 500;
 /// More ranges than this, and the cursor waits for some to close: memory stays bounded.
 const MOST_GAPS: usize = 100_000;
-/// A row that waits longer is looked at again by then.
-const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
-/// `state` of a row that is to be sent now.
-const TO_SEND: i32 = 1;
 /// Numbers missing in one stretch beyond which it is a jump of the sequence, worth a line in the log.
 const JUMP: i64 = 1_000_000;
 
@@ -332,24 +328,19 @@ impl Taken {
 
     /// Takes the next row; `false` when there is no room for more after it.
     fn take(&mut self, row: &PgRow, topics: &mut Topics, gaps: &mut Gaps) -> Result<bool, StoreError> {
-        let wrong = |error: tokio_postgres::Error| unreadable(&error);
-        let seq: i64 = get(row, Column::Seq).map_err(wrong)?;
-        let late: bool = get(row, Column::Late).map_err(wrong)?;
+        let (seq, late) = place(row)?;
         if !late && self.late > 0 && self.late >= self.limit {
             // There may be more late rows, and they go before what lies past the cursor.
             self.cut = true;
             return Ok(false);
         }
-        let state: i32 = get(row, Column::State).map_err(wrong)?;
-        if state == TO_SEND {
-            let row = message_row(row, topics)?;
-            self.bytes += row.message.size();
-            self.rows.push(row);
-        } else if let Some(available_at) = get::<Option<Instant>>(row, Column::AvailableAt).map_err(wrong)? {
-            let due_in = available_at
-                .since(get(row, Column::Now).map_err(wrong)?)
-                .min(LOOK_AGAIN);
-            self.next_due = Some(self.next_due.map_or(due_in, |known| known.min(due_in)));
+        match cursor_row(row, topics)? {
+            CursorRow::ToSend(row) => {
+                self.bytes += row.message.size();
+                self.rows.push(row);
+            }
+            CursorRow::DueIn(due_in) => self.next_due = Some(self.next_due.map_or(due_in, |known| known.min(due_in))),
+            CursorRow::Passed => {}
         }
         if late {
             gaps.fill(seq);

@@ -65,7 +65,7 @@ pub(super) fn unreadable(error: &tokio_postgres::Error) -> StoreError {
 /// Where the columns of `{message}` stand in every statement that brings messages; what else it brings comes after.
 #[derive(Clone, Copy)]
 #[repr(usize)]
-pub(super) enum Column {
+enum Column {
     Seq,
     Lane,
     Id,
@@ -85,17 +85,17 @@ pub(super) enum Column {
 }
 
 /// The value of a column.
-pub(super) fn get<'a, T: FromSql<'a>>(row: &'a PgRow, column: Column) -> Result<T, tokio_postgres::Error> {
+fn get<'a, T: FromSql<'a>>(row: &'a PgRow, column: Column) -> Result<T, tokio_postgres::Error> {
     row.try_get(column as usize)
 }
 
 /// A timestamptz: microseconds since 2000, the first and last number for the infinities.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Instant(i64);
+struct Instant(i64);
 
 impl Instant {
     /// The time from `earlier` to here; none when that is later.
-    pub(super) fn since(self, earlier: Self) -> Duration {
+    fn since(self, earlier: Self) -> Duration {
         let microseconds = self.0.saturating_sub(earlier.0);
         Duration::from_micros(u64::try_from(microseconds).unwrap_or(0))
     }
@@ -145,6 +145,39 @@ fn message_id(row: &PgRow) -> Result<MessageId, tokio_postgres::Error> {
         Ok(id) => Ok(MessageId::Uuid(id)),
         Err(_) => get(row, Column::Id).map(MessageId::Number),
     }
+}
+
+/// A row as the cursor sees it.
+pub(super) enum CursorRow {
+    ToSend(Row),
+    /// It waits for a time.
+    DueIn(Duration),
+    /// Another instance's, or done with.
+    Passed,
+}
+
+/// A row that waits longer is looked at again by then.
+const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
+
+/// The number of a row the cursor's statements bring, and whether it was found in a gap.
+pub(super) fn place(row: &PgRow) -> Result<(i64, bool), StoreError> {
+    let read = || Ok((get(row, Column::Seq)?, get(row, Column::Late)?));
+    read().map_err(|error| unreadable(&error))
+}
+
+/// Reads a row of the cursor's statements.
+pub(super) fn cursor_row(row: &PgRow, topics: &mut Topics) -> Result<CursorRow, StoreError> {
+    let mut read = || match get::<i32>(row, Column::State)? {
+        1 => read(row, topics).map(CursorRow::ToSend),
+        2 => {
+            let available_at: Instant = get(row, Column::AvailableAt)?;
+            Ok(CursorRow::DueIn(
+                available_at.since(get(row, Column::Now)?).min(LOOK_AGAIN),
+            ))
+        }
+        _neither => Ok(CursorRow::Passed),
+    };
+    read().map_err(|error| unreadable(&error))
 }
 
 /// The lane column of statements that bring no messages.
