@@ -7,13 +7,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::Notify;
 
@@ -122,9 +123,16 @@ impl ProducerContext for Callbacks {
     }
 }
 
-/// A producer in use.
+/// How long one poll waits. librdkafka waits whole milliseconds, and rust-rdkafka asks again without waiting while a part of
+/// one is left: so it is a little more than whole ones, and nothing is left when librdkafka returns (its own `ThreadedProducer`
+/// spends a hundredth of a core on that, idle).
+const POLL: Duration = Duration::from_micros(100_050);
+
+/// A producer in use, and the thread that brings its delivery reports.
 pub(super) struct Session {
-    pub(super) producer: ThreadedProducer<Callbacks>,
+    pub(super) producer: Arc<BaseProducer<Callbacks>>,
+    ended: Arc<AtomicBool>,
+    polling: Option<JoinHandle<()>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -141,8 +149,24 @@ impl Session {
             health,
             dead: AtomicBool::new(false),
         };
+        let producer = Arc::new(BaseProducer::from_config_and_context(config, callbacks)?);
+        let ended = Arc::new(AtomicBool::new(false));
+        let polling = {
+            let (producer, ended) = (Arc::clone(&producer), Arc::clone(&ended));
+            let poll = move || {
+                while !ended.load(Ordering::Acquire) {
+                    producer.poll(POLL);
+                }
+            };
+            let thread = std::thread::Builder::new().name("kafka-reports".to_owned());
+            thread
+                .spawn(poll)
+                .map_err(|error| KafkaError::ClientCreation(format!("no thread for delivery reports: {error}")))?
+        };
         Ok(Self {
-            producer: ThreadedProducer::from_config_and_context(config, callbacks)?,
+            producer,
+            ended,
+            polling: Some(polling),
         })
     }
 
@@ -159,5 +183,17 @@ impl Session {
     /// Waits until nothing is held, at most `patience`. Blocks.
     pub(super) fn flush(&self, patience: Duration) -> KafkaResult<()> {
         self.producer.flush(patience)
+    }
+}
+
+impl Drop for Session {
+    /// Waits for the thread, [`POLL`] at most.
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        if let Some(polling) = self.polling.take()
+            && polling.join().is_err()
+        {
+            tracing::error!("the thread of kafka's delivery reports panicked");
+        }
     }
 }
