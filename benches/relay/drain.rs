@@ -33,7 +33,7 @@ impl Rows {
     }
 
     /// Inserted in a transaction left open, so that they become visible at once.
-    async fn insert(self, session: &Session) {
+    pub(crate) async fn insert(self, session: &Session) {
         let Self { count, keys, padding } = self;
         let insert = format!(
             "begin; insert into outbox_messages (topic, key, payload)
@@ -46,7 +46,7 @@ impl Rows {
 }
 
 /// One drain of `rows` by the relay.
-async fn relay(set: Set<'_>, rows: Rows) -> Value {
+pub(crate) async fn relay(set: Set<'_>, rows: Rows) -> Value {
     let scene = Scene::new(set).await;
     scene.warm_up().await;
     rows.insert(&scene.session).await;

@@ -81,7 +81,7 @@ pub(crate) async fn run(url: &str, broker: Option<(Kind, &str)>, mark: Mark, row
             fetched += items.len();
             let seqs = items.iter().map(|item| item.seq).collect();
             let sent = sink.publish(items).await;
-            flying.send((seqs, sent)).await.ok().expect("marks are written");
+            assert!(flying.send((seqs, sent)).await.is_ok(), "marks are written");
         }
     };
     let marking = async {

@@ -16,6 +16,7 @@ mod support;
 mod drain;
 mod floor;
 mod idle;
+mod peer;
 mod scene;
 mod steady;
 
@@ -96,6 +97,15 @@ enum What {
         #[arg(long, default_value_t = 20)]
         seconds: usize,
         #[arg(long, default_value = "nats")]
+        to: To,
+    },
+    /// Debezium Server on the same rows: rates, CPU, memory, latencies.
+    Peers {
+        #[arg(long, default_value_t = 500_000)]
+        rows: usize,
+        #[arg(long, default_value_t = 20)]
+        seconds: usize,
+        #[arg(long, default_value = "kafka")]
         to: To,
     },
     /// Nothing to do: CPU and statements per second.
@@ -180,6 +190,7 @@ fn main() {
                 let (span, rest) = (Duration::from_secs(seconds), Duration::from_secs(after));
                 idle::idle(span, rest, to.kind(), config).await
             }
+            What::Peers { rows, seconds, to } => peer::peers(rows, seconds, to.kind(), config).await,
             What::InsertCost { seconds } => steady::insert_cost(seconds).await,
             What::Floor { .. } => unreachable!("handled above"),
         }

@@ -6,6 +6,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use serde_json::{Value, json};
 
+use crate::peer::Debezium;
 use crate::support::broker::{Broker, Kind, STREAM};
 use crate::support::chaos::judge;
 use crate::support::daemon::{Daemon, Site};
@@ -21,6 +22,8 @@ pub(crate) struct Set<'a> {
     pub(crate) config: &'a str,
     /// Daemons at work.
     pub(crate) instances: usize,
+    /// The cluster's `wal_level` is `logical`, for a peer to tail and for the relay beside it.
+    pub(crate) logical: bool,
 }
 
 impl<'a> Set<'a> {
@@ -29,6 +32,7 @@ impl<'a> Set<'a> {
             broker,
             config,
             instances: 1,
+            logical: false,
         }
     }
 }
@@ -41,6 +45,7 @@ pub(crate) struct Scene<'a> {
     /// The server process of `session`, whose work is not the relay's.
     ours: u32,
     pub(crate) daemons: Vec<Daemon>,
+    pub(crate) peer: Option<Debezium>,
     sites: Vec<Site>,
 }
 
@@ -77,6 +82,12 @@ impl<'a> Scene<'a> {
     /// Tables and servers; nobody relays.
     pub(crate) async fn without_daemon(set: Set<'a>) -> Self {
         let cluster = Cluster::own();
+        if set.logical {
+            cluster.wait();
+            cluster.stop_immediately();
+            cluster.configure(&["wal_level=logical"]);
+            cluster.start();
+        }
         let broker = set.broker;
         empty(broker).await;
         let database = cluster.database().await;
@@ -93,6 +104,7 @@ impl<'a> Scene<'a> {
             database,
             session,
             daemons: Vec::new(),
+            peer: None,
             sites,
         }
     }
@@ -101,15 +113,17 @@ impl<'a> Scene<'a> {
         let postmaster = self.cluster.pid();
         let servers = children(postmaster).into_iter().filter(|pid| *pid != self.ours);
         Cpu {
-            relay: self.daemons.iter().map(|daemon| cpu_seconds(daemon.pid())).sum(),
+            relay: self.daemons.iter().map(|daemon| cpu_seconds(daemon.pid())).sum::<f64>()
+                + self.peer.as_ref().map_or(0.0, Debezium::cpu),
             postgres: cpu_seconds(postmaster) + servers.map(cpu_seconds).sum::<f64>(),
             broker: self.broker.pid().map_or(0.0, cpu_seconds),
         }
     }
 
-    /// MB, the largest daemon's.
+    /// MB, the largest relay's.
     pub(crate) fn peak_rss(&self) -> u64 {
         let peaks = self.daemons.iter().map(Daemon::peak_rss);
+        let peaks = peaks.chain(self.peer.iter().map(Debezium::peak_rss));
         peaks.max().unwrap_or(0) / (1024 * 1024)
     }
 
