@@ -103,7 +103,10 @@ async fn a_drain_takes_few_statements() {
     let taken = statements(&scene.database).await - before;
     let per_thousand = taken as f64 / (ROWS as f64 / 1_000.0);
     println!("{taken} statements for {ROWS} rows: {per_thousand:.1} per 1,000");
-    assert!(per_thousand >= 1.5, "{taken} statements were counted: fewer than reading and marking take");
+    assert!(
+        per_thousand >= 1.5,
+        "{taken} statements were counted: fewer than reading and marking take"
+    );
     assert!(per_thousand <= 12.0, "{taken} statements for {ROWS} rows");
     assert_eq!(relayed(&scene.session).await, ROWS);
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
