@@ -2,14 +2,10 @@
 -- shows up late is found here, and a gap nobody can fill any more is seen to be still empty.
 -- Locks nothing. Index: primary key, one probe per gap. Law: no gaps.
 -- $1 cursor, $2 rows at most of each part, $3 lanes held, one bit each, $4 and $5 first and last number of each gap
-select p.seq, p.lane, p.id, p.topic, p.key,
-  case when p.state = 1 then p.payload end as payload, case when p.state = 1 then p.headers end as headers,
-  p.attempt, p.max_attempts, p.replay, p.inserted_at, p.now,
-  p.state, case when p.state = 2 then p.available_at end as available_at, p.late
+select {passed}
 from (
   (
-    select {message}, m.{c.available_at}::timestamptz as available_at, true as late,
-      case when not ({pending}) or get_bit($3::bytea, {lane}::int) = 0 then 0 when {waiting} then 2 else 1 end as state
+    select {passing}, true as late
     from unnest($4::bigint[], $5::bigint[]) with ordinality g(first, last, place)
     cross join lateral (
       select * from {messages} n
@@ -22,8 +18,7 @@ from (
   )
   union all
   (
-    select {message}, m.{c.available_at}::timestamptz as available_at, false as late,
-      case when not ({pending}) or get_bit($3::bytea, {lane}::int) = 0 then 0 when {waiting} then 2 else 1 end as state
+    select {passing}, false as late
     from {messages} m
     where m.{c.seq} > $1
     order by m.{c.seq}

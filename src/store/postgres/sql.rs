@@ -3,7 +3,8 @@
 //! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{migrations}` are quoted,
 //! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table; `{lane}` is the lane
 //! expression over the alias `m`; `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
-//! what belongs to the messages table; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of.
+//! what belongs to the messages table; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
+//! `{message}` are the columns of a message over `m`, `{passing}` and `{passed}` those of the cursor's statements: see `rows`.
 
 use tokio_postgres::types::Type;
 
@@ -215,6 +216,17 @@ impl Names {
                  m.{c.max_attempts} as max_attempts, m.{c.replay} as replay, \
                  m.{c.inserted_at}::timestamptz as inserted_at, now() as now",
             ),
+            // A row the cursor passes ($3: lanes held), and what is brought of it. `state`: 1 to be sent now, 2 waits for a
+            // time, 0 neither.
+            "passing" => self.fill(
+                "{message}, m.{c.available_at}::timestamptz as available_at, \
+                 case when not ({pending}) or get_bit($3::bytea, {lane}::int) = 0 then 0 \
+                 when {waiting} then 2 else 1 end as state",
+            ),
+            "passed" => "p.seq, p.lane, p.id, p.topic, p.key, case when p.state = 1 then p.payload end as payload, \
+                 case when p.state = 1 then p.headers end as headers, p.attempt, p.max_attempts, p.replay, \
+                 p.inserted_at, p.now, p.state, case when p.state = 2 then p.available_at end as available_at, p.late"
+                .to_owned(),
             "lane" => format!(
                 "((case when m.{key} is null then hashint8extended(m.{seq}, 0) \
                  else hashtextextended(m.{key}, hashtextextended(m.{topic}, 0)) end & 9223372036854775807) % {lanes})",
