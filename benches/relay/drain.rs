@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::floor::Mark;
 use crate::scene::{Haul, Scene, Set, heads, line, median, number};
+use crate::steady::latencies;
 use crate::support::broker::{Broker, Kind};
 use crate::support::eventually;
 use crate::support::postgres::Session;
@@ -62,25 +63,31 @@ pub(crate) async fn relay(set: Set<'_>, rows: Rows) -> Value {
     figures
 }
 
-/// One drain of `rows` by the floor, in a process of its own; `None`: without a broker.
-async fn floor(broker: &Broker, to_broker: bool, mark: Mark, rows: Rows) -> Value {
+/// The parts of the floor at work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    All,
+    /// Fetch and mark.
+    Database,
+    /// The broker's client, with rows made up in memory.
+    Producer,
+}
+
+/// One drain of `rows` by the floor, in a process of its own.
+async fn floor(broker: &Broker, parts: Parts, mark: Mark, rows: Rows) -> Value {
     let scene = Scene::without_daemon(Set::one(broker, "")).await;
-    rows.insert(&scene.session).await;
-    let before = scene.cpu();
-    scene.session.run("commit; analyze outbox_messages").await;
     let mut command = tokio::process::Command::new(std::env::current_exe().expect("this program"));
-    let name = match broker.kind {
-        Kind::Kafka => "kafka",
-        Kind::Nats => "nats",
-    };
-    let mark = match mark {
-        Mark::Update => "update",
-        Mark::Delete => "delete",
-    };
-    command.args(["floor", "--url", &scene.database.url(), "--mark", mark]);
-    command.args(["--rows", &rows.count.to_string()]);
-    if to_broker {
-        command.args(["--to", name, "--address", &broker.address()]);
+    command.args(["floor", "--mark", mark.name(), "--rows", &rows.count.to_string()]);
+    if parts != Parts::Producer {
+        rows.insert(&scene.session).await;
+        command.args(["--url", &scene.database.url()]);
+    }
+    if parts != Parts::Database {
+        command.args(["--to", name(broker.kind), "--address", &broker.address()]);
+    }
+    let before = scene.cpu();
+    if parts != Parts::Producer {
+        scene.session.run("commit; analyze outbox_messages").await;
     }
     let mut child = command.stdin(Stdio::null()).spawn().expect("the floor starts");
     let pid = child.id().expect("it runs");
@@ -98,12 +105,19 @@ async fn floor(broker: &Broker, to_broker: bool, mark: Mark, rows: Rows) -> Valu
     figures
 }
 
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Kafka => "kafka",
+        Kind::Nats => "nats",
+    }
+}
+
 /// A running broker. Kafka's has done some work already: its just-in-time compiler takes a core for its first minute.
 pub(crate) async fn warm(kind: Kind) -> Broker {
     let broker = Broker::start(kind);
     if kind == Kind::Kafka {
         for _ in 0..3 {
-            floor(&broker, true, Mark::Delete, Rows::usual(300_000)).await;
+            floor(&broker, Parts::All, Mark::Delete, Rows::usual(300_000)).await;
         }
     }
     broker
@@ -117,24 +131,36 @@ pub(crate) async fn drain(count: usize, kind: Kind, runs: usize, config: &str) -
     let delete = config.contains("delete");
     let mark = if delete { Mark::Delete } else { Mark::Update };
     let broker = warm(kind).await;
-    let (mut relays, mut floors, mut bare) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut relays, mut floors, mut bare, mut alone) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let deleting = (!config.contains("[outbox]")).then(|| format!("{config}\n[outbox]\non_relayed = \"delete\"\n"));
+    let mut deletes = Vec::new();
     for run in 1..=runs {
-        floors.push(floor(&broker, true, mark, rows).await);
+        floors.push(floor(&broker, Parts::All, mark, rows).await);
         line(&format!("{run} floor"), &floors[run - 1]);
         relays.push(relay(Set::one(&broker, config), rows).await);
         line(&format!("{run} outboxd"), &relays[run - 1]);
-        bare.push(floor(&broker, false, mark, rows).await);
+        if let Some(config) = &deleting {
+            deletes.push(relay(Set::one(&broker, config), rows).await);
+            line(&format!("{run} outboxd, delete"), &deletes[run - 1]);
+        }
+        bare.push(floor(&broker, Parts::Database, mark, rows).await);
         line(&format!("{run} fetch and mark"), &bare[run - 1]);
+        alone.push(floor(&broker, Parts::Producer, mark, rows).await);
+        line(&format!("{run} {} client alone", name(kind)), &alone[run - 1]);
     }
     let rate = median(&relays, "rows_per_second");
     let of_floor = rate / median(&floors, "rows_per_second");
     let postgres = median(&relays, "postgres_cpu_s_per_million") / median(&floors, "postgres_cpu_s_per_million");
     println!("median {rate:.0} rows/s: {of_floor:.2} of the floor; PostgreSQL CPU {postgres:.2} times the floor's");
+    if !deletes.is_empty() {
+        let ratio = median(&deletes, "rows_per_second") / rate;
+        println!("on_relayed = \"delete\": {ratio:.2} of the rate of \"mark\"");
+    }
     if !delete {
         println!("every row found by the consumer, in order per key, once");
     }
     json!({ "drain": { "to": format!("{kind:?}"), "rows": count, "median_rows_per_second": rate, "of_floor": of_floor,
-        "postgres_cpu_of_floor": postgres, "runs": relays, "floor": floors, "fetch_and_mark": bare } })
+        "postgres_cpu_of_floor": postgres, "runs": relays, "delete": deletes, "floor": floors, "fetch_and_mark": bare, "client_alone": alone } })
 }
 
 /// Payloads of 100 kB: rate and memory.
@@ -240,14 +266,18 @@ pub(crate) async fn held_snapshot(relayed: usize, count: usize, kind: Kind, conf
         scene.session.run("commit").await;
         let haul = Haul::begin(count, before);
         scene.until_relayed_after(relayed).await;
-        let figures = haul.end(scene.cpu(), scene.peak_rss());
+        let mut figures = haul.end(scene.cpu(), scene.peak_rss());
         line(if held { "held" } else { "not held" }, &figures);
+        let steady = latencies(&scene, 200, 20).await;
+        figures["p50_ms"] = steady["p50_ms"].clone();
+        figures["p99_ms"] = steady["p99_ms"].clone();
         all.push(figures);
         scene.end().await;
     }
-    let ratio = number(&all[1], "rows_per_second") / number(&all[0], "rows_per_second");
-    println!("held: {ratio:.2} of the rate without");
-    json!({ "held_snapshot": { "without": all[0], "with": all[1], "ratio": ratio } })
+    let ratio = |name: &str| number(&all[1], name) / number(&all[0], name);
+    let (rate, p50, p99) = (ratio("rows_per_second"), ratio("p50_ms"), ratio("p99_ms"));
+    println!("held: {rate:.2} of the rate without; at 200 rows/s p50 {p50:.2} and p99 {p99:.2} of it");
+    json!({ "held_snapshot": { "without": all[0], "with": all[1], "ratio": rate, "p50_ratio": p50, "p99_ratio": p99 } })
 }
 
 impl Scene<'_> {

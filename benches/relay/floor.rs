@@ -48,51 +48,96 @@ async fn connect(url: &str) -> Client {
     client
 }
 
-/// Drains `url`'s outbox of `rows` rows into `broker`; `None`: fetches and marks only.
-pub(crate) async fn run(url: &str, broker: Option<(Kind, &str)>, mark: Mark, rows: usize) {
-    let (reader, writer) = (connect(url).await, connect(url).await);
+impl Mark {
+    /// On the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// Drains `url`'s outbox of `rows` rows into `broker`; no broker: fetches and marks only; no `url`: publishes only.
+pub(crate) async fn run(url: Option<&str>, broker: Option<(Kind, &str)>, mark: Mark, rows: usize) {
+    let sink = Sink::new(broker).await;
+    let (flying, answered) = mpsc::channel::<Flying>(IN_FLIGHT);
+    match url {
+        Some(url) => tokio::join!(fetch(url, &sink, rows, flying), settle(url, mark, rows, answered)),
+        None => tokio::join!(make_up(&sink, rows, flying), acknowledge(answered)),
+    };
+}
+
+/// Rows at the broker, and the future of their acknowledgements.
+type Flying = (Vec<i64>, BoxFuture<'static, ()>);
+
+async fn fetch(url: &str, sink: &Sink, rows: usize, flying: mpsc::Sender<Flying>) {
+    let reader = connect(url).await;
+    let fetch = reader.prepare(FETCH).await.expect("a statement");
+    let (mut cursor, mut fetched) = (0_i64, 0);
+    while fetched < rows {
+        let found = reader.query(&fetch, &[&cursor, &BATCH]).await.expect("a page");
+        let items: Vec<Item> = found
+            .iter()
+            .map(|row| Item {
+                seq: row.get(0),
+                id: row.get(1),
+                key: row.get(2),
+                payload: row.get(3),
+            })
+            .collect();
+        cursor = items.last().map_or(cursor, |item| item.seq);
+        fetched += items.len();
+        send(sink, items, &flying).await;
+    }
+}
+
+/// Rows like those of the outbox.
+async fn make_up(sink: &Sink, rows: usize, flying: mpsc::Sender<Flying>) {
+    for page in (1..=rows).collect::<Vec<_>>().chunks(BATCH as usize) {
+        let row = |n: &usize| Item {
+            seq: *n as i64,
+            id: Uuid::new_v4(),
+            key: format!("k{}", n % 1_000),
+            payload: format!(
+                r#"{{"order": {n}, "customer": {}, "pad": "{}"}}"#,
+                n % 1_000,
+                "x".repeat(430)
+            ),
+        };
+        send(sink, page.iter().map(row).collect(), &flying).await;
+    }
+}
+
+async fn send(sink: &Sink, items: Vec<Item>, flying: &mpsc::Sender<Flying>) {
+    let seqs = items.iter().map(|item| item.seq).collect();
+    let sent = sink.publish(items).await;
+    assert!(flying.send((seqs, sent)).await.is_ok(), "acknowledgements are awaited");
+}
+
+async fn settle(url: &str, mark: Mark, rows: usize, mut answered: mpsc::Receiver<Flying>) {
+    let writer = connect(url).await;
     writer
         .batch_execute("set synchronous_commit = off")
         .await
         .expect("a setting");
-    let fetch = reader.prepare(FETCH).await.expect("a statement");
     let text = match mark {
         Mark::Update => UPDATE,
         Mark::Delete => DELETE,
     };
     let settle = writer.prepare(text).await.expect("a statement");
-    let sink = Sink::new(broker).await;
-    let (flying, mut answered) = mpsc::channel::<(Vec<i64>, BoxFuture<'static, ()>)>(IN_FLIGHT);
-    let fetching = async {
-        let mut cursor = 0_i64;
-        let mut fetched = 0;
-        while fetched < rows {
-            let found = reader.query(&fetch, &[&cursor, &BATCH]).await.expect("a page");
-            let items: Vec<Item> = found
-                .iter()
-                .map(|row| Item {
-                    seq: row.get(0),
-                    id: row.get(1),
-                    key: row.get(2),
-                    payload: row.get(3),
-                })
-                .collect();
-            cursor = items.last().map_or(cursor, |item| item.seq);
-            fetched += items.len();
-            let seqs = items.iter().map(|item| item.seq).collect();
-            let sent = sink.publish(items).await;
-            assert!(flying.send((seqs, sent)).await.is_ok(), "marks are written");
-        }
-    };
-    let marking = async {
-        let mut marked = 0;
-        while marked < rows {
-            let (seqs, acknowledged) = answered.recv().await.expect("rows are fetched");
-            acknowledged.await;
-            marked += usize::try_from(writer.execute(&settle, &[&seqs]).await.expect("marks")).expect("a count");
-        }
-    };
-    tokio::join!(fetching, marking);
+    let mut marked = 0;
+    while marked < rows {
+        let (seqs, acknowledged) = answered.recv().await.expect("rows are fetched");
+        acknowledged.await;
+        marked += usize::try_from(writer.execute(&settle, &[&seqs]).await.expect("marks")).expect("a count");
+    }
+}
+
+async fn acknowledge(mut answered: mpsc::Receiver<Flying>) {
+    while let Some((_, acknowledged)) = answered.recv().await {
+        acknowledged.await;
+    }
 }
 
 enum Sink {

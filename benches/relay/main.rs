@@ -81,7 +81,7 @@ enum What {
         #[arg(long, default_value = "kafka")]
         to: To,
     },
-    /// A drain after many relayed rows whose dead versions a snapshot keeps, and without.
+    /// A drain and latencies after many relayed rows whose dead versions a snapshot keeps, and without.
     HeldSnapshot {
         #[arg(long, default_value_t = 2_000_000)]
         relayed: usize,
@@ -108,7 +108,7 @@ enum What {
         #[arg(long, default_value = "kafka")]
         to: To,
     },
-    /// Nothing to do: CPU and statements per second.
+    /// Nothing to do: CPU and statements per second; how fast the first rows after it arrive.
     Idle {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
@@ -127,7 +127,7 @@ enum What {
     #[command(hide = true)]
     Floor {
         #[arg(long)]
-        url: String,
+        url: Option<String>,
         #[arg(long)]
         mark: floor::Mark,
         #[arg(long)]
@@ -169,7 +169,7 @@ fn main() {
             .build()
             .expect("a runtime");
         let broker = to.map(To::kind).zip(address.as_deref());
-        return runtime.block_on(floor::run(url, broker, *mark, *rows));
+        return runtime.block_on(floor::run(url.as_deref(), broker, *mark, *rows));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

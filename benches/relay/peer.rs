@@ -1,7 +1,7 @@
 //! Debezium Server with the outbox event router, beside the relay: the same rows, brokers and machine.
 //!
 //! It tails the write-ahead log, so its cluster runs with `wal_level = logical`, and it marks nothing. Batches and queues are
-//! larger than its defaults, and it polls each millisecond instead of each half second.
+//! larger than its defaults. Its `poll.interval.ms` is its default for one half of the latencies; else it polls each millisecond.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,6 +18,9 @@ use crate::support::broker::{Broker, Kind};
 use crate::support::eventually;
 use crate::support::postgres::Database;
 use crate::support::processes::{self, cpu_seconds, guarded, package, run, scratch, signal, spawn};
+
+/// Its documentation's `poll.interval.ms`.
+const DEFAULT_POLL: u32 = 500;
 
 /// Rates, CPU, memory and latencies of both, in one run.
 pub(crate) async fn peers(count: usize, seconds: usize, kind: Kind, config: &str) -> Value {
@@ -41,28 +44,27 @@ pub(crate) async fn peers(count: usize, seconds: usize, kind: Kind, config: &str
     );
     let mut latencies = Vec::new();
     for rate in [200, 2_000] {
-        let scene = Scene::without_daemon(set).await;
-        let place = Debezium::place();
-        let scene = tailing(scene, &place).await;
-        println!("Debezium Server:");
-        let theirs = steady::latencies(scene, rate, seconds).await;
         println!("outboxd:");
-        let ours = steady::latencies(Scene::new(set).await, rate, seconds).await;
-        let ratio = |name: &str| number(&ours, name) / number(&theirs, name);
-        println!(
-            "outboxd: p50 {:.2} of it, p99 {:.2} of it",
-            ratio("p50_ms"),
-            ratio("p99_ms")
-        );
-        latencies.push(json!({ "rate": rate, "debezium": theirs, "outboxd": ours }));
+        let ours = steady::latencies(&Scene::new(set).await, rate, seconds).await;
+        for poll in [DEFAULT_POLL, 1] {
+            let scene = tailing(Scene::without_daemon(set).await, &Debezium::place(), poll).await;
+            println!("Debezium Server, poll.interval.ms={poll}:");
+            let theirs = steady::latencies(&scene, rate, seconds).await;
+            let ratio = |name: &str| number(&ours, name) / number(&theirs, name);
+            println!(
+                "outboxd: p50 {:.2} of it, p99 {:.2} of it",
+                ratio("p50_ms"),
+                ratio("p99_ms")
+            );
+            latencies.push(json!({ "rate": rate, "poll_interval_ms": poll, "debezium": theirs, "outboxd": ours }));
+        }
     }
     json!({ "peers": { "to": format!("{kind:?}"), "rows": count, "debezium": theirs, "outboxd": ours, "latencies": latencies } })
 }
 
 /// A scene whose peer tails the log: it has brought a row.
-async fn tailing<'a>(mut scene: Scene<'a>, place: &Path) -> Scene<'a> {
-    let peer = Debezium::start(&scene.database, scene.broker, place);
-    let row = "insert into outbox_messages (topic, key, payload) values ('orders', 'warm', '{}')";
+async fn tailing<'a>(mut scene: Scene<'a>, place: &Path, poll: u32) -> Scene<'a> {
+    let peer = Debezium::start(&scene, place, poll);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     while held(scene.broker).await == 0 {
         assert!(
@@ -70,7 +72,7 @@ async fn tailing<'a>(mut scene: Scene<'a>, place: &Path) -> Scene<'a> {
             "Debezium Server brings nothing:\n{}",
             peer.log()
         );
-        scene.session.run(row).await;
+        scene.insert_one().await;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     scene.peer = Some(peer);
@@ -80,7 +82,7 @@ async fn tailing<'a>(mut scene: Scene<'a>, place: &Path) -> Scene<'a> {
 /// Rows written while it was down, in transactions of 1,000; timed from the first that arrives to the last.
 async fn drain(set: Set<'_>, count: usize) -> Value {
     let place = Debezium::place();
-    let mut scene = tailing(Scene::without_daemon(set).await, &place).await;
+    let mut scene = tailing(Scene::without_daemon(set).await, &place, 1).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     if let Some(peer) = scene.peer.take() {
         peer.stop();
@@ -91,7 +93,7 @@ async fn drain(set: Set<'_>, count: usize) -> Value {
         scene.session.run("commit").await;
     }
     let before = held(scene.broker).await;
-    scene.peer = Some(Debezium::start(&scene.database, scene.broker, &place));
+    scene.peer = Some(Debezium::start(&scene, &place, 1));
     let at_least = |wanted: u64| {
         let scene = &scene;
         async move {
@@ -134,13 +136,13 @@ pub(crate) struct Debezium {
 
 impl Debezium {
     /// Starts it in a directory of its own, which keeps its offset: another one started there goes on where it was.
-    pub(crate) fn start(database: &Database, broker: &Broker, dir: &Path) -> Self {
+    pub(crate) fn start(scene: &Scene<'_>, dir: &Path, poll: u32) -> Self {
         let home = run(Command::new(package().join("dev/debezium")).arg("home"));
         let (home, java) = home.trim().split_once('\n').expect("two lines");
         std::fs::create_dir_all(dir.join("config")).expect("a directory");
         std::fs::write(
             dir.join("config/application.properties"),
-            properties(database, broker, dir),
+            properties(&scene.database, scene.broker, dir, poll),
         )
         .expect("its configuration");
         let log = std::fs::File::options()
@@ -200,7 +202,7 @@ impl Drop for Debezium {
     }
 }
 
-fn properties(database: &Database, broker: &Broker, dir: &Path) -> String {
+fn properties(database: &Database, broker: &Broker, dir: &Path, poll: u32) -> String {
     let sink = match broker.kind {
         Kind::Kafka => format!(
             "debezium.sink.type=kafka
@@ -243,7 +245,7 @@ debezium.source.skipped.operations=u,d,t
 debezium.source.tombstones.on.delete=false
 debezium.source.max.batch.size=16384
 debezium.source.max.queue.size=65536
-debezium.source.poll.interval.ms=1
+debezium.source.poll.interval.ms={poll}
 debezium.source.offset.storage.file.filename={offsets}
 debezium.source.offset.flush.interval.ms=1000
 debezium.transforms=outbox

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::peer::Debezium;
 use crate::support::broker::{Broker, Kind, STREAM};
@@ -74,9 +75,19 @@ impl<'a> Scene<'a> {
 
     /// One row, so that connections, plans and what is to be known of the topic are there: the daemon has been at work.
     pub(crate) async fn warm_up(&self) {
-        let row = "insert into outbox_messages (topic, key, payload) values ('orders', 'warm', '{}')";
-        self.session.run(row).await;
+        self.insert_one().await;
         self.until_relayed().await;
+    }
+
+    /// A row that is not counted; its id, which is in its payload too.
+    pub(crate) async fn insert_one(&self) -> Uuid {
+        let id = Uuid::new_v4();
+        let row = format!(
+            "insert into outbox_messages (id, topic, key, payload)
+             values ('{id}', 'orders', 'warm', jsonb_build_object('id', '{id}'))"
+        );
+        self.session.run(&row).await;
+        id
     }
 
     /// Tables and servers; nobody relays.

@@ -22,20 +22,14 @@ pub(crate) async fn steady(rate: usize, seconds: usize, kind: Kind, config: &str
     println!("steady: {rate} single-row transactions/s for {seconds} s to {kind:?}");
     let broker = warm(kind).await;
     let scene = Scene::new(Set::one(&broker, config)).await;
-    let mut figures = latencies(scene, rate, seconds).await;
+    let mut figures = latencies(&scene, rate, seconds).await;
     figures["to"] = json!(format!("{kind:?}"));
     json!({ "steady": figures })
 }
 
 /// What a consumer sees of `scene`'s relay.
-pub(crate) async fn latencies(scene: Scene<'_>, rate: usize, seconds: usize) -> Value {
-    let mut consumer = scene.broker.follow(&["orders"]).await;
-    // One row to warm up: connections, plans, the topic's metadata.
-    scene
-        .session
-        .run("insert into outbox_messages (topic, key, payload) values ('orders', 'warm', '{}')")
-        .await;
-    arrival(&mut consumer).await;
+pub(crate) async fn latencies(scene: &Scene<'_>, rate: usize, seconds: usize) -> Value {
+    let mut consumer = warmed(scene).await;
     let before = scene.cpu();
     let mut writers: JoinSet<Vec<(Uuid, Instant)>> = JoinSet::new();
     for number in 0..WRITERS {
@@ -45,7 +39,7 @@ pub(crate) async fn latencies(scene: Scene<'_>, rate: usize, seconds: usize) -> 
             Duration::from_secs_f64(WRITERS as f64 / rate as f64),
         );
         let first = tokio::time::Instant::now() + period * number as u32 / WRITERS as u32;
-        writers.spawn(write_steadily(session, count, first, period));
+        writers.spawn(async move { write_steadily(&session, count, first, period).await });
     }
     let expected = rate * seconds / WRITERS * WRITERS;
     let mut arrived: HashMap<Uuid, Instant> = HashMap::with_capacity(expected);
@@ -61,18 +55,49 @@ pub(crate) async fn latencies(scene: Scene<'_>, rate: usize, seconds: usize) -> 
             latencies.push(arrived[&id].saturating_duration_since(committed).as_secs_f64() * 1000.0);
         }
     }
-    latencies.sort_by(f64::total_cmp);
-    let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
-    let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), at(1.0));
+    let mut figures = spread(latencies);
     let per_second = seconds as f64;
     let (relay, postgres) = (100.0 * used.relay / per_second, 100.0 * used.postgres / per_second);
-    println!("  commit to consumer: p50 {p50:.1} ms, p99 {p99:.1} ms, p99.9 {p999:.1} ms, worst {max:.1} ms");
     let broker = 100.0 * used.broker / per_second;
     println!(
         "  of a core: relay {relay:.1} %, PostgreSQL with the writers' work {postgres:.1} %, broker {broker:.1} %"
     );
-    json!({ "rate": rate, "seconds": seconds, "p50_ms": p50, "p99_ms": p99, "p999_ms": p999, "max_ms": max,
-        "relay_cpu_percent": relay, "postgres_cpu_percent": postgres })
+    figures["rate"] = json!(rate);
+    figures["seconds"] = json!(seconds);
+    figures["relay_cpu_percent"] = json!(relay);
+    figures["postgres_cpu_percent"] = json!(postgres);
+    figures
+}
+
+/// One row at a time, `pause` after the one before: what a relay with nothing to do takes to wake.
+pub(crate) async fn wakes(scene: &Scene<'_>, consumer: &mut Follower, count: usize, pause: Duration) -> Value {
+    let session = scene.database.connect().await;
+    let mut latencies = Vec::with_capacity(count);
+    for _ in 0..count {
+        tokio::time::sleep(pause).await;
+        let written = write_steadily(&session, 1, tokio::time::Instant::now(), pause).await;
+        let (id, committed) = written[0];
+        while arrival(consumer).await != Some(id) {}
+        latencies.push(committed.elapsed().as_secs_f64() * 1000.0);
+    }
+    spread(latencies)
+}
+
+/// A consumer that has read all there is, after one row to warm up: connections, plans, the topic's metadata.
+pub(crate) async fn warmed(scene: &Scene<'_>) -> Follower {
+    let mut consumer = scene.broker.follow(&["orders"]).await;
+    let first = scene.insert_one().await;
+    while arrival(&mut consumer).await != Some(first) {}
+    consumer
+}
+
+/// Milliseconds, sorted and told by percentiles.
+fn spread(mut latencies: Vec<f64>) -> Value {
+    latencies.sort_by(f64::total_cmp);
+    let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part) as usize];
+    let (p50, p99, p999, max) = (at(0.5), at(0.99), at(0.999), at(1.0));
+    println!("  commit to consumer: p50 {p50:.1} ms, p99 {p99:.1} ms, p99.9 {p999:.1} ms, worst {max:.1} ms");
+    json!({ "p50_ms": p50, "p99_ms": p99, "p999_ms": p999, "max_ms": max })
 }
 
 /// The id in the payload of the next message, if there is one: other relays name their headers otherwise, or have none.
@@ -104,7 +129,7 @@ async fn arrival(consumer: &mut Follower) -> Option<Uuid> {
 
 /// `count` single-row transactions, one each `period`; with each the moment its COMMIT was sent.
 async fn write_steadily(
-    session: Session,
+    session: &Session,
     count: usize,
     first: tokio::time::Instant,
     period: Duration,

@@ -176,7 +176,7 @@ impl Kafka {
             batch_bytes: config.batch_bytes(),
         };
         // Made at once, because a new producer takes half a second to get its id from the broker.
-        for slot in [Some(&kafka.main), kafka.bulk.as_ref()].into_iter().flatten() {
+        for slot in std::iter::once(&kafka.main).chain(&kafka.bulk) {
             let session = Session::new(&slot.config, Arc::clone(&health));
             let session = session.map_err(|error| config::client_error(name, &error))?;
             *slot.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(session));
