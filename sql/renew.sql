@@ -1,5 +1,5 @@
 -- Registers this instance for another while. Answers whether its lanes must be taken anew (a new process, or the lease had
--- ended), and tells the others that it has come; no row: the name belongs to a live instance elsewhere.
+-- ended) and which topics are paused, and tells the others that it has come; no row: the name belongs to a live instance elsewhere.
 -- Locks: its own row, so that nobody takes it for dead while this is under way; rows of the long dead, which it deletes. One
 -- clock.
 -- $1 instance, $2 session, $3 machine, $4 version, $5 lanes, $6 seconds
@@ -16,5 +16,6 @@ set session = excluded.session, machine = excluded.machine, version = excluded.v
   renewed_at = excluded.renewed_at, expires_at = excluded.expires_at
 where i.session = excluded.session or i.machine = excluded.machine or i.expires_at < now()
 returning coalesce((select b.session <> $2 or b.expires_at < now() from before b), true) as anew,
+  (select coalesce(array_agg(p.topic), '{}') from {paused} p) as paused,
   case when coalesce((select b.session <> $2 or b.expires_at < now() from before b), true)
     then pg_notify({channel}, 'outboxd instances') end

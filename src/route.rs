@@ -2,12 +2,24 @@
 //!
 //! Pure. Knows topics and keys, not what a transport is made of.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use globset::{Glob, GlobMatcher};
 
 use crate::backoff::Backoff;
 use crate::delivery::Order;
+
+/// What a route may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Messages in flight at most; `None`: as many as the window takes.
+    pub max_in_flight: Option<usize>,
+    /// Messages a second at most, by each instance; `None`: no limit.
+    pub rate: Option<NonZeroU32>,
+    /// Nothing: its rows wait in the database until a start without this.
+    pub paused: bool,
+}
 
 /// One validated route.
 #[derive(Clone, Debug)]
@@ -24,6 +36,8 @@ pub struct Route {
     pub backoff: Backoff,
     /// Nothing is sent while an earlier number may still be committed.
     pub commit_order: bool,
+    /// What it may send.
+    pub limits: Limits,
     matcher: GlobMatcher,
     destination: Template,
 }
@@ -125,6 +139,8 @@ pub struct RouteSpec<'a> {
     pub backoff: Backoff,
     /// Whether to wait for earlier numbers.
     pub commit_order: bool,
+    /// What it may send.
+    pub limits: Limits,
 }
 
 impl Route {
@@ -141,6 +157,7 @@ impl Route {
             max_attempts: spec.max_attempts,
             backoff: spec.backoff,
             commit_order: spec.commit_order,
+            limits: spec.limits,
             matcher: glob.compile_matcher(),
             destination: Template::parse(spec.destination).map_err(|error| format!("destination: {error}"))?,
         })
@@ -212,6 +229,7 @@ mod tests {
             max_attempts: 5,
             backoff,
             commit_order: false,
+            limits: Limits::default(),
         })
     }
 

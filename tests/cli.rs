@@ -271,11 +271,11 @@ fn migrate_prints_applies_and_reports() {
             .map(|file| file["state"].as_str().unwrap().to_owned())
             .collect()
     };
-    assert_eq!(states(&site), ["pending"; 3]);
+    assert_eq!(states(&site), ["pending"; 4]);
     let printed = site.call(&["migrate", "--print"]).done().to_owned();
-    assert_eq!(states(&site), ["pending"; 3], "printing changes nothing");
+    assert_eq!(states(&site), ["pending"; 4], "printing changes nothing");
     site.one(&printed);
-    assert_eq!(states(&site), ["applied"; 3]);
+    assert_eq!(states(&site), ["applied"; 4]);
     assert_eq!(
         site.call(&["migrate"]).done(),
         "nothing to do: all migrations are applied\n"

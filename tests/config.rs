@@ -378,7 +378,7 @@ fn a_route_says_everything_it_can() {
         &*config.routes.resolve(&"orders.new".into(), None).unwrap().destination,
         "shop.orders.new"
     );
-    let limits = &config.route_limits;
+    let limits: Vec<_> = routes.iter().map(|route| route.limits).collect();
     assert_eq!(
         (limits[0].max_in_flight, limits[0].rate.map(u32::from), limits[0].paused),
         (Some(7), Some(50), true)
@@ -444,7 +444,7 @@ fn the_environment_wins_and_keeps_text_as_it_is() {
         config.routes.iter().map(|route| &*route.pattern).collect::<Vec<_>>(),
         ["x.*", "y.*"]
     );
-    assert!(config.route_limits[1].paused);
+    assert!(config.routes.get(1).limits.paused);
     let TransportConfig::Nats(nats) = &config.transports[0].config else {
         panic!("{config:?}")
     };

@@ -1,6 +1,7 @@
 //! The engine on fakes and paused time: what it does with rows, answers, outages and leases, without a database or a broker.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use outboxd::backoff::Backoff;
 use outboxd::delivery::{FailureClass, Order};
 use outboxd::message::Seq;
 use outboxd::relay::{Options, Relay, RelayError};
-use outboxd::route::{Route, RouteSpec, Routes};
+use outboxd::route::{Limits, Route, RouteSpec, Routes};
 use outboxd::telemetry::Telemetry;
 use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow};
 use outboxd::testing::scripted_transport::{Answer, ScriptedTransport};
@@ -28,6 +29,7 @@ struct World {
     transports: Vec<Arc<ScriptedTransport>>,
     routes: Vec<Route>,
     commit_order: bool,
+    limits: Limits,
     options: Options,
 }
 
@@ -45,6 +47,7 @@ impl World {
             transports: vec![Arc::new(ScriptedTransport::default().without_dedupe())],
             routes: Vec::new(),
             commit_order: false,
+            limits: Limits::default(),
             options: Options {
                 lanes: LANES,
                 batch_size: 50,
@@ -77,6 +80,7 @@ impl World {
                 max: MINUTE,
             },
             commit_order: self.commit_order,
+            limits: self.limits,
         };
         self.routes.push(Route::new(&spec).unwrap());
     }
@@ -1095,5 +1099,120 @@ async fn a_destination_that_keeps_up_is_never_made_to_lag() {
     world.drained(5 * SECOND).await;
     // 5,000 rows, at least 150 of them every 20 ms and a settlement.
     assert!(started.elapsed() < 2 * SECOND, "{:?}", started.elapsed());
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_topic_goes_back_to_the_database_and_on_from_there() {
+    let mut world = World::without_routes();
+    world.route("held", 0, Order::Key);
+    world.route("*", 0, Order::Key);
+    let running = world.start();
+    world.insert(&NewRow::new("held").key("k"));
+    world.drained(SECOND).await;
+    // What is queued when the pause comes goes back; what is in flight is answered.
+    world.transports[0].script(
+        |envelope| match (&*envelope.message.topic, envelope.message.seq.0 % 7) {
+            ("held", 0) => Answer::Slow(Duration::from_millis(300)),
+            _ => Answer::Acknowledge,
+        },
+    );
+    for n in 0..300 {
+        world.insert(&NewRow::new("held").key(&format!("k{}", n % 5)));
+    }
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    world.table.set_paused("held", true);
+    tokio::time::sleep(2 * SECOND).await;
+    let before = world.seen(0).len();
+    for n in 0..300 {
+        world.insert(&NewRow::new("held").key(&format!("k{}", n % 5)));
+        world.insert(&good(&format!("k{}", n % 5)));
+    }
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(
+        world.seen(0).len(),
+        before + 300,
+        "the others go on, the paused ones wait"
+    );
+    assert!(world.table.pending() >= 300);
+    world.table.set_paused("held", false);
+    for _ in 0..300 {
+        world.insert(&NewRow::new("held").key("k1"));
+    }
+    world.drained(MINUTE).await;
+    world.in_order_per_key(0);
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (1_201, 0));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_of_a_paused_topic_waits_and_still_holds_its_key() {
+    let mut world = World::without_routes();
+    world.route("held", 0, Order::Key);
+    let refused = NewRow::new("held").key("k");
+    let first = world.insert(&refused);
+    world.transports[0].script(move |envelope| {
+        if envelope.message.seq.0 == first && envelope.message.attempt == 1 {
+            Answer::Refuse(FailureClass::Failed)
+        } else {
+            Answer::Acknowledge
+        }
+    });
+    let running = world.start();
+    until("the first attempt failed", SECOND, || world.attempt(first) == 2).await;
+    world.table.set_paused("held", true);
+    for _ in 0..20 {
+        world.insert(&NewRow::new("held").key("k"));
+    }
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(world.seen(0).len(), 0);
+    world.table.set_paused("held", false);
+    world.drained(5 * SECOND).await;
+    world.in_order_per_key(0);
+    assert_eq!((world.seen(0).len(), world.attempt(first)), (21, 2));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_route_sends_no_faster_and_lets_the_others_pass() {
+    let mut world = World::without_routes();
+    world.limits.rate = NonZeroU32::new(100);
+    world.route("slow", 0, Order::Key);
+    world.limits = Limits::default();
+    world.route("*", 0, Order::Key);
+    let running = world.start();
+    let started = Instant::now();
+    for n in 0..1_000 {
+        world.insert(&NewRow::new("slow").key(&format!("k{}", n % 5)));
+        world.insert(&good(&format!("k{}", n % 5)));
+    }
+    until("the others are done", 2 * SECOND, || world.table.relayed() >= 1_000).await;
+    assert!(world.table.relayed() < 1_300, "{} relayed", world.table.relayed());
+    world.drained(MINUTE).await;
+    let took = started.elapsed();
+    assert!(
+        (9 * SECOND..12 * SECOND).contains(&took),
+        "1,000 messages at 100/s took {took:?}"
+    );
+    world.in_order_per_key(0);
+    assert_eq!(world.duplicates(0), 0);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_has_no_more_in_flight_than_it_may() {
+    let mut world = World::without_routes();
+    world.limits.max_in_flight = Some(7);
+    world.route("*", 0, Order::None);
+    world.transports[0].hold();
+    let running = world.start();
+    for n in 0..100 {
+        world.insert(&good(&format!("k{n}")));
+    }
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(world.seen(0).len(), 7);
+    world.transports[0].release();
+    world.drained(MINUTE).await;
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (100, 0));
     running.stop().await.unwrap();
 }

@@ -25,6 +25,7 @@ mod loud;
 mod migrate;
 mod order;
 mod outage;
+mod pause;
 mod poison;
 mod reconnect;
 mod selftest;

@@ -8,6 +8,7 @@ mod check;
 mod enqueue;
 mod failed;
 mod migrate;
+mod pause;
 mod person;
 mod reference;
 mod run;
@@ -69,6 +70,10 @@ enum Verb {
     Failed(failed::Verb),
     /// Insert one message by hand; the payload is read from standard input
     Enqueue(enqueue::Args),
+    /// Hold the messages of topics back
+    Pause(pause::PauseArgs),
+    /// Let the messages of paused topics go
+    Resume(pause::ResumeArgs),
     #[command(flatten)]
     Reference(reference::Verb),
 }
@@ -121,6 +126,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
                 Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
                 Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
+                Verb::Pause(args) => explain(&config, pause::pause(&config, &args).await).await,
+                Verb::Resume(args) => explain(&config, pause::resume(&config, &args).await).await,
                 Verb::Reference(verb) => reference::print(&verb),
             }
         })

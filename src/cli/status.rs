@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::delivery::Order;
+use crate::route::Routes;
 use crate::store::OpenTransaction;
-use crate::store::postgres::status::{self, EXACT, HeldKey, Status};
+use crate::store::postgres::paused::PausedTopic;
+use crate::store::postgres::status::{self, EXACT, HeldKey, Rule, Rules, Status};
 
 use super::terminal::{Out, Tone, age, cut, grouped};
 
@@ -28,16 +30,11 @@ const HELD_SHOWN: usize = 10;
 
 pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let (database, names) = (super::database(config)?, super::names(config));
-    // A topic without a route is rejected, which holds nobody.
-    let order_of = |topic: &str| {
-        config
-            .routes
-            .find(topic)
-            .map_or(Order::None, |route| config.routes.get(route).order)
-    };
+    let rule_of = |topic: &str| rule_of(&config.routes, topic);
+    let rules = rules(&config.routes, &rule_of);
     let mut out = Out::stdout();
     loop {
-        let status = status::status(&database, &names, &order_of).await?;
+        let status = status::status(&database, &names, rules).await?;
         if args.watch && !args.json {
             // Clear the screen, cursor to the top; harmless in a file.
             out.bytes(b"\x1b[2J\x1b[H")?;
@@ -55,6 +52,23 @@ pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitC
             () = tokio::time::sleep(WATCH_EVERY) => {}
             _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
         }
+    }
+}
+
+/// What the route of `topic` says. A topic without a route is rejected, which holds nobody.
+pub(super) fn rule_of(routes: &Routes, topic: &str) -> Rule {
+    let route = routes.find(topic).map(|route| routes.get(route));
+    Rule {
+        order: route.map_or(Order::None, |route| route.order),
+        paused: route.is_some_and(|route| route.limits.paused),
+    }
+}
+
+/// The rules of `routes`; `of` is [`rule_of`] them.
+pub(super) fn rules<'a>(routes: &Routes, of: &'a (dyn Fn(&str) -> Rule + Sync)) -> Rules<'a> {
+    Rules {
+        of,
+        any_paused: routes.iter().any(|route| route.limits.paused),
     }
 }
 
@@ -100,8 +114,33 @@ fn show(out: &mut Out, status: &Status) -> io::Result<()> {
         out.line(line)?;
     }
     instances(out, status)?;
+    paused(out, &status.paused_topics)?;
     held(out, &status.held_keys)?;
     open_transactions(out, &status.open_transactions)
+}
+
+fn paused(out: &mut Out, topics: &[PausedTopic]) -> io::Result<()> {
+    if topics.is_empty() {
+        return Ok(());
+    }
+    out.line("")?;
+    let rows: Vec<[String; 3]> = topics
+        .iter()
+        .take(HELD_SHOWN)
+        .map(|paused| {
+            let since = paused.since.as_deref().unwrap_or("-").chars().take(19).collect();
+            let by = paused.who.as_deref().unwrap_or("its route (routes[].paused)");
+            [cut(&paused.topic, 32), since, cut(by, 24)]
+        })
+        .collect();
+    out.table(["PAUSED TOPIC", "SINCE", "BY"], &rows, [32, 19, 24])?;
+    if topics.len() > HELD_SHOWN {
+        out.line(format!(
+            "... and {} more topics (--json shows all)",
+            topics.len() - HELD_SHOWN
+        ))?;
+    }
+    Ok(())
 }
 
 /// With `commit_order` messages wait for them; without, the gaps they leave are watched.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::delivery::Order;
 use crate::route::Routes;
 use crate::store::StoreError;
 use crate::store::postgres::database::Database;
@@ -44,10 +43,11 @@ pub(super) async fn keep(
 }
 
 async fn look_again_and_again(database: &Database, names: &Names, routes: &Routes, telemetry: &Telemetry) {
-    let order_of = |topic: &str| routes.find(topic).map_or(Order::None, |route| routes.get(route).order);
+    let rule_of = |topic: &str| super::status::rule_of(routes, topic);
+    let rules = super::status::rules(routes, &rule_of);
     loop {
         let started = Instant::now();
-        let cost = match status::backlog(database, names, &order_of, EXACT).await {
+        let cost = match status::backlog(database, names, rules, EXACT).await {
             Ok(found) => {
                 telemetry.backlog(backlog(&found));
                 started.elapsed()

@@ -26,7 +26,7 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
     let defaults = route_defaults(&raw.relay, &raw.outbox)?;
     let lease = lease(raw.lease)?;
     let transports = routing::transports(raw.transports, lease.ttl)?;
-    let (routes, route_limits) = routing::routes(raw.routes, &transports, defaults)?;
+    let routes = routing::routes(raw.routes, &transports, defaults)?;
     Ok(Config {
         database: database(raw.database)?,
         outbox: outbox(raw.outbox)?,
@@ -34,7 +34,6 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
         lease,
         transports,
         routes,
-        route_limits,
         retention: Retention {
             relayed: unless_zero(raw.retention.relayed),
             failed: unless_zero(raw.retention.failed),

@@ -14,7 +14,6 @@ mod source;
 mod units;
 
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,8 +105,6 @@ pub struct Config {
     pub transports: Vec<Transport>,
     /// `[[routes]]` in the order written; at least one (without any: `*` to the only transport).
     pub routes: Routes,
-    /// What each route limits beyond its [`crate::route::Route`]; same index.
-    pub route_limits: Vec<RouteLimits>,
     /// `[retention]`
     pub retention: Retention,
     /// `[http]`
@@ -124,18 +121,6 @@ impl Config {
     #[must_use]
     pub fn without_effect(&self) -> Vec<String> {
         let mut keys = Vec::new();
-        for (index, limits) in self.route_limits.iter().enumerate() {
-            let set = [
-                ("max_in_flight", limits.max_in_flight.is_some()),
-                ("rate", limits.rate.is_some()),
-                ("paused", limits.paused),
-            ];
-            keys.extend(
-                set.iter()
-                    .filter(|(_, set)| *set)
-                    .map(|(key, _)| format!("routes[{index}].{key}")),
-            );
-        }
         if self.trace.otlp_endpoint.is_some() {
             keys.push("trace.otlp_endpoint".to_owned());
         }
@@ -243,17 +228,6 @@ pub enum TransportConfig {
     Redis(Box<crate::transport::redis::config::RedisConfig>),
     /// JSON Lines on standard output.
     Stdout(Box<crate::transport::stdout::config::StdoutConfig>),
-}
-
-/// Limits of one route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteLimits {
-    /// Messages in flight at most; `None`: the window's fair share.
-    pub max_in_flight: Option<usize>,
-    /// Messages a second at most; `None`: no limit.
-    pub rate: Option<NonZeroU32>,
-    /// The operator holds this route: its rows wait.
-    pub paused: bool,
 }
 
 /// `[retention]`: how long settled rows stay; `None`: for ever.

@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::check::{MAX_ATTEMPTS, at_least, choice, ordered, show, within, wrong};
-use super::{ConfigError, RouteDefaults, RouteLimits, Transport, TransportConfig, raw};
+use super::{ConfigError, RouteDefaults, Transport, TransportConfig, raw};
 use crate::backoff::Backoff;
 use crate::delivery::Order;
-use crate::route::{Route, RouteSpec, Routes};
+use crate::route::{Limits, Route, RouteSpec, Routes};
 
 type RawTransports = std::collections::BTreeMap<String, raw::Transport>;
 
@@ -159,7 +159,7 @@ pub(super) fn routes(
     raw: Vec<raw::Route>,
     transports: &[Transport],
     defaults: RouteDefaults,
-) -> Result<(Routes, Vec<RouteLimits>), ConfigError> {
+) -> Result<Routes, ConfigError> {
     let raw = if raw.is_empty() {
         if transports.len() > 1 {
             let problem = format!("needed to choose among {} transports: add [[routes]]", transports.len());
@@ -173,17 +173,16 @@ pub(super) fn routes(
         raw
     };
     let mut routes = Vec::with_capacity(raw.len());
-    let mut limits = Vec::with_capacity(raw.len());
     for (index, raw) in raw.into_iter().enumerate() {
         let key = format!("routes[{index}]");
-        limits.push(limits_of(&key, &raw)?);
         routes.push(route(&key, raw, transports, defaults)?);
     }
-    Ok((Routes::new(routes), limits))
+    Ok(Routes::new(routes))
 }
 
 fn route(key: &str, raw: raw::Route, transports: &[Transport], defaults: RouteDefaults) -> Result<Route, ConfigError> {
     let sub = |name: &str| format!("{key}.{name}");
+    let limits = limits_of(key, &raw)?;
     let topic = raw
         .topic
         .ok_or_else(|| wrong(sub("topic"), "is required: a glob over topics such as \"orders.*\""))?;
@@ -206,6 +205,7 @@ fn route(key: &str, raw: raw::Route, transports: &[Transport], defaults: RouteDe
         max_attempts,
         backoff: Backoff { min, max },
         commit_order: raw.commit_order.unwrap_or(defaults.commit_order),
+        limits,
     };
     Route::new(&spec).map_err(|problem| match problem.split_once(": ") {
         Some((name, problem)) => wrong(sub(name), problem.to_owned()),
@@ -234,7 +234,7 @@ fn transport_index(key: &str, name: Option<&str>, transports: &[Transport]) -> R
     }
 }
 
-fn limits_of(key: &str, raw: &raw::Route) -> Result<RouteLimits, ConfigError> {
+fn limits_of(key: &str, raw: &raw::Route) -> Result<Limits, ConfigError> {
     let max_in_flight = match raw.max_in_flight {
         Some(number) => Some(within(&format!("{key}.max_in_flight"), number, 1..=10_000_000)?),
         None => None,
@@ -243,7 +243,7 @@ fn limits_of(key: &str, raw: &raw::Route) -> Result<RouteLimits, ConfigError> {
         Some(number) => NonZeroU32::new(within(&format!("{key}.rate"), number, 1..=100_000_000)?),
         None => None,
     };
-    Ok(RouteLimits {
+    Ok(Limits {
         max_in_flight,
         rate,
         paused: raw.paused,

@@ -24,6 +24,8 @@ pub(super) enum Found {
     Arriving,
     /// Behind a lag of its destination.
     Behind(DestinationId),
+    /// Of a topic an operator has resumed.
+    Reopened,
     /// Behind a hold that is being released.
     Released,
 }
@@ -82,6 +84,16 @@ impl Engine {
         let route = self.routes.get(resolved.route);
         let (transport, order) = (route.transport, route.order);
         let commit_order = route.commit_order;
+        if route.limits.paused {
+            return Admission::Passed;
+        }
+        let is_holder = self.holds.is_holder(message.seq);
+        if !self.gates.takes(&message.topic, message.seq, found, is_holder) {
+            if found != Found::Due {
+                self.wait_at_gate(&message);
+            }
+            return Admission::Lagging;
+        }
         let id = self.destinations.find(transport, &resolved.destination);
         self.destinations.get_mut(id).in_commit_order |= commit_order;
         if !self.may_enter(id, message.seq, found) {
@@ -119,7 +131,7 @@ impl Engine {
         let destination = self.destinations.get(id);
         let decided = !destination.in_commit_order || seq <= self.reading.decided;
         match found {
-            Found::Passing | Found::Arriving => {
+            Found::Passing | Found::Arriving | Found::Reopened => {
                 decided && destination.takes_new_rows() && !self.destinations.is_crowding(id)
             }
             // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.

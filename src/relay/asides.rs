@@ -35,6 +35,7 @@ enum Side {
     Due(Option<DuePosition>),
     Arriving,
     Behind(DestinationId),
+    Reopened(Arc<str>, Seq),
     CheckHolds(Arc<Vec<Seq>>),
     NameBlockers,
     Sweep(Seq),
@@ -69,22 +70,17 @@ impl Engine {
         self.window.read_begins(Read::Side);
         self.reading.side_room = Some(room);
         self.reading.side_first = false;
-        let upto = match &side {
-            Side::Behind(id) => self.limit_of(*id),
-            Side::Arrive(..)
-            | Side::Recall(..)
-            | Side::Due(_)
-            | Side::Arriving
-            | Side::CheckHolds(_)
-            | Side::NameBlockers
-            | Side::Sweep(_) => self.reading.cursor,
+        let upto = if let Side::Behind(id) = &side {
+            self.limit_of(*id)
+        } else {
+            self.reading.cursor
         };
         let scope = self.scope(&side);
         let after = match &side {
             Side::Arriving => self.territory.behind().map_or(upto, |(_, next)| next),
             Side::Behind(id) => self.destinations.get(*id).lag.as_ref().map_or(upto, |lag| lag.next),
             Side::Recall(_, Recall::From(seq)) => Seq(seq.0 - 1),
-            Side::Sweep(seq) => *seq,
+            Side::Sweep(seq) | Side::Reopened(_, seq) => *seq,
             Side::Arrive(..)
             | Side::Recall(_, Recall::Rows(_))
             | Side::Due(_)
@@ -116,6 +112,7 @@ impl Engine {
             Side::Arrive(lanes, _) => all(LaneSet::of(lanes.keys().copied())),
             Side::Arriving => all(self.territory.behind().map_or_else(lanes, |(lanes, _)| lanes.clone())),
             Side::Behind(id) => self.destinations.get(*id).scope(lanes()),
+            Side::Reopened(topic, _) => self.scope_of_topic(topic, lanes()),
             Side::Recall(id, Recall::From(_)) => Scope {
                 topics: Some(vec![Arc::clone(&id.0)]),
                 key: Some(id.1.clone()),
@@ -156,7 +153,21 @@ impl Engine {
         if now >= self.reading.sweep_at && !sabotaged!(LateCommitsSkipped) {
             return Some((Side::Sweep(self.reading.sweep_after), room));
         }
-        self.next_lag(now, room)
+        // Topics that are open again and other lags take turns.
+        if !std::mem::replace(&mut self.reading.gate_last, false)
+            && let Some(side) = self.next_gate()
+        {
+            return Some((side, room));
+        }
+        let lag = self.next_lag(now, room);
+        lag.or_else(|| self.next_gate().map(|side| (side, room)))
+    }
+
+    fn next_gate(&mut self) -> Option<Side> {
+        let (topic, next) = self.gates.next_behind()?;
+        self.gates.begin_reading(&topic);
+        self.reading.gate_last = true;
+        Some(Side::Reopened(topic, next))
     }
 
     /// The lag that is read on next: one that is about to end, because the cursor waits for it; else they take turns, so
@@ -255,6 +266,7 @@ impl Engine {
             }
             (Side::Arriving, Answer::Reread(reread)) => self.book_arriving(reread, upto, now),
             (Side::Behind(id), Answer::Reread(reread)) => self.book_behind(id, reread, upto, now),
+            (Side::Reopened(topic, _), Answer::Reread(reread)) => self.book_reopened(&topic, reread, upto, now),
             (Side::Sweep(_), Answer::Reread(reread)) => self.book_sweep(reread, took, now),
             (Side::CheckHolds(asked), Answer::Holds(holds)) => self.book_hold_check(&asked, &holds),
             (Side::NameBlockers, Answer::Transactions(open)) => self.report_blockers(&open),
@@ -287,6 +299,17 @@ impl Engine {
         self.destinations.get_mut(id).reread(reread.position, met);
         if self.destinations.tidy(id) {
             self.report_recovered(id);
+        }
+    }
+
+    fn book_reopened(&mut self, topic: &Arc<str>, mut reread: Reread, upto: Seq, now: Instant) {
+        reread.rows.retain(|row| self.gates.admits(topic, row.message.seq));
+        let met = reread.done && upto == self.reading.cursor;
+        self.admit_all(reread.rows, Found::Reopened, now);
+        if self.gates.read_up_to(topic, reread.position, met) {
+            // Retries past where it stood were left alone.
+            self.reading.due_again();
+            self.reading.pace.hint(now);
         }
     }
 
@@ -364,7 +387,7 @@ async fn fetch(
     Ok(match side {
         Side::Arrive(_, failed_too) => Answer::Holds(store.holds(lanes, None, *failed_too).await?),
         Side::Recall(_, Recall::Rows(seqs)) => Answer::Rows(store.recall(lanes, seqs, room).await?),
-        Side::Recall(_, Recall::From(_)) | Side::Arriving | Side::Behind(_) | Side::Sweep(_) => {
+        Side::Recall(_, Recall::From(_)) | Side::Arriving | Side::Behind(_) | Side::Reopened(..) | Side::Sweep(_) => {
             Answer::Reread(store.reread(scope, after, upto, room).await?)
         }
         Side::Due(position) => Answer::Due(store.due(lanes, *position, upto, room).await?),

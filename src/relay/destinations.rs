@@ -76,6 +76,10 @@ impl Destination {
         }
     }
 
+    fn is(&self, transport: usize, name: &str) -> bool {
+        self.transport == transport && *self.name == *name
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.breaker, Breaker::Open { .. })
     }
@@ -120,6 +124,8 @@ impl Destination {
 
 pub(crate) struct Destinations {
     ids: HashMap<(usize, Arc<str>), DestinationId>,
+    /// Found last.
+    last: Option<DestinationId>,
     slots: Vec<Destination>,
     free: Vec<DestinationId>,
     probe_interval: Duration,
@@ -141,6 +147,7 @@ impl Destinations {
             transports: std::iter::repeat_with(Load::default).take(transports).collect(),
             pressing: BTreeSet::new(),
             ids: HashMap::new(),
+            last: None,
             slots: Vec::new(),
             free: Vec::new(),
             probe_interval,
@@ -151,7 +158,12 @@ impl Destinations {
 
     /// The destination called `name` on `transport`, made when it is new.
     pub(crate) fn find(&mut self, transport: usize, name: &Arc<str>) -> DestinationId {
+        // Neighbours tend to go to the same place.
+        if let Some(id) = self.last.filter(|id| self.get(*id).is(transport, name)) {
+            return id;
+        }
         if let Some(id) = self.ids.get(&(transport, Arc::clone(name))) {
+            self.last = Some(*id);
             return *id;
         }
         if self.ids.len() >= DESTINATIONS_KEPT {
@@ -173,6 +185,7 @@ impl Destinations {
     }
 
     fn forget_idle(&mut self) {
+        self.last = None;
         let slots = &self.slots;
         let free = &mut self.free;
         self.ids.retain(|_, id| {
@@ -212,7 +225,7 @@ impl Destinations {
         let limit = self.limit;
         let destination = &mut self.slots[id.0];
         destination.load.take(bytes, limit, now);
-        if destination.load.is_above(3, limit) {
+        if destination.load.presses(limit) {
             self.pressing.insert(id);
         }
         self.transports[destination.transport].take(bytes, limit, now);
@@ -237,10 +250,17 @@ impl Destinations {
             self.pressing.retain(|id| {
                 let load = &mut slots[id.0].load;
                 until = until.max(load.presses_until(now));
-                load.is_above(3, limit)
+                load.presses(limit)
             });
         }
         until
+    }
+
+    /// A limit of its route keeps a row of it back: it is not to fill the window while others wait.
+    pub(crate) fn keep_back(&mut self, id: DestinationId) {
+        if self.ids.len() > 1 {
+            self.slots[id.0].load.keep_back(self.limit);
+        }
     }
 
     /// Whether it, or its transport, does not keep up.

@@ -16,8 +16,10 @@ use crate::telemetry::Telemetry;
 use crate::transport::Transport;
 
 use super::destinations::{DestinationId, Destinations};
+use super::gates::Gates;
 use super::holds::Holds;
 use super::lanes::Lanes;
+use super::limits::Limits;
 use super::publishing::Published;
 use super::reading::Reading;
 use super::settler::Settler;
@@ -57,6 +59,8 @@ pub(super) struct Engine {
     pub(super) window: Window,
     pub(super) lanes: Lanes,
     pub(super) holds: Holds,
+    pub(super) gates: Gates,
+    pub(super) limits: Limits,
     pub(super) destinations: Destinations,
     pub(super) settler: Settler,
     pub(super) reading: Reading,
@@ -103,6 +107,8 @@ impl Engine {
             window: Window::new(room, options.lanes),
             lanes: Lanes::new(options.lanes, transports.len()),
             holds: Holds::default(),
+            gates: Gates::default(),
+            limits: Limits::new(&routes, now),
             destinations: Destinations::new(options.probe_interval, transports.len(), room, now),
             settler: Settler::default(),
             reading: Reading::new(&options, now),
@@ -205,6 +211,9 @@ impl Engine {
         self.report_left();
         match self.phase {
             Phase::Running => {
+                if self.limits.is_due(now) {
+                    self.lanes.list_all();
+                }
                 self.publish_ready(now);
                 self.start_reads(now);
                 self.start_probes(now);
@@ -243,7 +252,7 @@ impl Engine {
             Phase::Waiting(time) => time.max(now + DATABASE_RETRY / 5),
             Phase::Running => {
                 let read = self.reading.wake_at(&self.window, self.cursor_waits(), now);
-                read.min(self.valid_until)
+                read.min(self.valid_until).min(self.limits.wake_at().unwrap_or(far))
             }
             Phase::Opening | Phase::Draining => far,
         };
@@ -282,6 +291,7 @@ impl Engine {
                 debug_assert!(self.window.is_empty(), "nothing is unsettled when the store is opened");
                 self.telemetry.health.database_up();
                 self.destinations.reset();
+                self.gates.reset();
                 self.reading.restart(cursor, now);
                 self.phase = Phase::Running;
                 let standing = self.standing.borrow().clone();

@@ -80,6 +80,21 @@ impl Lanes {
         self.list(queue);
     }
 
+    /// As [`Self::push_front`], but they may not go yet: the queue is looked at again with the others ([`Self::list_all`]), or
+    /// when something else happens to it.
+    pub(crate) fn put_aside(&mut self, queue: QueueId, entries: Vec<Entry>) {
+        for entry in entries.into_iter().rev() {
+            self.queues[queue.0].entries.push_front(entry);
+        }
+    }
+
+    /// Every queue with entries is looked at again.
+    pub(crate) fn list_all(&mut self) {
+        for index in 0..self.queues.len() {
+            self.list(QueueId(index));
+        }
+    }
+
     fn list(&mut self, queue: QueueId) {
         let state = &mut self.queues[queue.0];
         if !state.listed && !state.in_flight && !state.entries.is_empty() {

@@ -52,7 +52,7 @@ impl Engine {
     /// Hands a batch of every ready queue to its transport.
     pub(super) fn publish_ready(&mut self, now: Instant) {
         while let Some(queue) = self.lanes.next_ready() {
-            let (batch, slips) = self.form_batch(queue);
+            let (batch, slips) = self.form_batch(queue, now);
             if batch.is_empty() {
                 continue;
             }
@@ -83,8 +83,9 @@ impl Engine {
         }
     }
 
-    fn form_batch(&mut self, queue: QueueId) -> (Vec<Envelope>, Vec<Slip>) {
+    fn form_batch(&mut self, queue: QueueId, now: Instant) -> (Vec<Envelope>, Vec<Slip>) {
         let (mut batch, mut slips, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut not_yet = Vec::new();
         while batch.len() < self.options.batch_size && bytes < BATCH_BYTES {
             let Some(entry) = self.lanes.pop(queue) else { break };
             let message = &entry.envelope.message;
@@ -103,6 +104,11 @@ impl Engine {
                 self.let_go(&entry);
                 continue;
             };
+            if !self.limits.take(entry.route, now) {
+                self.destinations.keep_back(entry.destination);
+                not_yet.push(entry);
+                continue;
+            }
             bytes += entry.size;
             let Entry {
                 envelope,
@@ -122,6 +128,7 @@ impl Engine {
                 released,
             });
         }
+        self.lanes.put_aside(queue, not_yet);
         if sabotaged!(BatchReversed) {
             batch.reverse();
             slips.reverse();
@@ -172,6 +179,7 @@ impl Engine {
             .any(|outcome| matches!(outcome, Outcome::Refused(failure) if failure.class == FailureClass::TimedOut));
         let alive_at = if in_vain { sent_at } else { now };
         for (slip, outcome) in slips.iter().zip(&outcomes) {
+            self.limits.give_back(slip.route, now);
             let destination = self.destinations.get_mut(slip.destination);
             destination.waiting_since = None;
             if matches!(outcome, Outcome::Acknowledged { .. })
@@ -277,6 +285,10 @@ impl Engine {
     /// An earlier message of its key was not acknowledged, so this one was not sent.
     fn resend(&mut self, envelope: Envelope, slip: Slip) -> Option<Entry> {
         let entry = entry(envelope, slip);
+        if self.gates.is_shut(&entry.envelope.message.topic) {
+            self.send_back_to_gate(&entry);
+            return None;
+        }
         if self.phase == super::engine::Phase::Running && !self.destinations.get(entry.destination).is_open() {
             return Some(entry);
         }

@@ -60,6 +60,8 @@ pub(super) struct Reading {
     pub(super) sweep_interval: Duration,
     /// Room was short last time and the cursor got it.
     pub(super) side_first: bool,
+    /// A topic that is open again was read last.
+    pub(super) gate_last: bool,
     /// Whose lag was read last.
     pub(super) last_lag: Option<DestinationId>,
 }
@@ -94,6 +96,7 @@ impl Reading {
             sweep_after: Seq(i64::MIN),
             sweep_interval: options.sweep_interval,
             side_first: false,
+            gate_last: false,
             last_lag: None,
         }
     }
@@ -223,6 +226,7 @@ impl Engine {
         !self.territory.has_lanes_at_the_cursor()
             || self.territory.behind().is_some_and(|(_, next)| self.is_near(next))
             || self.destinations.disturbed().any(is_ending)
+            || self.gates.positions().any(|next| self.is_near(next))
     }
 
     pub(super) fn is_about_to_end(&self, id: DestinationId) -> bool {

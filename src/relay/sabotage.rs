@@ -26,6 +26,8 @@ pub enum Sabotage {
     OutageCounted,
     /// Rows that a paused destination cannot take are not remembered.
     LagForgotten,
+    /// Rows of a paused topic are not remembered.
+    GateForgotten,
     /// A settlement without an answer is taken for written.
     LostSettlementForgotten,
     /// A queue may have several batches in flight.
@@ -34,7 +36,7 @@ pub enum Sabotage {
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MarkedBeforeTheAnswer,
         Self::BatchReversed,
         Self::HoldForgotten,
@@ -44,6 +46,7 @@ impl Sabotage {
         Self::LateCommitsSkipped,
         Self::OutageCounted,
         Self::LagForgotten,
+        Self::GateForgotten,
         Self::LostSettlementForgotten,
         Self::TwoBatches,
     ];

@@ -9,6 +9,8 @@
 //!                                        holds less than half of it
 //! ```
 //!
+//! One whose route is limited is known to be slow: it lags as soon as it holds a quarter, and nobody waits to see.
+//!
 //! A destination that keeps up turns the window over in far less than the grace, so it is never made to lag: that would
 //! mean reading its rows twice.
 
@@ -28,6 +30,8 @@ pub(crate) struct Load {
     bytes: usize,
     pressing_since: Option<Instant>,
     crowding: bool,
+    /// Its route's limit keeps it back: nobody has to wait to see that.
+    kept_back: bool,
 }
 
 impl Load {
@@ -44,36 +48,60 @@ impl Load {
     pub(crate) fn take(&mut self, bytes: usize, limit: Room, now: Instant) {
         self.rows += 1;
         self.bytes += bytes;
-        if self.is_above(3, limit) && !self.crowding {
-            self.pressing_since.get_or_insert(now);
+        if !self.crowding && self.is_above(self.share().0, limit) {
+            if self.kept_back {
+                self.crowding = true;
+            } else {
+                self.pressing_since.get_or_insert(now);
+            }
         }
     }
 
     pub(crate) fn give_back(&mut self, bytes: usize, limit: Room) {
         self.rows -= 1;
         self.bytes -= bytes;
-        if !self.is_above(3, limit) {
+        if !self.presses(limit) {
             self.pressing_since = None;
         }
-        if !self.is_above(2, limit) {
+        if !self.is_above(self.share().1, limit) {
             self.crowding = false;
+        }
+        self.kept_back &= self.rows > 0;
+    }
+
+    /// Its route's limit keeps a row back.
+    pub(crate) fn keep_back(&mut self, limit: Room) {
+        self.kept_back = true;
+        if self.is_above(self.share().0, limit) {
+            self.pressing_since = None;
+            self.crowding = true;
         }
     }
 
-    /// Whether it holds so many quarters of the window.
-    pub(crate) fn is_above(&self, quarters: usize, limit: Room) -> bool {
-        self.rows * 4 >= limit.rows * quarters || self.bytes * 4 >= limit.bytes * quarters
+    /// Eighths of the window it may hold, and below which it may have more.
+    fn share(&self) -> (usize, usize) {
+        if self.kept_back { (2, 1) } else { (6, 4) }
     }
 
-    /// What a reread may bring for it before it presses; nothing above half of the window, so that reads are worth it.
+    /// Whether it holds most of the window.
+    pub(crate) fn presses(&self, limit: Room) -> bool {
+        self.is_above(6, limit)
+    }
+
+    fn is_above(&self, eighths: usize, limit: Room) -> bool {
+        self.rows * 8 >= limit.rows * eighths || self.bytes * 8 >= limit.bytes * eighths
+    }
+
+    /// What a reread may bring for it before it presses; nothing while it holds about that, so that reads are worth it.
     pub(crate) fn room(&self, limit: Room) -> Room {
-        if self.is_above(2, limit) {
+        let (most, enough) = self.share();
+        if self.is_above(enough, limit) {
             return Room { rows: 0, bytes: 0 };
         }
         Room {
             // A window of one row is a window.
-            rows: (limit.rows * 3 / 4).max(1).saturating_sub(self.rows),
-            bytes: (limit.bytes * 3 / 4).saturating_sub(self.bytes),
+            rows: (limit.rows * most / 8).max(1).saturating_sub(self.rows),
+            bytes: (limit.bytes * most / 8).saturating_sub(self.bytes),
         }
     }
 

@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::store::{Epoch, Lane, Lease, Leases, StoreError, Tenancy};
 use crate::telemetry::health::chain;
 
+use super::gates::Topics;
+
 /// What the engine may do now.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
@@ -25,6 +27,8 @@ pub(crate) struct Standing {
     pub(crate) lanes: Arc<Tenancy>,
     /// Lanes held and to be left.
     pub(crate) leaving: Arc<Tenancy>,
+    /// Topics whose messages are not to be sent.
+    pub(crate) paused: Arc<Topics>,
     /// Nothing may be handed to a transport from then on.
     pub(crate) valid_until: Instant,
 }
@@ -35,6 +39,7 @@ impl Standing {
         Self {
             lanes: Arc::default(),
             leaving: Arc::default(),
+            paused: Arc::default(),
             valid_until: now,
         }
     }
@@ -104,6 +109,7 @@ impl Tenure {
     fn book(&self, lease: Lease, asked: Instant) {
         // What was handed to a client library just before the end needs time to arrive.
         let valid_until = asked + self.ttl - self.ttl / 5;
+        let paused: Topics = lease.paused.into_iter().collect();
         self.standing.send_modify(|standing| {
             let mut leaving = Tenancy::clone(&standing.leaving);
             leaving.retain(|lane, epoch| lease.lanes.get(lane) == Some(epoch));
@@ -119,6 +125,9 @@ impl Tenure {
                 standing.lanes = Arc::new(lanes);
             }
             standing.leaving = Arc::new(given_up);
+            if *standing.paused != paused {
+                standing.paused = Arc::new(paused);
+            }
             standing.valid_until = valid_until;
         });
     }

@@ -131,7 +131,7 @@ impl Territory {
             Found::Arriving => lag.admits(seq),
             Found::Released => true,
             Found::Due => is_holder,
-            Found::Passing | Found::Behind(_) => {
+            Found::Passing | Found::Reopened | Found::Behind(_) => {
                 lag.include(seq);
                 false
             }
@@ -188,6 +188,7 @@ impl Engine {
             .health
             .lanes(standing.lanes.len(), usize::from(self.options.lanes));
         self.telemetry.metrics.lanes_owned(standing.lanes.len());
+        self.follow_pauses(&standing.paused);
         match self.phase {
             Phase::Running => self.follow(&standing),
             Phase::Opening | Phase::Draining => drop(self.territory.follow(&Tenancy::new(), &standing.leaving)),

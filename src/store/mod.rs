@@ -233,6 +233,8 @@ pub struct Lease {
     pub lanes: Tenancy,
     /// How many it should hold: what is beyond belongs to others, and is to be handed over.
     pub share: usize,
+    /// Topics an operator has paused.
+    pub paused: Vec<Arc<str>>,
     /// Another instance's lease may end by then, unless it renews it.
     pub look_again: Option<Duration>,
 }

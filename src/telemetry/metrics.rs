@@ -416,6 +416,7 @@ mod tests {
             max_attempts: 5,
             backoff,
             commit_order: false,
+            limits: crate::route::Limits::default(),
         };
         Metrics::new(&["main".into()], &Routes::new(vec![Route::new(&spec).unwrap()]))
     }

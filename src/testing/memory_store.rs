@@ -80,6 +80,8 @@ struct State {
     last_transaction: u64,
     lanes: Vec<Lease>,
     instances: BTreeMap<String, Registration>,
+    /// Topics an operator has paused.
+    paused: BTreeSet<Arc<str>>,
     last_session: u64,
     attempts: Vec<FailedAttempt>,
     settlements: u64,
@@ -277,6 +279,16 @@ impl MemoryTable {
     /// `failed discard`: the row is gone.
     pub fn discard(&self, seq: Seq) -> bool {
         self.state().rows.remove(&seq.0).is_some()
+    }
+
+    /// `pause`, `resume`: instances follow when they renew.
+    pub fn set_paused(&self, topic: &str, paused: bool) {
+        if paused {
+            self.state().paused.insert(topic.into());
+        } else {
+            self.state().paused.remove(topic);
+        }
+        self.members_changed();
     }
 
     /// Whose a lane is, and its epoch.

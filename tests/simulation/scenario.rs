@@ -3,10 +3,12 @@
 //! Everything is drawn beforehand, so that a seed is a list one can read. Each seed allows only some kinds of faults:
 //! rare combinations show that would drown if everything happened all the time.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use fastrand::Rng;
 use outboxd::delivery::Order;
+use outboxd::route::Limits;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,6 +44,7 @@ pub struct RouteSpec {
     pub order: Order,
     pub max_attempts: i32,
     pub commit_order: bool,
+    pub limits: Limits,
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +70,8 @@ pub enum Act {
     Broker(usize, BrokerFault, bool),
     /// This route's topic is refused as unavailable.
     Refused(usize, bool),
+    /// An operator pauses this route's topic, or resumes it.
+    Paused(usize, bool),
     Database(DatabaseFault, bool),
     LoseAnswersOfSettlements(u32),
     Process(usize, ProcessFault, bool),
@@ -151,6 +156,7 @@ impl Scenario {
         if draw.rng.u8(0..10) > 0 {
             draw.faults(&scenario);
         }
+        draw.pauses(scenario.routes.len());
         scenario.acts = draw.acts;
         scenario.acts.sort_by_key(|(at, _)| *at);
         scenario
@@ -172,6 +178,11 @@ impl Draw {
                 order: [Order::Key, Order::Key, Order::Strict, Order::None][rng.usize(0..4)],
                 max_attempts: rng.i32(1..=4),
                 commit_order: rng.u8(0..6) == 0,
+                limits: Limits {
+                    max_in_flight: (rng.u8(0..8) == 0).then(|| rng.usize(1..20)),
+                    rate: NonZeroU32::new(rng.u32(20..200)).filter(|_| rng.u8(0..8) == 0),
+                    paused: false,
+                },
             })
             .collect();
         let batch_size = [1, 3, 10, 50][rng.usize(0..4)];
@@ -284,6 +295,14 @@ impl Draw {
                 Act::Discard(pick)
             };
             self.act(at, act);
+        }
+    }
+
+    fn pauses(&mut self, routes: usize) {
+        for route in 0..routes {
+            if self.rng.u8(0..4) == 0 {
+                self.spell(8 * SECOND, |begins| Act::Paused(route, begins));
+            }
         }
     }
 

@@ -107,6 +107,7 @@ impl World {
                 order: route.order,
                 max_attempts: route.max_attempts,
                 commit_order: route.commit_order,
+                limits: route.limits,
                 backoff: Backoff {
                     min: 500 * MS,
                     max: 2 * SECOND,
@@ -266,6 +267,11 @@ impl World {
                 self.journal
                     .note(Event::Weather(format!("topic t{route} refused: {begins}")));
                 self.weather().refused[*route] = *begins;
+            }
+            Act::Paused(route, begins) => {
+                self.journal
+                    .note(Event::Weather(format!("topic t{route} paused: {begins}")));
+                self.table.set_paused(&format!("t{route}"), *begins);
             }
             Act::Database(fault, begins) => self.database(*fault, *begins),
             Act::LoseAnswersOfSettlements(count) => {

@@ -174,6 +174,7 @@ impl PostgresStore {
             return Ok(Lease::default());
         };
         let anew: bool = row.try_get("anew").map_err(|error| unreadable(&error))?;
+        let paused: Vec<String> = row.try_get("paused").map_err(|error| unreadable(&error))?;
         let peers = self.database.query(Role::Lease, &self.sql.peers, &[]).await?;
         let peers: Result<Vec<Peer>, _> = peers.iter().map(Peer::read).collect();
         let peers = peers.map_err(|error| unreadable(&error))?;
@@ -204,6 +205,7 @@ impl PostgresStore {
         Ok(Lease {
             lanes: self.lanes_held(Role::Lease).await?,
             share,
+            paused: paused.into_iter().map(Into::into).collect(),
             look_again: next_end,
         })
     }

@@ -42,7 +42,7 @@ pub struct Migration {
 }
 
 /// All of them, oldest first.
-pub const MIGRATIONS: [Migration; 3] = [
+pub const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         name: "0001_outbox.sql",
@@ -57,6 +57,11 @@ pub const MIGRATIONS: [Migration; 3] = [
         version: 3,
         name: "0003_enqueue_and_wake.sql",
         text: include_str!("../../../sql/migrations/0003_enqueue_and_wake.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "0004_paused.sql",
+        text: include_str!("../../../sql/migrations/0004_paused.sql"),
     },
 ];
 

@@ -15,6 +15,7 @@ mod lease;
 mod listen;
 pub mod migrate;
 pub mod moment;
+pub mod paused;
 mod rows;
 pub mod schema;
 mod settle;
@@ -82,6 +83,7 @@ struct Statements {
     skim: Statement,
     holders: Statement,
     reread: Statement,
+    due_look: Statement,
     due: Statement,
     next_due: Statement,
     recall: Statement,
@@ -118,6 +120,7 @@ impl Statements {
             skim: statement!(names, "skim", [INT8, INT8, BYTEA]),
             holders: statement!(names, "holders", [OID]),
             reread: statement!(names, "reread", [INT8, INT8, INT8, BYTEA, TEXT_ARRAY, TEXT]),
+            due_look: statement!(names, "due_look", []),
             due: statement!(names, "due", [INT8, INT8, INT8, INT8, BYTEA]),
             next_due: statement!(names, "next_due", []),
             recall: statement!(names, "recall", [INT8_ARRAY, BYTEA]),

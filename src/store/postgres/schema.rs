@@ -41,7 +41,7 @@ const OUTBOX: [(&str, &[&str]); 16] = [
 ];
 
 /// Columns of the service tables. Their types are ours: the migrations made them.
-const SERVICE: [(&str, &[&str]); 4] = [
+const SERVICE: [(&str, &[&str]); 5] = [
     ("outboxd_lanes", &["lane", "owner", "epoch"]),
     (
         "outboxd_instances",
@@ -76,6 +76,7 @@ const SERVICE: [(&str, &[&str]); 4] = [
             "id", "at", "who", "role", "command", "action", "filter", "count", "detail",
         ],
     ),
+    ("outboxd_paused", &["topic", "at", "who"]),
 ];
 
 /// A schema the relay can work with.

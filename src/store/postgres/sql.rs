@@ -1,6 +1,6 @@
 //! The statements: files of `sql/`, one each, with the schema, table and columns named by placeholder.
 //!
-//! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{migrations}` are quoted,
+//! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{paused}`, `{migrations}` are quoted,
 //! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table; `{lane}` is the lane
 //! expression over the alias `m`; `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
 //! what belongs to the messages table; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
@@ -197,6 +197,7 @@ impl Names {
             "lanes" => self.qualified("outboxd_lanes"),
             "instances" => self.qualified("outboxd_instances"),
             "attempts" => self.qualified("outboxd_attempts"),
+            "paused" => self.qualified("outboxd_paused"),
             "audit" => self.qualified("outboxd_audit"),
             "migrations" => self.qualified("outboxd_migrations"),
             "enqueue" => self.qualified("outbox_enqueue"),

@@ -1,7 +1,7 @@
 //! How the outbox stands, from the database alone: what `outboxd status` and `/api/v1/status` show.
 //!
 //! Each pending message is counted once: retrying, else delayed, else held (an earlier message of its key is in the way),
-//! else due. Every part is bounded: counts stop at [`EXACT`] (a daemon's own earlier) and become the planner's estimate, holders and the search for
+//! else due; messages of paused topics count as held. Every part is bounded: counts stop at [`EXACT`] (a daemon's own earlier) and become the planner's estimate, holders and the search for
 //! what they hold are capped, and no statement looks at relayed rows beyond a window. Destinations paused by their breaker
 //! are known to the daemon only.
 
@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 
 use super::database::{Database, Role};
+use super::paused::{self, PausedTopic};
 use super::rows::unreadable;
 use super::sql::{Names, Statement};
 use crate::delivery::Order;
@@ -57,6 +58,8 @@ pub struct Status {
     /// Transactions that have taken numbers and have been open for a while, longest first. With `commit_order` messages
     /// wait for them; without, only their own do.
     pub open_transactions: Vec<OpenTransaction>,
+    /// Topics whose messages are held back by an operator or their route.
+    pub paused_topics: Vec<PausedTopic>,
     /// Always empty here: the daemon knows.
     pub paused_destinations: Vec<String>,
 }
@@ -117,6 +120,24 @@ pub struct HeldKey {
     pub waiting: i64,
 }
 
+/// What the route of a topic says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Who waits behind a failed message.
+    pub order: Order,
+    /// Nothing of it is sent.
+    pub paused: bool,
+}
+
+/// The rules of all topics.
+#[derive(Clone, Copy)]
+pub struct Rules<'a> {
+    /// That of a topic.
+    pub of: &'a (dyn Fn(&str) -> Rule + Sync),
+    /// Some route is paused.
+    pub any_paused: bool,
+}
+
 /// What there is to do: the part of [`Status`] a daemon looks at all the time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backlog {
@@ -128,19 +149,20 @@ pub struct Backlog {
     pub oldest_due_age_seconds: f64,
     /// Keys whose messages wait behind one of them, oldest first.
     pub held_keys: Vec<HeldKey>,
+    /// Topics whose messages are held back by an operator or their route.
+    pub paused_topics: Vec<PausedTopic>,
 }
 
-/// Looks at the backlog; up to `exact` counts are exact. `order_of` says the order of a topic's route.
+/// Looks at the backlog; up to `exact` counts are exact. `rules` are those of the routes.
 ///
 /// # Errors
 /// See [`Database::query`].
-pub async fn backlog(
-    database: &Database,
-    names: &Names,
-    order_of: &(dyn Fn(&str) -> Order + Sync),
-    exact: i64,
-) -> Result<Backlog, StoreError> {
-    let held_keys = held_keys(database, names, order_of).await?;
+pub async fn backlog(database: &Database, names: &Names, rules: Rules<'_>, exact: i64) -> Result<Backlog, StoreError> {
+    let is_paused = |topic: &str| (rules.of)(topic).paused;
+    let by_route = rules.any_paused.then_some(&is_paused as _);
+    let paused_topics = paused::topics(database, names, by_route, HELD_SEARCH).await?;
+    let shut: Vec<&str> = paused_topics.iter().map(|paused| &*paused.topic).collect();
+    let held_keys = held_keys(database, names, rules).await?;
     let (mut pending, failed) = counts(database, names, exact).await?;
     // A key with a failed and a retrying holder is listed twice, and its messages wait once.
     let mut waiting: HashMap<(&str, &str), i64> = HashMap::new();
@@ -148,32 +170,31 @@ pub async fn backlog(
         let count = waiting.entry((&held.topic, &held.key)).or_default();
         *count = held.waiting.max(*count);
     }
-    pending.held = waiting.values().sum();
+    waiting.retain(|(topic, _), _| !shut.contains(topic));
+    pending.held = waiting.values().sum::<i64>() + paused::count(database, names, &shut, HELD_SEARCH).await?;
     pending.due = (pending.due - pending.held).max(0);
-    let oldest_due_age_seconds = oldest(database, names, &held_keys).await?;
+    let oldest_due_age_seconds = oldest(database, names, &held_keys, &shut).await?;
     Ok(Backlog {
         pending,
         failed,
         oldest_due_age_seconds,
         held_keys,
+        paused_topics,
     })
 }
 
-/// Looks at everything. `order_of` says the order of a topic's route.
+/// Looks at everything. `rules` are those of the routes.
 ///
 /// # Errors
 /// See [`Database::query`].
-pub async fn status(
-    database: &Database,
-    names: &Names,
-    order_of: &(dyn Fn(&str) -> Order + Sync),
-) -> Result<Status, StoreError> {
+pub async fn status(database: &Database, names: &Names, rules: Rules<'_>) -> Result<Status, StoreError> {
     let Backlog {
         pending,
         failed,
         oldest_due_age_seconds,
         held_keys,
-    } = backlog(database, names, order_of, EXACT).await?;
+        paused_topics,
+    } = backlog(database, names, rules, EXACT).await?;
     let instances = database.query(Role::Side, &plain(names, INSTANCES), &[]).await?;
     let lanes = database.query(Role::Side, &plain(names, LANES), &[]).await?;
     Ok(Status {
@@ -192,6 +213,7 @@ pub async fn status(
             .collect(),
         held_keys,
         open_transactions: open_transactions(database, names).await?,
+        paused_topics,
         paused_destinations: Vec::new(),
     })
 }
@@ -262,11 +284,7 @@ async fn counts(database: &Database, names: &Names, exact: i64) -> Result<(Pendi
     ))
 }
 
-async fn held_keys(
-    database: &Database,
-    names: &Names,
-    order_of: &(dyn Fn(&str) -> Order + Sync),
-) -> Result<Vec<HeldKey>, StoreError> {
+async fn held_keys(database: &Database, names: &Names, rules: Rules<'_>) -> Result<Vec<HeldKey>, StoreError> {
     let statement = Statement {
         text: names.fill(HOLDERS),
         types: &[Type::INT8],
@@ -274,7 +292,7 @@ async fn held_keys(
     let mut held = Vec::new();
     for row in database.query(Role::Side, &statement, &[&HOLDERS_MAX]).await? {
         let (topic, key, seq, failed): (String, String, i64, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
-        let holds = match order_of(&topic) {
+        let holds = match (rules.of)(&topic).order {
             Order::Strict => true,
             Order::Key => !failed,
             Order::None => false,
@@ -319,14 +337,16 @@ fn arrays(held: &[HeldKey]) -> (Vec<&str>, Vec<&str>, Vec<i64>) {
     (topics, keys, held.iter().map(|held| held.seq).collect())
 }
 
-async fn oldest(database: &Database, names: &Names, held: &[HeldKey]) -> Result<f64, StoreError> {
-    let types = &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY];
+async fn oldest(database: &Database, names: &Names, held: &[HeldKey], shut: &[&str]) -> Result<f64, StoreError> {
+    let types = &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::TEXT_ARRAY];
     let statement = Statement {
         text: names.fill(OLDEST),
         types,
     };
     let (topics, keys, seqs) = arrays(held);
-    let rows = database.query(Role::Side, &statement, &[&topics, &keys, &seqs]).await?;
+    let rows = database
+        .query(Role::Side, &statement, &[&topics, &keys, &seqs, &shut])
+        .await?;
     Ok(rows.first().and_then(|row| row.get::<_, Option<f64>>(0)).unwrap_or(0.0))
 }
 

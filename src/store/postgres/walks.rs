@@ -1,12 +1,14 @@
 //! Reads beside the cursor: ranges of pending rows, rows that are due, rows that were parked, rows that hold.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_postgres::Row as PgRow;
 
 use super::PostgresStore;
 use super::database::Role;
 use super::rows::{Topics, lane, message_row, seconds, unreadable};
+use super::sql::Statement;
 use crate::message::Seq;
 use crate::store::{DuePage, DuePosition, Hold, LaneSet, Reread, Room, Row, Scope, StoreError};
 
@@ -70,6 +72,16 @@ impl PostgresStore {
         upto: Seq,
         room: Room,
     ) -> Result<DuePage, StoreError> {
+        if after.is_none() {
+            // Mostly nothing waits, or not until later: one look tells.
+            let first = self.due_in(&self.sql.due_look).await?;
+            if first.is_none_or(|first| first > Duration::ZERO) {
+                return Ok(DuePage {
+                    next_due: first,
+                    ..DuePage::default()
+                });
+            }
+        }
         let (at, seq) = after.map_or((0, i64::MIN), |position| (position.available_at, position.seq.0));
         let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
         let mask = self.mask(lanes);
@@ -93,17 +105,22 @@ impl PostgresStore {
                 next_due: None,
             });
         }
-        let rows = self.database.query(Role::Side, &self.sql.next_due, &[]).await?;
-        let next_due = rows
+        Ok(DuePage {
+            rows: page.rows,
+            next: None,
+            next_due: self.due_in(&self.sql.next_due).await?,
+        })
+    }
+
+    /// How long until the row that `statement` finds falls due.
+    async fn due_in(&self, statement: &Statement) -> Result<Option<Duration>, StoreError> {
+        let rows = self.database.query(Role::Side, statement, &[]).await?;
+        let due_in = rows
             .first()
             .map(|row| row.try_get("due_in"))
             .transpose()
             .map_err(|error| unreadable(&error))?;
-        Ok(DuePage {
-            rows: page.rows,
-            next: None,
-            next_due: seconds(next_due.flatten()),
-        })
+        Ok(seconds(due_in.flatten()))
     }
 
     pub(super) async fn recall_rows(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {

@@ -1,5 +1,6 @@
 //! The lease of one instance's lanes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use crate::store::{Lease, Leases, StoreError, Tenancy};
 impl MemoryStore {
     /// Takes free lanes up to an equal share, and in a new life its own ones anew.
     fn take(&self, state: &mut State, anew: bool, now: Instant) -> Lease {
+        let paused = state.paused.iter().map(Arc::clone).collect();
         let State { lanes, instances, .. } = state;
         let live: Vec<&String> = instances
             .iter()
@@ -42,6 +44,7 @@ impl MemoryStore {
         Lease {
             lanes: held,
             share,
+            paused,
             look_again: ends.min().map(|end| end - now + Duration::from_millis(1)),
         }
     }

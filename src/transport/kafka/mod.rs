@@ -2,8 +2,8 @@
 //!
 //! `publish` hands a batch to a producer and waits for its delivery reports (`flight`, `session`); librdkafka
 //! retries what is transient, until `ack_timeout`. Three producers: the main one sends record sets almost at once, the bulk
-//! one gathers larger ones while much is under way (half the CPU per message), the single one (made when needed) sends every
-//! record alone. A key has one batch under way, so it never is with two of them at a time.
+//! one (made when needed) gathers larger ones while much is under way (half the CPU per message), the single one (made when
+//! needed) sends every record alone. A key has one batch under way, so it never is with two of them at a time.
 //!
 //! **Prefix per key.** [`Order::Strict`](crate::delivery::Order) goes one message at a time. With `Order::Key` the
 //! messages of a key are pipelined: one key is one partition, librdkafka keeps a partition's order through its retries,
@@ -39,7 +39,7 @@ mod topics;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
@@ -134,6 +134,11 @@ impl Slot {
         Ok(session)
     }
 
+    /// Whether it may be used without waiting; makes it where there is none.
+    fn is_warm(&self) -> bool {
+        self.get().is_ok_and(|session| session.is_warm())
+    }
+
     fn take(&self) -> Option<Arc<Session>> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -175,12 +180,9 @@ impl Kafka {
             compresses: config.compresses(),
             batch_bytes: config.batch_bytes(),
         };
-        // Made at once, because a new producer takes half a second to get its id from the broker.
-        for slot in std::iter::once(&kafka.main).chain(&kafka.bulk) {
-            let session = Session::new(&slot.config, Arc::clone(&health));
-            let session = session.map_err(|error| config::client_error(name, &error))?;
-            *slot.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(session));
-        }
+        // Made at once: the first message is not to wait for it.
+        let session = Session::new(&client, health).map_err(|error| config::client_error(name, &error))?;
+        *kafka.main.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(session));
         Ok(kafka)
     }
 
@@ -191,7 +193,7 @@ impl Kafka {
     /// The producer for a batch: while much is under way, larger record sets count for more than milliseconds.
     fn main(&self) -> &Slot {
         match &self.bulk {
-            Some(bulk) if self.under_way.load(Ordering::Relaxed) > MUCH => bulk,
+            Some(bulk) if self.under_way.load(Ordering::Relaxed) > MUCH && bulk.is_warm() => bulk,
             Some(_) | None => &self.main,
         }
     }
@@ -297,15 +299,17 @@ impl Transport for Kafka {
     }
 
     async fn close(&self) {
-        for session in self.slots().filter_map(Slot::take) {
-            let timeout = self.ack_timeout;
-            let ended = tokio::task::spawn_blocking(move || {
-                if let Err(error) = session.flush(timeout) {
+        let sessions: Vec<Arc<Session>> = self.slots().filter_map(Slot::take).collect();
+        let until = Instant::now() + self.ack_timeout;
+        let ended = tokio::task::spawn_blocking(move || {
+            for session in &sessions {
+                if let Err(error) = session.flush(until.saturating_duration_since(Instant::now())) {
                     tracing::warn!(%error, "kafka producer closed with messages unsent");
                 }
                 session.purge();
-            });
-            ended.await.expect("closing a producer does not panic");
-        }
+                session.end();
+            }
+        });
+        ended.await.expect("closing a producer does not panic");
     }
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -126,11 +126,15 @@ impl ProducerContext for Callbacks {
 /// How long one poll waits. librdkafka waits whole milliseconds, and rust-rdkafka asks again without waiting while a part of
 /// one is left: so it is a little more than whole ones, and nothing is left when librdkafka returns (its own `ThreadedProducer`
 /// spends a hundredth of a core on that, idle).
-const POLL: Duration = Duration::from_micros(100_050);
+const POLL: Duration = Duration::from_micros(250_050);
+
+/// A new producer takes half a second to get its id from the broker.
+const WARM_UP: Duration = Duration::from_secs(1);
 
 /// A producer in use, and the thread that brings its delivery reports.
 pub(super) struct Session {
     pub(super) producer: Arc<BaseProducer<Callbacks>>,
+    made: Instant,
     ended: Arc<AtomicBool>,
     polling: Option<JoinHandle<()>>,
 }
@@ -165,6 +169,7 @@ impl Session {
         };
         Ok(Self {
             producer,
+            made: Instant::now(),
             ended,
             polling: Some(polling),
         })
@@ -173,6 +178,16 @@ impl Session {
     /// A fatal error: it will never send again.
     pub(super) fn is_dead(&self) -> bool {
         self.producer.context().dead.load(Ordering::Acquire)
+    }
+
+    /// It has its id from the broker, if one is there.
+    pub(super) fn is_warm(&self) -> bool {
+        self.made.elapsed() >= WARM_UP
+    }
+
+    /// The polling thread ends with its next poll. What is under way then is not reported.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// Drops what it holds, sent or not; reports follow.
@@ -189,7 +204,7 @@ impl Session {
 impl Drop for Session {
     /// Waits for the thread, [`POLL`] at most.
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::Release);
+        self.end();
         if let Some(polling) = self.polling.take()
             && polling.join().is_err()
         {

@@ -1,0 +1,197 @@
+//! Topics an operator has paused: their rows wait in the database.
+//!
+//! ```text
+//!   open ──pause──> shut: nothing of the topic is sent; `lag` says where to read on from
+//!    ^                │ resume
+//!    │                v
+//!    └─────────── behind: read again from there
+//!     the cursor is met
+//! ```
+//!
+//! A gate stands before the destination: a row that passes it may still find its destination paused, and one that comes
+//! back from a destination stands before the gate again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::message::{Message, Seq};
+use crate::store::{LaneSet, Scope};
+
+use super::admission::Found;
+use super::engine::Engine;
+use super::lag::Lag;
+use super::lanes::Entry;
+
+/// Topics as an operator names them.
+pub(crate) type Topics = BTreeSet<Arc<str>>;
+
+#[derive(Default)]
+pub(crate) struct Gates {
+    shut: Arc<Topics>,
+    /// Of topics that are shut, or were.
+    lags: BTreeMap<Arc<str>, Lag>,
+    /// Whose lag was read last.
+    last: Option<Arc<str>>,
+}
+
+impl Gates {
+    pub(crate) fn is_shut(&self, topic: &str) -> bool {
+        !self.shut.is_empty() && self.shut.contains(topic)
+    }
+
+    /// Whether a row of this topic found so may go on to its destination. It will be found again where it may not, but for a
+    /// row that is due.
+    pub(crate) fn takes(&mut self, topic: &Arc<str>, seq: Seq, found: Found, is_holder: bool) -> bool {
+        if self.shut.is_empty() && self.lags.is_empty() {
+            return true;
+        }
+        let shut = self.is_shut(topic);
+        let Some(lag) = self.lags.get(topic).filter(|lag| shut || seq > lag.next) else {
+            return !shut;
+        };
+        !shut
+            && match found {
+                Found::Reopened => lag.admits(seq),
+                // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
+                Found::Released => true,
+                Found::Due => is_holder,
+                Found::Passing | Found::Arriving | Found::Behind(_) => false,
+            }
+    }
+
+    fn lag_from(&mut self, topic: &Arc<str>, seq: Seq) {
+        self.lags
+            .entry(Arc::clone(topic))
+            .or_insert_with(|| Lag::past(seq))
+            .include(seq);
+    }
+
+    /// A topic that is open again and has rows behind, and how far they were read: each in turn.
+    pub(crate) fn next_behind(&mut self) -> Option<(Arc<str>, Seq)> {
+        let topics = || self.behind().map(|(topic, lag)| (Arc::clone(topic), lag.next));
+        let last = self.last.as_ref();
+        let next = topics()
+            .find(|(topic, _)| last.is_none_or(|last| topic > last))
+            .or_else(|| topics().next());
+        self.last = next.as_ref().map(|(topic, _)| Arc::clone(topic));
+        next
+    }
+
+    fn behind(&self) -> impl Iterator<Item = (&Arc<str>, &Lag)> {
+        self.lags.iter().filter(|(topic, _)| !self.is_shut(topic))
+    }
+
+    /// How far the rows behind of each open topic were read.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = Seq> + '_ {
+        self.behind().map(|(_, lag)| lag.next)
+    }
+
+    /// Whether a row that the reread under way brings may come in: behind one that turned up meanwhile it comes again.
+    pub(crate) fn admits(&self, topic: &str, seq: Seq) -> bool {
+        self.lags.get(topic).is_none_or(|lag| lag.admits(seq))
+    }
+
+    pub(crate) fn begin_reading(&mut self, topic: &Arc<str>) {
+        if let Some(lag) = self.lags.get_mut(topic) {
+            lag.begin();
+        }
+    }
+
+    /// A reread has looked at everything up to `position`; `met`: where the cursor stands. Answers whether it has caught up.
+    pub(crate) fn read_up_to(&mut self, topic: &Arc<str>, position: Seq, met: bool) -> bool {
+        let caught_up = self.lags.get_mut(topic).is_some_and(|lag| lag.read(position, met));
+        if caught_up {
+            self.lags.remove(topic);
+        }
+        caught_up
+    }
+
+    /// Everything is read from the beginning: what is shut stays shut.
+    pub(crate) fn reset(&mut self) {
+        self.lags.clear();
+    }
+}
+
+impl Engine {
+    /// Which rows a reread of a topic looks at.
+    pub(super) fn scope_of_topic(&self, topic: &Arc<str>, lanes: LaneSet) -> Scope {
+        Scope {
+            topics: Some(vec![Arc::clone(topic)]),
+            key: None,
+            lanes,
+        }
+    }
+
+    /// Shuts and opens gates as an operator says. What is queued of a shut topic goes back to the database.
+    pub(super) fn follow_pauses(&mut self, paused: &Arc<Topics>) {
+        if self.gates.shut == *paused {
+            return;
+        }
+        let before = std::mem::replace(&mut self.gates.shut, Arc::clone(paused));
+        for topic in paused.difference(&before) {
+            tracing::info!(topic = %topic, "topic paused by an operator: its messages wait");
+        }
+        for topic in before.difference(paused) {
+            tracing::info!(topic = %topic, "topic resumed by an operator");
+            self.reading.due_again();
+            self.reading.pace.hint(tokio::time::Instant::now());
+        }
+        let is_shut = |entry: &Entry| paused.contains(&entry.envelope.message.topic);
+        for entry in self.lanes.remove(is_shut) {
+            self.send_back_to_gate(&entry);
+        }
+    }
+
+    /// The row leaves memory, and waits behind its topic's gate; or for its key, where that is held.
+    pub(super) fn send_back_to_gate(&mut self, entry: &Entry) {
+        let message = &entry.envelope.message;
+        // A row that waited for a time is found again by that.
+        if message.attempt == 1 && message.replay == 0 && !self.parks(&entry.envelope) {
+            self.wait_at_gate(message);
+        }
+        self.let_go(entry);
+    }
+
+    /// The row waits behind its topic's gate; while that is shut, with what is parked of its key: released past the lag, later
+    /// rows of the key would go first.
+    pub(super) fn wait_at_gate(&mut self, message: &Message) {
+        if sabotaged!(GateForgotten) {
+            return;
+        }
+        let shut = self.gates.is_shut(&message.topic) && !self.holds.is_empty();
+        let key = message.key.as_deref().filter(|_| shut);
+        let parked = key.and_then(|key| self.holds.give_up_release(&message.topic, key));
+        let from = parked.map_or(message.seq, |parked| parked.min(message.seq));
+        self.gates.lag_from(&message.topic, from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_is_open_again_is_read_from_where_it_stopped() {
+        let (mut gates, topic): (Gates, Arc<str>) = (Gates::default(), "t".into());
+        assert!(gates.takes(&topic, Seq(1), Found::Passing, false));
+        gates.shut = Arc::new([Arc::clone(&topic)].into());
+        for seq in [7, 5, 9] {
+            assert!(!gates.takes(&topic, Seq(seq), Found::Passing, false));
+            gates.lag_from(&topic, Seq(seq));
+        }
+        assert!(gates.takes(&"other".into(), Seq(6), Found::Passing, false));
+        assert_eq!(gates.next_behind(), None, "shut");
+        gates.shut = Arc::default();
+        assert_eq!(gates.next_behind(), Some((Arc::clone(&topic), Seq(4))));
+        gates.begin_reading(&topic);
+        assert!(gates.takes(&topic, Seq(5), Found::Reopened, false));
+        assert!(
+            !gates.takes(&topic, Seq(10), Found::Passing, false),
+            "not before 7 and 9"
+        );
+        assert!(gates.takes(&topic, Seq(8), Found::Due, true), "a holder goes first");
+        assert!(!gates.read_up_to(&topic, Seq(7), false));
+        assert!(gates.read_up_to(&topic, Seq(9), true));
+        assert!(gates.takes(&topic, Seq(10), Found::Passing, false));
+    }
+}
