@@ -8,7 +8,7 @@ use crate::route::Resolved;
 use crate::store::{FailedAttempt, Hold, Mark, Row};
 use crate::transport::Envelope;
 
-use super::destinations::DestinationId;
+use super::destination::DestinationId;
 use super::engine::Engine;
 use super::holds::Holder;
 use super::lanes::{Entry, QueueId};

@@ -14,7 +14,7 @@ use crate::store::{
 };
 
 use super::admission::{Admission, Found};
-use super::destinations::{Breaker, DestinationId};
+use super::destination::{Breaker, DestinationId};
 use super::engine::{Engine, Phase};
 use super::holds::{KeyId, Recall};
 use super::reading::DUE_INTERVAL;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::message::Seq;
 use crate::store::OpenTransaction;
 
-use super::destinations::DestinationId;
+use super::destination::DestinationId;
 use super::engine::Engine;
 use super::reading::Reading;
 

@@ -15,7 +15,8 @@ use crate::store::{Room, Settled, Store, StoreError, Tenancy};
 use crate::telemetry::Telemetry;
 use crate::transport::Transport;
 
-use super::destinations::{DestinationId, Destinations};
+use super::destination::DestinationId;
+use super::destinations::Destinations;
 use super::gates::Gates;
 use super::holds::Holds;
 use super::lanes::Lanes;

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use crate::store::Lane;
 use crate::transport::Envelope;
 
-use super::destinations::DestinationId;
+use super::destination::DestinationId;
 
 /// A row on its way: what is sent, and what the engine needs to know when it comes back.
 #[derive(Debug)]

@@ -41,6 +41,7 @@ macro_rules! sabotaged {
 mod admission;
 mod asides;
 mod commits;
+mod destination;
 mod destinations;
 mod engine;
 mod gates;

@@ -10,7 +10,7 @@ use crate::message::Message;
 use crate::store::{Epoch, FailedAttempt, Lane, Mark};
 use crate::transport::Envelope;
 
-use super::destinations::DestinationId;
+use super::destination::DestinationId;
 use super::engine::Engine;
 use super::holds::Holder;
 use super::lanes::{Entry, QueueId};

@@ -14,7 +14,7 @@ use crate::store::{DuePosition, Page, Room, StoreError};
 use super::Options;
 use super::admission::Found;
 use super::asides::SideAnswer;
-use super::destinations::{Breaker, DestinationId};
+use super::destination::{Breaker, DestinationId};
 use super::engine::Engine;
 use super::pace::Pace;
 use super::window::{Read, Window};
