@@ -97,7 +97,7 @@ function tiles(summary, backlog) {
   tile("waiting", whole(waiting), named.join(", ") || "none delayed, retrying or held");
   tile("failed", whole(backlog.failed), backlog.failed ? "need a person" : "nothing failed", backlog.failed ? "bad" : "");
   const age = backlog.oldest_due_age_seconds;
-  tile("age", age === null ? "–" : span(age), age === null ? "nothing is due" : "waits longest", age > 60 ? "warn" : "");
+  tile("age", age === null ? "–" : span(age), age === null ? "nothing is due" : "since it fell due", age > 60 ? "warn" : "");
 }
 
 function routes(list) {

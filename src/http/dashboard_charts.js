@@ -44,7 +44,7 @@ export class Chart {
     const known = this.samples.flatMap((sample) => this.lines.map((line) => sample[line.property] ?? 0));
     const highest = Math.max(0, ...known);
     this.top = ceiling(Math.max(highest, this.least));
-    const labels = [this.top, this.top / 2, 0].map((value) => [value, this.format(value)]);
+    const labels = [this.top, this.top / 2, 0].map((value) => [value, value === 0 ? "0" : this.format(value)]);
     this.left = 10 + Math.max(...labels.map(([, text]) => text.length)) * 6.2;
     this.svg.replaceChildren(...this.grid(labels), ...this.lines.flatMap((line, index) => this.line(line, index)));
     this.cursor = shape("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, visibility: "hidden" });

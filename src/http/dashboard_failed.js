@@ -63,8 +63,12 @@ export class Failed {
     const due = performance.now() - (this.loadedAt ?? -EVERY) >= EVERY;
     const reason = total !== this.total || !this.loaded || (due && (total > 0 || this.rows.length > 0));
     this.total = total;
-    if (summary.database) this.note("The list comes from the database, which does not answer.", this.rows.length > 0);
-    else if (reason) this.load(Math.max(PAGE, this.rows.length));
+    if (summary.database) {
+      this.loaded = false;
+      this.note("The list comes from the database, which does not answer.", this.rows.length > 0);
+    } else if (reason) {
+      this.load(Math.max(PAGE, this.rows.length));
+    }
     this.count();
     this.ages();
     this.choices();
@@ -242,7 +246,7 @@ export class Failed {
 
   describe(message) {
     const { seq, payload, headers, attempts, ...rest } = message;
-    const hidden = new Set(["topic", "key", "relayed_at"]);
+    const hidden = new Set(["topic", "key", "relayed_at", "last_error"]);
     const told = Object.entries(rest).filter(([name, value]) => value !== null && !hidden.has(name));
     const facts = told.flatMap(([name, value]) => [
       element("dt", {}, name.replaceAll("_", " ")),
