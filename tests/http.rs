@@ -15,6 +15,7 @@ fn http(listen: Listen) -> Http {
         listen,
         ready_max_age: Duration::from_secs(60),
         token: None,
+        token_file: None,
         host_name: "db1".to_owned(),
     }
 }

@@ -73,6 +73,17 @@ async fn a_paused_topic_waits_and_arrives_in_order_on_resume() {
     assert_eq!(found["paused_topics"][0]["topic"], "held");
     assert!(site.succeed(&["status"]).contains("PAUSED TOPIC"));
 
+    eventually(
+        "the dashboard's figures name the topic",
+        Duration::from_secs(10),
+        || async {
+            let (_, summary) = daemon.get("/api/v1/summary").await?;
+            let summary: Value = serde_json::from_str(&summary).ok()?;
+            (summary["paused_topics"][0]["topic"] == "held").then_some(())
+        },
+    )
+    .await;
+
     // A restart changes nothing.
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
     let daemon = site.start().await;

@@ -61,7 +61,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("telemetry", &["delivery", "message", "route"]),
     (
         "http",
-        &["config", "telemetry", "relay", "store", "message", "delivery"],
+        &[
+            "config",
+            "telemetry",
+            "relay",
+            "store",
+            "message",
+            "delivery",
+            // What people ask the database is one thing, asked by the command line and over HTTP.
+            "store::postgres",
+        ],
     ),
     ("testing", &["store", "transport", "delivery", "message"]),
     ("cli", &["*"]),

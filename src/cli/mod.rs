@@ -16,6 +16,7 @@ mod status;
 mod terminal;
 mod transports;
 mod upkeep;
+mod web;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -22,7 +22,7 @@ use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
 use crate::telemetry::{Telemetry, log, systemd};
 
-use super::{Usage, transports, upkeep};
+use super::{Usage, transports, upkeep, web};
 
 /// A statement of the hot path may take this long; then its connection is given up, and the next may take twice as long.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -56,8 +56,13 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     if let Some(listener) = listener {
-        let state = http::State::new(telemetry.clone(), &config.http);
-        tasks.spawn(serve(listener, state, stop.clone()));
+        let state = web::state(&config, &database, &telemetry);
+        tasks.spawn(web::serve(
+            listener,
+            state,
+            config.http.token_file.clone(),
+            stop.clone(),
+        ));
     }
     let names = super::names(&config);
     tokio::select! {
@@ -93,12 +98,6 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     drop(tokio::time::timeout(Duration::from_secs(2), rest).await);
     drop(lock);
     ended
-}
-
-async fn serve(listener: http::Listener, state: http::State, stop: CancellationToken) {
-    if let Err(error) = http::serve(listener, state, async move { stop.cancelled().await }).await {
-        tracing::error!(%error, "the HTTP server ended");
-    }
 }
 
 fn database(config: &Config) -> anyhow::Result<Database> {

@@ -68,8 +68,13 @@ pub(super) fn rule_of(routes: &Routes, topic: &str) -> Rule {
 pub(super) fn rules<'a>(routes: &Routes, of: &'a (dyn Fn(&str) -> Rule + Sync)) -> Rules<'a> {
     Rules {
         of,
-        any_paused: routes.iter().any(|route| route.limits.paused),
+        any_paused: any_paused(routes),
     }
+}
+
+/// Whether some route is paused by the configuration.
+pub(super) fn any_paused(routes: &Routes) -> bool {
+    routes.iter().any(|route| route.limits.paused)
 }
 
 fn count(number: i64) -> String {

@@ -11,6 +11,7 @@ use crate::store::postgres::database::Database;
 use crate::store::postgres::sql::Names;
 use crate::store::postgres::status;
 use crate::telemetry::health::Backlog;
+use crate::telemetry::history::{HELD_MAX, HeldKey, PausedTopic};
 use crate::telemetry::metrics::Pending;
 use crate::telemetry::{Telemetry, systemd};
 
@@ -50,6 +51,9 @@ async fn look_again_and_again(database: &Database, names: &Names, routes: &Route
         let cost = match status::backlog(database, names, rules, EXACT).await {
             Ok(found) => {
                 telemetry.backlog(backlog(&found));
+                telemetry
+                    .history
+                    .held(held(&found.held_keys), paused(&found.paused_topics));
                 started.elapsed()
             }
             // How long nobody answered says nothing about what an answer costs.
@@ -76,6 +80,26 @@ fn backlog(status: &status::Backlog) -> Backlog {
         failed: count(status.failed),
         oldest_due_age: (pending.due > 0).then_some(oldest),
     }
+}
+
+fn held(keys: &[status::HeldKey]) -> Vec<HeldKey> {
+    let told = |key: &status::HeldKey| HeldKey {
+        topic: key.topic.clone(),
+        key: key.key.clone(),
+        seq: key.seq,
+        reason: key.reason,
+        waiting: key.waiting,
+    };
+    keys.iter().take(HELD_MAX).map(told).collect()
+}
+
+fn paused(topics: &[crate::store::postgres::paused::PausedTopic]) -> Vec<PausedTopic> {
+    let told = |paused: &crate::store::postgres::paused::PausedTopic| PausedTopic {
+        topic: paused.topic.clone(),
+        since: paused.since.clone(),
+        who: paused.who.clone(),
+    };
+    topics.iter().take(HELD_MAX).map(told).collect()
 }
 
 /// READY=1 once the lanes are held or others hold them; then the watchdog, as long as there is no unexplained standstill.

@@ -288,17 +288,23 @@ fn host_name() -> String {
 }
 
 fn http(raw: raw::Http) -> Result<Http, ConfigError> {
-    let token = raw
-        .token_file
-        .map(|path| read_secret("http.token_file", &path))
-        .transpose()?;
+    let token = raw.token_file.as_deref().map(http_token).transpose()?;
     let ready_max_age = at_least("http.ready_max_age", raw.ready_max_age, Duration::from_secs(1))?;
     Ok(Http {
         listen: listen(&raw.listen)?,
         ready_max_age,
         token,
+        token_file: raw.token_file,
         host_name: host_name(),
     })
+}
+
+/// The token in the file `http.token_file` names.
+///
+/// # Errors
+/// When the file cannot be read or is empty.
+pub fn http_token(path: &Path) -> Result<SecretString, ConfigError> {
+    read_secret("http.token_file", path)
 }
 
 /// "" turns it off; so does "off", because an empty environment variable counts as unset.

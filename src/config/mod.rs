@@ -20,6 +20,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use check::http_token;
+
 use crate::backoff::Backoff;
 use crate::route::Routes;
 use crate::telemetry::log::{Format, Level};
@@ -123,9 +125,6 @@ impl Config {
         let mut keys = Vec::new();
         if self.trace.otlp_endpoint.is_some() {
             keys.push("trace.otlp_endpoint".to_owned());
-        }
-        if self.http.token.is_some() {
-            keys.push("http.token_file".to_owned());
         }
         if self.retention.failed.is_some() {
             keys.push("retention.failed".to_owned());
@@ -264,6 +263,8 @@ pub struct Http {
     pub ready_max_age: Duration,
     /// The token every action that changes something needs; `None`: such actions are refused.
     pub token: Option<SecretString>,
+    /// Where it was read from, and is read from again on SIGHUP.
+    pub token_file: Option<PathBuf>,
     /// What this machine is called: a `Host` accepted besides the one in `listen`.
     pub host_name: String,
 }

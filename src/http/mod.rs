@@ -1,21 +1,40 @@
-//! The HTTP server: liveness, readiness and metrics, on a loopback port or a Unix socket.
+//! The HTTP server: liveness, readiness, metrics, the API and the dashboard, on a loopback port or a Unix socket.
 //!
-//! It reads what the engine reported ([`Telemetry`]) and touches nothing else: a scrape costs the database
-//! nothing. Every request is limited in time; a `Host` header that is no address of ours is refused, so that no web
-//! page can read it through a name it made to point here (DNS rebinding).
+//! ```text
+//!  request --time limit--> Host --> route --> Telemetry: /livez /readyz /metrics, and what the dashboard draws
+//!                                        \--> Desk: one question at a time to the database, answers kept for two seconds
+//! ```
+//!
+//! What the engine reported ([`Telemetry`]) is shown without asking anybody: a scrape or an open dashboard costs the
+//! database nothing, and goes on while it is away. `openapi.json` says what each path answers. Every request is limited in
+//! time and size; a `Host` header that is no address of ours is refused, so that no web page can read it through a name it
+//! made to point here (DNS rebinding); what changes something needs the token and a content type that no form of
+//! another site can send.
 
+mod answer;
+mod desk;
+mod failed;
+mod page;
 mod routes;
+mod standing;
+mod token;
 
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::{Http, Listen};
 use crate::telemetry::Telemetry;
+use answer::Refusal;
+use desk::Desk;
+pub use desk::Outbox;
+pub use routes::paths;
+pub use token::Token;
 
 /// What the routes read.
 #[derive(Clone, Debug)]
@@ -26,6 +45,11 @@ pub struct State {
     pub ready_max_age: Duration,
     /// `Host` headers accepted beyond addresses and `localhost`; `None`: any (Unix socket).
     pub names: Option<Vec<String>>,
+    /// `http.token_file`.
+    pub token: Token,
+    /// This instance's name.
+    instance: Arc<str>,
+    desk: Option<Arc<Desk>>,
 }
 
 impl State {
@@ -40,7 +64,26 @@ impl State {
             telemetry,
             ready_max_age: http.ready_max_age,
             names,
+            token: Token::new(http.token.clone()),
+            instance: "".into(),
+            desk: None,
         }
+    }
+
+    /// With a database to ask. Without one, what needs it answers 503.
+    #[must_use]
+    pub fn with_outbox(self, outbox: Outbox) -> Self {
+        Self {
+            instance: outbox.instance.as_str().into(),
+            desk: Some(Arc::new(Desk::new(outbox, self.telemetry.clone()))),
+            ..self
+        }
+    }
+
+    fn desk(&self) -> Result<&Desk, Refusal> {
+        self.desk
+            .as_deref()
+            .ok_or_else(|| Refusal::unavailable("this server has no database to ask"))
     }
 }
 

@@ -1,47 +1,79 @@
-//! The routes and what stands before all of them: the time limit and the check of `Host`.
-//!
-//! `/api/v1/...` and the dashboard are added to [`router`], behind the same two.
+//! The routes and what stands before all of them: the limits of time and size, and the check of `Host`.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::Json;
 use axum::Router;
-use axum::extract::{Request, State as Extract};
+use axum::extract::{DefaultBodyLimit, Request, State as Extract};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use serde_json::{Value, json};
+use axum::routing::{MethodRouter, get, post};
+use serde_json::json;
 
-use super::State;
+use super::answer::{self, NO_STORE, Refusal};
+use super::{State, failed, page, standing};
 use crate::telemetry::metrics::CONTENT_TYPE;
 
-/// No answer takes longer; nothing here waits for the database.
+/// No answer takes longer. Most come from memory; questions to the database have a shorter limit of their own.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// No body is longer.
+const BODY_MAX: usize = 1 << 20;
+
+const OPENAPI: &str = include_str!("openapi.json");
+
+/// Every path and who answers it. The router is made of this, and a test holds `openapi.json` against it.
+fn table() -> [(&'static str, MethodRouter<State>); 16] {
+    [
+        ("/", get(page::html)),
+        ("/dashboard.css", get(page::css)),
+        ("/dashboard.js", get(page::js)),
+        ("/dashboard_charts.js", get(page::charts)),
+        ("/dashboard_failed.js", get(page::failed)),
+        ("/dashboard_dom.js", get(page::dom)),
+        ("/livez", get(livez)),
+        ("/readyz", get(readyz)),
+        ("/metrics", get(metrics)),
+        ("/api/v1/openapi.json", get(openapi)),
+        ("/api/v1/status", get(standing::status)),
+        ("/api/v1/summary", get(standing::summary)),
+        ("/api/v1/failed", get(failed::list)),
+        ("/api/v1/failed/{id}", get(failed::one)),
+        ("/api/v1/failed/retry", post(failed::retry)),
+        ("/api/v1/failed/discard", post(failed::discard)),
+    ]
+}
+
+/// Every path of the server, as OpenAPI writes them.
+#[must_use]
+pub fn paths() -> Vec<&'static str> {
+    table().into_iter().map(|(path, _)| path).collect()
+}
 
 pub(super) fn router(state: State) -> Router {
-    Router::new()
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+    let routes = table()
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    routes
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), check_host))
         .layer(middleware::from_fn(limit_time))
+        .layer(middleware::from_fn(page::harden))
         .with_state(state)
 }
 
 async fn livez() -> Response {
-    answer(StatusCode::OK, json!({"status": "live"}))
+    answer::json(StatusCode::OK, &json!({"status": "live"}))
 }
 
 async fn readyz(Extract(state): Extract<State>) -> Response {
     match state.telemetry.health.readiness(state.ready_max_age) {
-        Ok(()) => answer(StatusCode::OK, json!({"status": "ready"})),
-        Err(reasons) => answer(
+        Ok(()) => answer::json(StatusCode::OK, &json!({"status": "ready"})),
+        Err(reasons) => answer::json(
             StatusCode::SERVICE_UNAVAILABLE,
-            json!({"status": "unready", "reasons": reasons}),
+            &json!({"status": "unready", "reasons": reasons}),
         ),
     }
 }
@@ -55,31 +87,23 @@ async fn metrics(Extract(state): Extract<State>) -> Response {
         .into_response()
 }
 
-async fn not_found(uri: Uri) -> Response {
-    refuse(StatusCode::NOT_FOUND, &format!("there is nothing at {}", uri.path()))
+async fn openapi() -> Response {
+    answer::raw(OPENAPI.to_owned())
 }
 
-async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    refuse(
-        StatusCode::METHOD_NOT_ALLOWED,
-        &format!("{} does not take {method}", uri.path()),
-    )
+async fn not_found(uri: Uri) -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
 }
 
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-
-fn answer(status: StatusCode, body: Value) -> Response {
-    (status, [(header::CACHE_CONTROL, NO_STORE)], Json(body)).into_response()
-}
-
-fn refuse(status: StatusCode, error: &str) -> Response {
-    answer(status, json!({"error": error}))
+async fn method_not_allowed(method: Method, uri: Uri) -> Refusal {
+    let error = format!("{} does not take {method}", uri.path());
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error)
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_elapsed) => refuse(StatusCode::GATEWAY_TIMEOUT, "no answer in time"),
+        Err(_elapsed) => Refusal::new(StatusCode::GATEWAY_TIMEOUT, "no answer in time").into_response(),
     }
 }
 
@@ -88,7 +112,7 @@ async fn check_host(Extract(state): Extract<State>, request: Request, next: Next
     match (&state.names, host) {
         (Some(names), Some(host)) if !is_ours(host, names) => {
             let hint = "this Host is not one of ours: use an IP address, localhost or the name in http.listen";
-            refuse(StatusCode::MISDIRECTED_REQUEST, hint)
+            Refusal::new(StatusCode::MISDIRECTED_REQUEST, hint).into_response()
         }
         (Some(_) | None, Some(_) | None) => next.run(request).await,
     }

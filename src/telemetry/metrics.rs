@@ -21,6 +21,7 @@ use super::labels::{
     AttemptLabels, DestinationLabels, FailedLabels, LatencyFamily, RouteLabels, StateLabels, TransportLabels, Untyped,
     latency,
 };
+use super::latency::RelayLatency;
 use super::process::Process;
 use crate::delivery::FailureClass;
 use crate::route::Routes;
@@ -50,10 +51,10 @@ type Float = Gauge<f64, AtomicU64>;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    by_route: Vec<RouteHandles>,
+    pub(super) by_route: Vec<RouteHandles>,
     by_transport: Vec<Histogram>,
     relayed: Family<RouteLabels, Counter>,
-    failed: Family<FailedLabels, Untyped>,
+    pub(super) failed: Family<FailedLabels, Untyped>,
     attempts_failed: Family<AttemptLabels, Counter>,
     codes: Mutex<BTreeSet<AttemptLabels>>,
     paused: Mutex<BTreeSet<DestinationLabels>>,
@@ -76,12 +77,12 @@ pub struct Metrics {
 
 /// Looked up once, used for every message.
 #[derive(Debug)]
-struct RouteHandles {
-    relayed: Counter,
-    relay_latency: Histogram,
+pub(super) struct RouteHandles {
+    pub(super) relayed: Counter,
+    pub(super) relay_latency: RelayLatency,
 }
 
-const CLASSES: [FailureClass; 4] = [
+pub(super) const CLASSES: [FailureClass; 4] = [
     FailureClass::Unavailable,
     FailureClass::Rejected,
     FailureClass::Failed,
@@ -150,7 +151,7 @@ impl Metrics {
             }
             metrics.by_route.push(RouteHandles {
                 relayed: metrics.relayed.get_or_create_owned(&labels),
-                relay_latency: metrics.relay_latency.get_or_create_owned(&labels),
+                relay_latency: RelayLatency::new(metrics.relay_latency.get_or_create_owned(&labels)),
             });
         }
         metrics
@@ -253,7 +254,7 @@ impl Metrics {
     pub fn relayed(&self, route: usize, since_insert: Duration, duplicate: bool) {
         if let Some(handles) = self.by_route.get(route) {
             handles.relayed.inc();
-            handles.relay_latency.observe(since_insert.as_secs_f64());
+            handles.relay_latency.observe(since_insert);
         }
         if duplicate {
             self.duplicates_acknowledged.inc();

@@ -4,7 +4,9 @@
 //! shows, never fails and never waits for others.
 
 pub mod health;
+pub mod history;
 mod labels;
+mod latency;
 pub mod log;
 pub mod metrics;
 mod process;
@@ -17,6 +19,7 @@ use tokio::time::Instant;
 use crate::delivery::Failure;
 use crate::route::Routes;
 use health::{Backlog, Health};
+use history::History;
 use metrics::Metrics;
 
 /// Metrics and health of one relay. A clone shares both.
@@ -26,6 +29,8 @@ pub struct Telemetry {
     pub metrics: Arc<Metrics>,
     /// What is known.
     pub health: Arc<Health>,
+    /// What was, a little while back.
+    pub history: Arc<History>,
     transports: Arc<[Arc<str>]>,
     /// Glob and transport of each route.
     routes: Arc<[(Arc<str>, usize)]>,
@@ -45,6 +50,7 @@ impl Telemetry {
         Self {
             metrics: Arc::new(Metrics::new(transports, routes)),
             health: Arc::new(Health::new()),
+            history: Arc::new(History::new()),
             transports: transports.into(),
             routes: routes
                 .iter()
@@ -105,6 +111,12 @@ impl Telemetry {
                 .last_progress(Instant::now().saturating_duration_since(progress));
         }
         self.metrics.encode()
+    }
+
+    /// Takes a sample for [`History`]: call it every [`history::INTERVAL`].
+    pub fn sample(&self) {
+        self.history
+            .take(&self.metrics, &self.health.facts(), &self.routes, &self.transports);
     }
 
     /// One line for `systemctl status`.

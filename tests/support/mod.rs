@@ -8,6 +8,7 @@
 pub(crate) mod arrivals;
 pub(crate) mod audit;
 pub(crate) mod broker;
+pub(crate) mod browser;
 pub(crate) mod chaos;
 pub(crate) mod checker;
 pub(crate) mod clusters;
@@ -30,6 +31,7 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod scene;
 pub(crate) mod stage;
+pub(crate) mod web;
 pub(crate) mod writers;
 
 use std::future::Future;

@@ -12,6 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use super::connect::Connection;
 use super::database::Role;
+use crate::store::StoreError;
 
 /// What was learnt about the server, shared by all connections.
 #[derive(Default)]
@@ -129,4 +130,57 @@ pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a pooler before 1.21 answers whose server connections do not know our statements, or know others by their names.
 pub(super) fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(code) if *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT)
+}
+
+/// What the server said when it refused to let us in at all: a wrong password, an unknown user or database. Worth ending
+/// a start for; a running daemon waits, because the server's side may be what is wrong.
+#[must_use]
+pub fn refused_login(error: &StoreError) -> Option<String> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(refused) = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::as_db_error)
+            && [
+                SqlState::INVALID_PASSWORD,
+                SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                SqlState::INVALID_CATALOG_NAME,
+            ]
+            .contains(refused.code())
+        {
+            return Some(format!(
+                "database.url: {} ({})",
+                refused.message(),
+                refused.code().code()
+            ));
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// What an error of the driver means for the caller. A missing object or right is for a person; everything else passes.
+#[must_use]
+pub fn classify(error: tokio_postgres::Error) -> StoreError {
+    let Some(database) = error.as_db_error() else {
+        return StoreError::Unavailable(Box::new(error));
+    };
+    let code = database.code();
+    let person = [
+        SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_COLUMN,
+        SqlState::UNDEFINED_FUNCTION,
+        SqlState::UNDEFINED_OBJECT,
+        SqlState::INVALID_SCHEMA_NAME,
+        SqlState::INSUFFICIENT_PRIVILEGE,
+        SqlState::INVALID_PASSWORD,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::INVALID_CATALOG_NAME,
+        SqlState::DATATYPE_MISMATCH,
+    ];
+    if person.contains(code) {
+        StoreError::Misconfigured(format!("database: {} ({})", database.message(), code.code()))
+    } else {
+        StoreError::Unavailable(Box::new(error))
+    }
 }

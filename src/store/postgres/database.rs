@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
 use futures_util::TryStreamExt;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
@@ -23,6 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::checkout::{
     CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, is_another_server, loses_prepared_statements,
 };
+pub use super::checkout::{classify, refused_login};
 use super::connect::parse_url;
 use super::sql::Statement;
 use crate::store::StoreError;
@@ -76,6 +78,14 @@ pub struct Database {
     facts: Arc<Facts>,
     statement_timeout: Duration,
     patience: Duration,
+    within: Option<Within>,
+}
+
+/// See [`Database::within`].
+#[derive(Clone, Copy, Debug)]
+struct Within {
+    limit: Duration,
+    deadline: Instant,
 }
 
 impl std::fmt::Debug for Database {
@@ -133,7 +143,20 @@ impl Database {
                 ..Facts::default()
             }),
             statement_timeout: options.statement_timeout,
+            within: None,
         })
+    }
+
+    /// The same connections, for somebody who waits no longer than `limit` from now: waiting for one and all statements
+    /// together. One that is not done by then is cancelled, and only its own connection goes with it: a slow question says
+    /// nothing about the server.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        let deadline = Instant::now() + limit;
+        Self {
+            within: Some(Within { limit, deadline }),
+            ..self.clone()
+        }
     }
 
     /// Everything was right with the schema and the rights: from now on what is missing is waited for, as an outage is.
@@ -145,7 +168,7 @@ impl Database {
     async fn connection(&self, role: Role) -> Result<Checkout<'_>, StoreError> {
         let pool = &self.pools[role as usize % self.pools.len()];
         let generation = self.facts.generation.load(Ordering::Acquire);
-        let object = pool.get().await.map_err(|error| {
+        let object = self.checked_out(pool).await?.map_err(|error| {
             if role == Role::Read {
                 self.facts.forget_cursor();
             }
@@ -175,9 +198,20 @@ impl Database {
         })
     }
 
+    async fn checked_out(&self, pool: &Pool) -> Result<Result<Object, PoolError>, StoreError> {
+        let Some(Within { limit, deadline }) = self.within else {
+            return Ok(pool.get().await);
+        };
+        let got = timeout_at(deadline, pool.get()).await;
+        got.map_err(|_| StoreError::Unavailable(Box::new(Silent("no free connection", limit))))
+    }
+
     /// `work`, or how long it was waited for: a side statement longer than others, unless the server was lost since
     /// `generation`.
     async fn in_time<T>(&self, role: Role, generation: u64, work: impl Future<Output = T>) -> Result<T, Duration> {
+        if let Some(Within { limit, deadline }) = self.within {
+            return timeout_at(deadline, work).await.map_err(|_| limit);
+        }
         let limit = self.statement_timeout * 2_u32.pow(self.facts.overdue.load(Ordering::Relaxed).min(2));
         let rounds = match role {
             Role::Read | Role::Settle | Role::Lease => 1,
@@ -330,12 +364,17 @@ impl Database {
                 Err(error)
             }
             Err(limit) => {
-                self.facts.overdue.fetch_add(1, Ordering::Relaxed);
                 let cancel = connection.cancel_token();
                 drop(connection);
-                self.lose_all();
+                let patience = if self.within.is_some() {
+                    CANCEL_TIMEOUT / 5
+                } else {
+                    self.facts.overdue.fetch_add(1, Ordering::Relaxed);
+                    self.lose_all();
+                    CANCEL_TIMEOUT
+                };
                 // Best effort: the server notices the closed connection by itself, later.
-                let cancelled = tokio::time::timeout(CANCEL_TIMEOUT, cancel.cancel_query(self.tls.clone()));
+                let cancelled = tokio::time::timeout(patience, cancel.cancel_query(self.tls.clone()));
                 drop(cancelled.await);
                 Err(StoreError::Unavailable(Box::new(Silent(
                     "no answer to a statement",
@@ -343,58 +382,5 @@ impl Database {
                 ))))
             }
         }
-    }
-}
-
-/// What the server said when it refused to let us in at all: a wrong password, an unknown user or database. Worth ending
-/// a start for; a running daemon waits, because the server's side may be what is wrong.
-#[must_use]
-pub fn refused_login(error: &StoreError) -> Option<String> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(refused) = error
-            .downcast_ref::<tokio_postgres::Error>()
-            .and_then(tokio_postgres::Error::as_db_error)
-            && [
-                SqlState::INVALID_PASSWORD,
-                SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-                SqlState::INVALID_CATALOG_NAME,
-            ]
-            .contains(refused.code())
-        {
-            return Some(format!(
-                "database.url: {} ({})",
-                refused.message(),
-                refused.code().code()
-            ));
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// What an error of the driver means for the caller. A missing object or right is for a person; everything else passes.
-#[must_use]
-pub fn classify(error: tokio_postgres::Error) -> StoreError {
-    let Some(database) = error.as_db_error() else {
-        return StoreError::Unavailable(Box::new(error));
-    };
-    let code = database.code();
-    let person = [
-        SqlState::UNDEFINED_TABLE,
-        SqlState::UNDEFINED_COLUMN,
-        SqlState::UNDEFINED_FUNCTION,
-        SqlState::UNDEFINED_OBJECT,
-        SqlState::INVALID_SCHEMA_NAME,
-        SqlState::INSUFFICIENT_PRIVILEGE,
-        SqlState::INVALID_PASSWORD,
-        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-        SqlState::INVALID_CATALOG_NAME,
-        SqlState::DATATYPE_MISMATCH,
-    ];
-    if person.contains(code) {
-        StoreError::Misconfigured(format!("database: {} ({})", database.message(), code.code()))
-    } else {
-        StoreError::Unavailable(Box::new(error))
     }
 }

@@ -176,6 +176,20 @@ pub async fn choose(
     filter: &Filter,
     limit: Option<usize>,
 ) -> Result<Chosen, StoreError> {
+    choose_after(database, names, filter, None, limit).await
+}
+
+/// As [`choose`], of the rows after `after`: page by page.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn choose_after(
+    database: &Database,
+    names: &Names,
+    filter: &Filter,
+    after: Option<Seq>,
+    limit: Option<usize>,
+) -> Result<Chosen, StoreError> {
     let types = &[
         Type::TEXT,
         Type::TEXT,
@@ -184,6 +198,7 @@ pub async fn choose(
         Type::TIMESTAMPTZ,
         Type::FLOAT8,
         Type::TEXT,
+        Type::INT8,
         Type::INT8,
     ];
     let statement = Statement {
@@ -216,6 +231,7 @@ pub async fn choose(
                 &since_seconds,
                 &filter.error,
                 &limit,
+                &after.map(|after| after.0),
             ],
             |row| {
                 let seq: i64 = row.get(0);

@@ -5,6 +5,7 @@
 
 mod checkout;
 pub mod connect;
+pub mod contents;
 pub mod database;
 pub mod enqueue;
 pub mod failed;

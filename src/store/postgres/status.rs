@@ -61,7 +61,20 @@ pub struct Status {
     /// Topics whose messages are held back by an operator or their route.
     pub paused_topics: Vec<PausedTopic>,
     /// Always empty here: the daemon knows.
-    pub paused_destinations: Vec<String>,
+    pub paused_destinations: Vec<PausedDestination>,
+}
+
+/// A destination that takes no messages.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PausedDestination {
+    /// The transport's name.
+    pub transport: String,
+    /// Kafka topic, NATS subject or Redis stream.
+    pub destination: String,
+    /// The failure that paused it.
+    pub error: String,
+    /// For how long, in seconds.
+    pub since_seconds: f64,
 }
 
 /// Pending messages, each counted once.
@@ -195,14 +208,14 @@ pub async fn status(database: &Database, names: &Names, rules: Rules<'_>) -> Res
         held_keys,
         paused_topics,
     } = backlog(database, names, rules, EXACT).await?;
-    let instances = database.query(Role::Side, &plain(names, INSTANCES), &[]).await?;
+    let instances = instances(database, names).await?;
     let lanes = database.query(Role::Side, &plain(names, LANES), &[]).await?;
     Ok(Status {
         pending,
         failed,
         oldest_due_age_seconds,
         rate_per_second: rate(database, names).await?,
-        instances: instances.iter().map(instance).collect(),
+        instances,
         lanes: lanes
             .iter()
             .map(|r| LaneOwner {
@@ -216,6 +229,15 @@ pub async fn status(database: &Database, names: &Names, rules: Rules<'_>) -> Res
         paused_topics,
         paused_destinations: Vec::new(),
     })
+}
+
+/// Instances that registered, with the lanes they own.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn instances(database: &Database, names: &Names) -> Result<Vec<Instance>, StoreError> {
+    let rows = database.query(Role::Side, &plain(names, INSTANCES), &[]).await?;
+    Ok(rows.iter().map(instance).collect())
 }
 
 /// Open transactions that have taken numbers, longest first.

@@ -1,0 +1,189 @@
+//! The database, as far as people may ask for it over HTTP.
+//!
+//! One question at a time, none longer than [`LIMIT`], on the connections the daemon has anyway: whoever opens the
+//! dashboard in a hundred windows costs the application's database what one window costs. Answers that hold no contents are
+//! kept for [`FRESH`] and given to everyone who asks the same. What changes something waits for its turn too, apart from
+//! the questions, and throws the kept answers away.
+//!
+//! While the database is known to be away nobody asks it: the answer is what the daemon knows of the outage.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
+
+use super::answer::Refusal;
+use crate::store::StoreError;
+use crate::store::postgres::database::Database;
+use crate::store::postgres::sql::Names;
+use crate::store::postgres::status::Rule;
+use crate::telemetry::Telemetry;
+
+/// A question takes no longer, waiting for its turn included: with the time it takes to cancel it, two seconds.
+pub(super) const LIMIT: Duration = Duration::from_millis(1_600);
+/// A change takes no longer. Requests end after ten seconds.
+const CHANGE_LIMIT: Duration = Duration::from_secs(8);
+/// For how long an answer is given again.
+const FRESH: Duration = Duration::from_secs(2);
+/// Answers kept at most.
+const KEPT: usize = 32;
+
+/// What is needed to ask the database.
+#[derive(Clone)]
+pub struct Outbox {
+    /// The daemon's connections.
+    pub database: Database,
+    /// Its tables.
+    pub names: Names,
+    /// This instance's name.
+    pub instance: String,
+    /// What the route of a topic says.
+    pub rule_of: Arc<dyn Fn(&str) -> Rule + Send + Sync>,
+    /// Some route is paused.
+    pub any_paused: bool,
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox")
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+type Answers = BTreeMap<String, (Instant, Arc<str>)>;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Desk {
+    outbox: Outbox,
+    telemetry: Telemetry,
+    questions: Semaphore,
+    changes: Semaphore,
+    answers: Mutex<Answers>,
+}
+
+impl Desk {
+    pub(super) fn new(outbox: Outbox, telemetry: Telemetry) -> Self {
+        Self {
+            outbox,
+            telemetry,
+            questions: Semaphore::new(1),
+            changes: Semaphore::new(1),
+            answers: Mutex::default(),
+        }
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks `question` when it is its turn.
+    pub(super) async fn ask<T, F>(&self, question: impl FnOnce(Outbox) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let started = Instant::now();
+        self.database_is_there()?;
+        let _turn = turn(&self.questions, LIMIT).await?;
+        let outbox = self.within(LIMIT.saturating_sub(started.elapsed()));
+        question(outbox).await.map_err(|error| self.refusal(&error))
+    }
+
+    /// As [`Self::ask`], with the answer to the question called `name`, as JSON, kept for a while.
+    pub(super) async fn ask_once<F>(
+        &self,
+        name: &str,
+        limit: Duration,
+        question: impl FnOnce(Outbox) -> F,
+    ) -> Result<Arc<str>, Refusal>
+    where
+        F: Future<Output = Result<String, StoreError>>,
+    {
+        if let Some(answer) = self.fresh(name) {
+            return Ok(answer);
+        }
+        let started = Instant::now();
+        self.database_is_there()?;
+        let _turn = turn(&self.questions, limit).await?;
+        // Whoever was before us may have asked the same.
+        if let Some(answer) = self.fresh(name) {
+            return Ok(answer);
+        }
+        let outbox = self.within(limit.saturating_sub(started.elapsed()));
+        let answer: Arc<str> = question(outbox).await.map_err(|error| self.refusal(&error))?.into();
+        let mut answers = self.answers();
+        answers.insert(name.to_owned(), (Instant::now(), Arc::clone(&answer)));
+        if answers.len() > KEPT {
+            answers.retain(|_, (at, _)| at.elapsed() < FRESH);
+        }
+        if answers.len() > KEPT {
+            answers.clear();
+        }
+        Ok(answer)
+    }
+
+    fn fresh(&self, name: &str) -> Option<Arc<str>> {
+        let answers = self.answers();
+        let (at, answer) = answers.get(name)?;
+        (at.elapsed() < FRESH).then(|| Arc::clone(answer))
+    }
+
+    /// The last answer to `name`, however old.
+    pub(super) fn last(&self, name: &str) -> Option<Arc<str>> {
+        self.answers().get(name).map(|(_, answer)| Arc::clone(answer))
+    }
+
+    /// Does `change` when no other change is under way.
+    pub(super) async fn change<T, F>(&self, change: impl FnOnce(Outbox) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.database_is_there()?;
+        let _turn = turn(&self.changes, LIMIT).await?;
+        let changed = change(self.within(CHANGE_LIMIT)).await;
+        self.answers().clear();
+        changed.map_err(|error| self.refusal(&error))
+    }
+
+    fn within(&self, limit: Duration) -> Outbox {
+        Outbox {
+            database: self.outbox.database.within(limit),
+            ..self.outbox.clone()
+        }
+    }
+
+    /// Refuses at once while the engine waits for the database.
+    fn database_is_there(&self) -> Result<(), Refusal> {
+        match self.telemetry.health.facts().database_error {
+            Some((since, error)) => {
+                let span = Duration::from_secs(since.elapsed().as_secs());
+                let span = humantime::format_duration(span);
+                Err(Refusal::unavailable(format!(
+                    "database unavailable: {error} for {span}; check the server and database.url"
+                )))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn refusal(&self, error: &StoreError) -> Refusal {
+        // The engine may have found out meanwhile, and knows since when.
+        match self.database_is_there() {
+            Err(refusal) => refusal,
+            Ok(()) => Refusal::unavailable(crate::telemetry::health::chain(error)),
+        }
+    }
+}
+
+async fn turn(gate: &Semaphore, limit: Duration) -> Result<SemaphorePermit<'_>, Refusal> {
+    match timeout(limit, gate.acquire()).await {
+        Ok(permit) => Ok(permit.expect("the gate is never closed")),
+        Err(_elapsed) => Err(Refusal::unavailable(
+            "database busy: another request is still being answered; try again in a moment",
+        )),
+    }
+}
