@@ -1,7 +1,7 @@
 // The dashboard: asks the daemon every other second and draws what it answers. When the daemon goes away, what was known
 // last stays, greyed and with its age, and asking goes on.
 
-import { Chart } from "./dashboard_charts.js";
+import { Chart, roundUpSpan } from "./dashboard_charts.js";
 import { byId, element, lasting, latency, messages, rate, say, show, span, table, whole } from "./dashboard_dom.js";
 import { Failed } from "./dashboard_failed.js";
 
@@ -15,7 +15,7 @@ const charts = byId("charts");
 const count = { least: 4, format: (value) => (value < 1000 || value % 1000 ? whole(value) : `${whole(value / 1000)}k`) };
 const drawn = [
   new Chart(charts, "Backlog", [["due", "due"], ["waiting", "waiting"]], count),
-  new Chart(charts, "Oldest due age", [["age", "oldest_due_age_seconds"]], { least: 1, format: span }),
+  new Chart(charts, "Oldest due age", [["age", "oldest_due_age_seconds"]], { least: 1, format: span, ceiling: roundUpSpan }),
   new Chart(charts, "Messages a second", [["relayed", "relayed_per_second"], ["failed", "failed_per_second"]], { least: 1, format: rate }),
   new Chart(charts, "Relay latency", [["p50", "p50_seconds"], ["p99", "p99_seconds"]], { least: 0.01, format: latency }),
 ];
@@ -99,6 +99,11 @@ function tiles(summary, backlog) {
   tile("failed", whole(backlog.failed), backlog.failed ? "need a person" : "nothing failed", backlog.failed ? "bad" : "");
   const age = backlog.oldest_due_age_seconds;
   tile("age", age === null ? "–" : span(age), age === null ? "nothing is due" : "since it fell due", age > 60 ? "warn" : "");
+  if (!summary.database) return;
+  for (const name of ["due", "waiting", "failed", "age"]) {
+    byId(`tile-${name}`).className = "old";
+    say(byId(`note-${name}`), `${lasting(backlog.age_seconds)} ago`);
+  }
 }
 
 function routes(list) {

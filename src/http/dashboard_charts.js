@@ -8,19 +8,27 @@ const TOP = 8;
 const BOTTOM = 20;
 const MARKS = [[-900, "−15 min"], [-600, "−10"], [-300, "−5"], [0, "now"]];
 
-/** The least 1, 2 or 5 times a power of ten that is not below `value`. */
-function ceiling(value) {
+/** The least 1, 2 or 4 times a power of ten that is not below `value`: its half is a round number too. */
+export function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].find((factor) => factor * power >= value * 0.9999) * power;
+  return [1, 2, 4, 10].find((factor) => factor * power >= value * 0.9999) * power;
+}
+
+/** The same for seconds, as clocks divide them. */
+export function roundUpSpan(value) {
+  const steps = [30, 60, 120, 600, 1800, 3600, 7200, 21600, 43200, 86400];
+  if (value <= 10) return roundUp(value);
+  return [20, ...steps].find((step) => step >= value) ?? 86400 * roundUp(value / 86400);
 }
 
 export class Chart {
-  /** `lines`: name and the sample's property; `least`: the axis ends no lower; `format`: a value as text. */
-  constructor(parent, title, lines, { least, format }) {
+  /** `lines`: name and the sample's property; `least`: the axis ends no lower, and where `ceiling` says; `format`: a value as text. */
+  constructor(parent, title, lines, { least, format, ceiling = roundUp }) {
     this.title = title;
     this.lines = lines.map(([name, property], index) => ({ name, property, class: index === 1 ? "b" : "" }));
     this.least = least;
     this.format = format;
+    this.ceiling = ceiling;
     this.samples = [];
     this.values = this.lines.map((line) => ({ line, value: element("b", {}, "–") }));
     const legend = this.values.map(({ line, value }) =>
@@ -43,7 +51,7 @@ export class Chart {
     if (!this.width || this.now === undefined) return;
     const known = this.samples.flatMap((sample) => this.lines.map((line) => sample[line.property] ?? 0));
     const highest = Math.max(0, ...known);
-    this.top = ceiling(Math.max(highest, this.least));
+    this.top = this.ceiling(Math.max(highest, this.least));
     const labels = [this.top, this.top / 2, 0].map((value) => [value, value === 0 ? "0" : this.format(value)]);
     this.left = 10 + Math.max(...labels.map(([, text]) => text.length)) * 6.2;
     this.svg.replaceChildren(...this.grid(labels), ...this.lines.flatMap((line, index) => this.line(line, index)));

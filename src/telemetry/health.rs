@@ -361,7 +361,10 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(&format!(": {text}"));
+        }
         cause = error.source();
     }
     line.replace(['\n', '\r'], " ")

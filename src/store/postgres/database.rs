@@ -176,8 +176,9 @@ impl Database {
                 PoolError::Timeout(TimeoutType::Create) => {
                     StoreError::Unavailable(Box::new(Silent("no answer while connecting", self.patience)))
                 }
+                // What the pool would say of it beside is of no use to anybody.
+                PoolError::Backend(error) => StoreError::Unavailable(Box::new(error)),
                 other @ (PoolError::Timeout(_)
-                | PoolError::Backend(_)
                 | PoolError::Closed
                 | PoolError::NoRuntimeSpecified
                 | PoolError::PostCreateHook(_)) => StoreError::Unavailable(Box::new(other)),
