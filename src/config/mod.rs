@@ -142,9 +142,6 @@ impl Config {
         if self.http.token.is_some() {
             keys.push("http.token_file".to_owned());
         }
-        if self.retention.failed.is_some() {
-            keys.push("retention.failed".to_owned());
-        }
         keys
     }
 }
