@@ -13,6 +13,9 @@ use crate::store::postgres::schema;
 use super::steps::bar_of_rows;
 use super::terminal::Out;
 
+/// Rows one statement is asked for.
+const PAGE: usize = 100;
+
 /// Nothing is held of what was printed, and nothing is open in the database while a reader takes its time.
 pub(super) async fn export(config: &Config, filter: &Filter) -> anyhow::Result<ExitCode> {
     let (database, names) = (super::database(config)?, super::names(config));
@@ -25,7 +28,7 @@ pub(super) async fn export(config: &Config, filter: &Filter) -> anyhow::Result<E
         bar_of_rows(chosen.seqs.len(), STEP)
     };
     let mut out = Out::stdout();
-    for step in chosen.seqs.chunks(STEP) {
+    for step in chosen.seqs.chunks(PAGE) {
         let mut rest = step;
         while !rest.is_empty() {
             let page = exporter.page(&database, rest).await?;

@@ -51,7 +51,8 @@ pub(super) async fn prune(config: &Config, args: &Args) -> anyhow::Result<ExitCo
         out.line(format!("{verb} {} {word} more than {age} ago", messages(count)))?;
     }
     if !args.dry_run {
-        work.attempts(PruneAttempts::new(&names, longest, rows, &pruner)).await?;
+        work.attempts(PruneAttempts::new(&names, longest, rows, &pruner))
+            .await?;
     }
     out.finish()?;
     Ok(ExitCode::SUCCESS)

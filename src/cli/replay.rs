@@ -53,7 +53,13 @@ pub(super) struct Args {
 }
 
 pub(super) async fn replay(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
-    let Args { mut ids, id, rate, dry_run, .. } = args;
+    let Args {
+        mut ids,
+        id,
+        rate,
+        dry_run,
+        ..
+    } = args;
     ids.extend(id);
     let filter = Filter {
         topic: args.topic,
@@ -116,7 +122,9 @@ impl Work {
             if self.stopped().await {
                 return Ok(false);
             }
-            let choose = self.replay.choose(&self.database, after, stretch.last, self.pace.step());
+            let choose = self
+                .replay
+                .choose(&self.database, after, stretch.last, self.pace.step());
             let chosen = self.interrupt.step(choose).await??;
             self.step(&chosen.seqs).await?;
             after = chosen.upto;
@@ -197,7 +205,10 @@ impl Work {
                 None => anyhow::bail!("no message has id {id}"),
             }
             let chosen = self.replay.choose(&self.database, seq - 1, *seq, 1).await?;
-            anyhow::ensure!(!chosen.seqs.is_empty(), "message {id} is relayed, but a filter leaves it out");
+            anyhow::ensure!(
+                !chosen.seqs.is_empty(),
+                "message {id} is relayed, but a filter leaves it out"
+            );
         }
         let mut wanted = wanted;
         wanted.sort_unstable();
@@ -222,8 +233,9 @@ impl Pace {
 
     /// Messages a step may have: a quarter of a second's.
     fn step(&self) -> usize {
-        self.rate
-            .map_or(STEP, |rate| usize::try_from(rate.get() / 4).unwrap_or(STEP).clamp(1, STEP))
+        self.rate.map_or(STEP, |rate| {
+            usize::try_from(rate.get() / 4).unwrap_or(STEP).clamp(1, STEP)
+        })
     }
 
     /// When the next step may begin after so many messages.

@@ -24,7 +24,7 @@ use crate::store::postgres::sql::Names;
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(30);
 /// Until the next try where somebody else is at it.
-const TURN: Duration = Duration::from_secs(5);
+const TURN: Duration = Duration::from_secs(2);
 /// How often what was left behind is looked at.
 const FROM_THE_BEGINNING: Duration = Duration::from_secs(3600);
 /// Rest after a full step, by its own length: a fifth of the time is its at most.
@@ -41,7 +41,10 @@ pub(super) async fn keep(
     stop: CancellationToken,
 ) {
     let pruner = Pruner::Instance(instance);
-    let ages = [(Settled::Relayed, retention.relayed), (Settled::Failed, retention.failed)];
+    let ages = [
+        (Settled::Relayed, retention.relayed),
+        (Settled::Failed, retention.failed),
+    ];
     let walks: Vec<Walk> = ages
         .into_iter()
         .filter_map(|(settled, age)| Some(Walk::new(Prune::new(&names, settled, age?, rows, &pruner))))
@@ -230,7 +233,11 @@ mod tests {
             assert!(path.goes_on(&page(200 + 100 * i64::from(number), 0, 100)));
         }
         assert!(!path.goes_on(&page(9_000, 0, 100)));
-        assert_eq!((path.after, path.start), (100, 100), "the page that was half old is looked at again");
+        assert_eq!(
+            (path.after, path.start),
+            (100, 100),
+            "the page that was half old is looked at again"
+        );
     }
 
     #[test]

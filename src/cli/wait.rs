@@ -96,7 +96,6 @@ impl Waiting {
     /// Answers how many there are.
     async fn for_these(&self, ids: &[MessageRef]) -> anyhow::Result<u64> {
         let mut left = self.resolve(ids).await?;
-        let count = left.len() as u64;
         let (mut rhythm, mut first) = (Rhythm::default(), true);
         loop {
             let began = Instant::now();
@@ -115,13 +114,17 @@ impl Waiting {
             }
             first = false;
             left = pending;
-            let Some((id, _)) = left.first() else { return Ok(count) };
+            let Some((id, _)) = left.first() else {
+                return Ok(ids.len() as u64);
+            };
             let more = match left.len() {
                 1 => String::new(),
                 several => format!(" (and {} more)", several - 1),
             };
-            self.pause(rhythm.next(began.elapsed()), || format!("message {id}{more} is still pending"))
-                .await?;
+            self.pause(rhythm.next(began.elapsed()), || {
+                format!("message {id}{more} is still pending")
+            })
+            .await?;
         }
     }
 

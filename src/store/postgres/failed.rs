@@ -326,11 +326,7 @@ impl<'a> Steps<'a> {
     pub async fn step(&self, database: &Database, chosen: &[Seq]) -> Result<u64, StoreError> {
         let seqs: Vec<i64> = chosen.iter().map(|seq| seq.0).collect();
         let rows = database
-            .query(
-                Role::Side,
-                &self.statement,
-                &[&seqs, &self.who, &self.id, &self.filter],
-            )
+            .query(Role::Side, &self.statement, &[&seqs, &self.who, &self.id, &self.filter])
             .await?;
         Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
     }

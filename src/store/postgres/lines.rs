@@ -290,11 +290,17 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_line_is_said() {
         for (text, part) in [
-            ("{\"topic\": \"t\", \"payload\": 1, \"colour\": 2}", "unknown field `colour`"),
+            (
+                "{\"topic\": \"t\", \"payload\": 1, \"colour\": 2}",
+                "unknown field `colour`",
+            ),
             ("{\"payload\": 1}", "missing field `topic`"),
             ("{\"topic\": \"t\"}", "missing field `payload`"),
             ("{\"topic\": \"t\", \"payload\": 1", ": EOF"),
-            ("{\"topic\": \"t\", \"payload\": 1, \"headers\": [1]}", "headers must be an object"),
+            (
+                "{\"topic\": \"t\", \"payload\": 1, \"headers\": [1]}",
+                "headers must be an object",
+            ),
             ("{\"topic\": \"t\", \"payload\": 1, \"id\": \"7\"}", "UUID"),
             ("{\"topic\": \"t\", \"payload_base64\": \"?\"}", "payload_base64: "),
             ("[]", "not a JSON object"),

@@ -83,7 +83,10 @@ mod tests {
         assert_eq!("2026-01-31 12:00".parse(), Ok(at("2026-01-31T12:00:00Z")));
         assert_eq!("2026-01-31T12:00:00+01:00".parse(), Ok(at("2026-01-31T11:00:00Z")));
         let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
-        assert_eq!(Moment::Distance(Duration::from_secs(60)).before(now).to_string(), "2026-01-31T11:59:00Z");
+        assert_eq!(
+            Moment::Distance(Duration::from_secs(60)).before(now).to_string(),
+            "2026-01-31T11:59:00Z"
+        );
         assert_eq!(Moment::Distance(Duration::MAX).before(now), Timestamp::UNIX_EPOCH);
         assert!("yesterday".parse::<Moment>().unwrap_err().contains("not a time"));
     }

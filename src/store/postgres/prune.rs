@@ -73,7 +73,9 @@ impl Prune {
             Settled::Failed => ("m.{c.failed_at}", "m.{c.failed_at} is not null", "failed"),
         };
         let fill = |file: &str| {
-            let file = file.replace("{settled_at}", settled_at).replace("{looked_at}", looked_at);
+            let file = file
+                .replace("{settled_at}", settled_at)
+                .replace("{looked_at}", looked_at);
             names.fill(&file)
         };
         let types = &[

@@ -101,13 +101,7 @@ impl Replay {
             },
             replay: Statement {
                 text: names.fill(REPLAY),
-                types: &[
-                    Type::INT8_ARRAY,
-                    Type::TIMESTAMPTZ,
-                    Type::TEXT,
-                    Type::UUID,
-                    Type::TEXT,
-                ],
+                types: &[Type::INT8_ARRAY, Type::TIMESTAMPTZ, Type::TEXT, Type::UUID, Type::TEXT],
             },
             topic: filter.topic.clone(),
             key: filter.key.clone(),
@@ -131,13 +125,7 @@ impl Replay {
     ///
     /// # Errors
     /// See [`Database::query`].
-    pub async fn choose(
-        &self,
-        database: &Database,
-        after: i64,
-        last: i64,
-        most: usize,
-    ) -> Result<Chosen, StoreError> {
+    pub async fn choose(&self, database: &Database, after: i64, last: i64, most: usize) -> Result<Chosen, StoreError> {
         let most = i64::try_from(most.min(STEP)).unwrap_or(i64::MAX);
         let rows = database
             .query(
