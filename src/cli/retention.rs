@@ -143,7 +143,7 @@ impl Walk {
     async fn round(&mut self, database: &Database) -> Result<Option<u64>, StoreError> {
         let now = Instant::now();
         if now >= self.again {
-            self.path.from_the_beginning();
+            self.path.start_over();
             self.again = now + FROM_THE_BEGINNING;
         }
         let mut deleted = 0;
@@ -187,7 +187,7 @@ impl Default for Path {
 }
 
 impl Path {
-    fn from_the_beginning(&mut self) {
+    fn start_over(&mut self) {
         (self.after, self.before, self.young) = (i64::MIN, i64::MIN, None);
     }
 
@@ -246,7 +246,7 @@ mod tests {
             start: 5_000,
             ..Path::default()
         };
-        path.from_the_beginning();
+        path.start_over();
         for number in 1..=2 * i64::from(YOUNG_PAGES) {
             assert!(path.goes_on(&page(100 * number, 0, 100)), "page {number}");
         }
