@@ -1,7 +1,5 @@
 //! The command line from outside: the built program against a scratch PostgreSQL. Output, `--json`, exit codes.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
 use std::io::Read;
 use std::process::Stdio;
 
