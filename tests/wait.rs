@@ -106,6 +106,21 @@ async fn where_relayed_rows_are_deleted_gone_is_relayed() {
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
+/// A server that takes connections and says nothing.
+#[test]
+fn a_silent_database_ends_the_wait_in_time() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("postgres://nobody@{}/none", silent.local_addr().unwrap());
+    let site = command::Site::empty();
+    let mut command = site.command(&["wait", "--timeout", "100ms"]);
+    let called = finish(command.env("OUTBOXD__DATABASE__URL", url).output().unwrap());
+    assert!(
+        called
+            .refused(2)
+            .contains("timed out after 100ms: the database does not answer")
+    );
+}
+
 /// An id among a hundred thousand newer rows, pending or failed, is found by the small indexes.
 #[test]
 fn an_old_message_that_waits_is_found() {

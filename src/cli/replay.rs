@@ -77,19 +77,23 @@ pub(super) async fn replay(config: &Config, args: Args) -> anyhow::Result<ExitCo
     }
     let (database, names) = (super::database(config)?, super::names(config));
     let stretch = find::stretch(&database, &names).await?;
+    let replay = Replay::new(&names, &filter, stretch.now, super::person::who());
+    let seqs = if filter.ids.is_empty() {
+        None
+    } else {
+        Some(named(&database, &names, &replay, &filter.ids).await?)
+    };
     let mut work = Work {
-        replay: Replay::new(&names, &filter, stretch.now, super::person::who()),
+        replay,
         database,
         dry_run,
         pace: Pace::new(rate),
         interrupt: Interrupt::catch()?,
         done: 0,
     };
-    let result = if filter.ids.is_empty() {
-        work.all(stretch).await
-    } else {
-        let seqs = work.named(&names, &filter.ids).await?;
-        work.these(&seqs).await
+    let result = match &seqs {
+        None => work.all(stretch).await,
+        Some(seqs) => work.these(seqs).await,
     };
     let finished = match result {
         Err(error) if work.done > 0 => return Err(error.context(work.so_far())),
@@ -176,45 +180,45 @@ impl Work {
         let since = since.map(|since| format!("--since {since} ")).unwrap_or_default();
         format!("{done} replayed; for the rest run it again with {since}--until {until}")
     }
+}
 
-    /// The rows these names mean, in order. An error names the first that is not a relayed message, or that a filter leaves out.
-    async fn named(&self, names: &Names, ids: &[MessageRef]) -> anyhow::Result<Vec<i64>> {
-        let uuids: Vec<Uuid> = ids
-            .iter()
-            .filter_map(|id| match id {
-                MessageRef::Id(id) => Some(*id),
-                MessageRef::Seq(_) => None,
-            })
-            .collect();
-        let found = find::newest(&self.database, names, &uuids, None).await?;
-        let mut seqs = Vec::with_capacity(ids.len());
-        for id in ids {
-            let seq = match id {
-                MessageRef::Seq(seq) => Some(*seq),
-                MessageRef::Id(id) => found.get(id).copied(),
-            };
-            seqs.push((id, seq.with_context(|| format!("no message has id {id}"))?));
-        }
-        let wanted: Vec<i64> = seqs.iter().map(|(_, seq)| *seq).collect();
-        let states = find::states(&self.database, names, &wanted).await?;
-        for (id, seq) in &seqs {
-            match states.get(seq) {
-                Some(State::Relayed) => {}
-                Some(State::Failed(_)) => anyhow::bail!("message {id} has failed: outboxd failed retry {id}"),
-                Some(State::Pending) => anyhow::bail!("message {id} is not relayed yet: it is still to be sent"),
-                None => anyhow::bail!("no message has id {id}"),
-            }
-            let chosen = self.replay.choose(&self.database, seq - 1, *seq, 1).await?;
-            anyhow::ensure!(
-                !chosen.seqs.is_empty(),
-                "message {id} is relayed, but a filter leaves it out"
-            );
-        }
-        let mut wanted = wanted;
-        wanted.sort_unstable();
-        wanted.dedup();
-        Ok(wanted)
+/// The rows these names mean, in order. An error names the first that is not a relayed message, or that a filter leaves out.
+async fn named(database: &Database, names: &Names, replay: &Replay, ids: &[MessageRef]) -> anyhow::Result<Vec<i64>> {
+    let uuids: Vec<Uuid> = ids
+        .iter()
+        .filter_map(|id| match id {
+            MessageRef::Id(id) => Some(*id),
+            MessageRef::Seq(_) => None,
+        })
+        .collect();
+    let found = find::newest(database, names, &uuids, None).await?;
+    let mut seqs = Vec::with_capacity(ids.len());
+    for id in ids {
+        let seq = match id {
+            MessageRef::Seq(seq) => Some(*seq),
+            MessageRef::Id(id) => found.get(id).copied(),
+        };
+        seqs.push((id, seq.with_context(|| format!("no message has id {id}"))?));
     }
+    let wanted: Vec<i64> = seqs.iter().map(|(_, seq)| *seq).collect();
+    let states = find::states(database, names, &wanted).await?;
+    for (id, seq) in &seqs {
+        match states.get(seq) {
+            Some(State::Relayed) => {}
+            Some(State::Failed(_)) => anyhow::bail!("message {id} has failed: outboxd failed retry {id}"),
+            Some(State::Pending) => anyhow::bail!("message {id} is not relayed yet: it is still to be sent"),
+            None => anyhow::bail!("no message has id {id}"),
+        }
+        let chosen = replay.choose(database, seq - 1, *seq, 1).await?;
+        anyhow::ensure!(
+            !chosen.seqs.is_empty(),
+            "message {id} is relayed, but a filter leaves it out"
+        );
+    }
+    let mut wanted = wanted;
+    wanted.sort_unstable();
+    wanted.dedup();
+    Ok(wanted)
 }
 
 /// So many messages a second, in small steps.

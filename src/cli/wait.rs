@@ -24,6 +24,8 @@ const LOOK_BACK: i64 = 100_000;
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_millis(250);
 const REST: u32 = 4;
+/// How long past its time a look may take to be answered.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Arguments of `wait`.
 #[derive(Debug, clap::Args)]
@@ -58,15 +60,19 @@ pub(super) async fn wait(config: &Config, args: Args) -> anyhow::Result<ExitCode
         ends: Instant::now().checked_add(timeout),
         timeout,
     };
-    if ids.is_empty() {
-        waiting.for_all(topic.as_deref()).await?;
-        return Ok(ExitCode::SUCCESS);
+    let work = async {
+        if ids.is_empty() {
+            return waiting.for_all(topic.as_deref()).await;
+        }
+        let count = waiting.for_these(&ids).await?;
+        let mut out = Out::stdout();
+        out.line(format!("relayed {}", messages(count)))?;
+        Ok(out.finish()?)
+    };
+    match tokio::time::timeout(timeout.saturating_add(GRACE), work).await {
+        Ok(done) => done.map(|()| ExitCode::SUCCESS),
+        Err(_) => Err(waiting.timed_out("the database does not answer").into()),
     }
-    let count = waiting.for_these(&ids).await?;
-    let mut out = Out::stdout();
-    out.line(format!("relayed {}", messages(count)))?;
-    out.finish()?;
-    Ok(ExitCode::SUCCESS)
 }
 
 struct Waiting {
@@ -163,11 +169,17 @@ impl Waiting {
         let now = Instant::now();
         let left = self.ends.map_or(pause, |ends| ends.saturating_duration_since(now));
         if left.is_zero() {
-            let timeout = humantime::format_duration(self.timeout);
-            return Err(TimedOut(format!("timed out after {timeout}: {}", what())).into());
+            return Err(self.timed_out(&what()).into());
         }
         tokio::time::sleep(pause.min(left)).await;
         Ok(())
+    }
+
+    fn timed_out(&self, what: &str) -> TimedOut {
+        TimedOut(format!(
+            "timed out after {}: {what}",
+            humantime::format_duration(self.timeout)
+        ))
     }
 }
 
