@@ -1,17 +1,17 @@
-//! `outboxd failed list|show|retry|discard`: what operators do with failed messages. Only the database is written.
+//! `outboxd failed list|show|retry|discard|export`: what operators do with failed messages. Only the database is written.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use anyhow::Context;
 use serde_json::{Map, Value};
 
 use crate::config::Config;
-use crate::store::postgres::failed::{self, Action, Chosen, Command, FailedMessage, Filter, MessageRef, STEP};
+use crate::store::postgres::failed::{self, Action, Chosen, Command, FailedMessage, Filter, MessageRef, STEP, Steps};
 use crate::store::postgres::moment::Moment;
 
-use super::Usage;
-use super::terminal::{Out, Tone, age, messages, safe};
+use super::steps::{Interrupt, bar_of_rows};
+use super::terminal::{Out, Tone, age, grouped, messages, safe};
+use super::{Usage, export};
 
 /// Verbs under `failed`.
 #[derive(Debug, clap::Subcommand)]
@@ -43,6 +43,8 @@ pub(super) enum Verb {
     Retry(BulkArgs),
     /// Delete failed messages; the audit keeps each of them whole
     Discard(BulkArgs),
+    /// Print whole messages as JSON Lines, which `enqueue --lines` takes
+    Export(FilterArgs),
 }
 
 /// Which messages: every filter given must hold.
@@ -111,10 +113,12 @@ pub(super) async fn failed(config: &Config, verb: Verb) -> anyhow::Result<ExitCo
         }
         Verb::Retry(args) => bulk(config, Action::Retry, args).await,
         Verb::Discard(args) => bulk(config, Action::Discard, args).await,
+        Verb::Export(filter) => export::export(config, &filter.into()).await,
     }
 }
 
-fn known(chosen: &Chosen) -> anyhow::Result<()> {
+/// An error that names the first id nobody has, if there is one.
+pub(super) fn known(chosen: &Chosen) -> anyhow::Result<()> {
     match chosen.unknown.as_slice() {
         [] => Ok(()),
         [one] => anyhow::bail!("no failed message has id {one}, or a filter leaves it out"),
@@ -240,28 +244,30 @@ async fn bulk(config: &Config, action: Action, args: BulkArgs) -> anyhow::Result
     if args.dry_run {
         out.line(format!("would {would} {}", messages(chosen.seqs.len() as u64)))?;
     } else {
-        let bar = progress(chosen.seqs.len());
         let who = super::person::who();
         let command = Command {
             action,
             who: &who,
             filter: &filter,
         };
-        let mut advance = |behind: usize| bar.set_position(behind as u64);
-        let changed = failed::apply(&database, &names, &command, &chosen.seqs, &mut advance).await;
+        let steps = Steps::new(&names, &command);
+        let (mut interrupt, mut behind, mut changed) = (Interrupt::catch()?, 0, 0);
+        let bar = bar_of_rows(chosen.seqs.len(), STEP);
+        for step in chosen.seqs.chunks(STEP) {
+            let so_far = || {
+                let (changed, all) = (grouped(changed), messages(chosen.seqs.len() as u64));
+                format!("{changed} of {all} {done}; run it again for the rest")
+            };
+            anyhow::ensure!(!interrupt.came(), "stopped: {}", so_far());
+            let result = interrupt.step(steps.step(&database, step)).await;
+            let in_step = result.and_then(|in_step| Ok(in_step?)).with_context(so_far)?;
+            changed += in_step;
+            behind += step.len();
+            bar.set_position(behind as u64);
+        }
         bar.finish_and_clear();
-        out.line(format!("{done} {}", messages(changed?)))?;
+        out.line(format!("{done} {}", messages(changed)))?;
     }
     out.finish()?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A bar on standard error, for work of more than one step that a person watches.
-fn progress(total: usize) -> ProgressBar {
-    if total <= STEP || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style =
-        ProgressStyle::with_template("{bar:40} {human_pos} of {human_len}, {eta} left").expect("the template is right");
-    ProgressBar::new(total as u64).with_style(style)
 }

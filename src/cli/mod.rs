@@ -1,21 +1,27 @@
 //! The command line: one file per verb, and what they share.
 //!
 //! A verb returns an error or nothing; [`main`] alone turns it into one line on standard error and an exit code: 0 done,
-//! 1 failure, 64 usage or configuration. Output goes through `terminal::Out`; when its reader has gone away, that is the
+//! 1 failure, 2 time-out of `wait`, 64 usage or configuration. Output goes through `terminal::Out`; when its reader has gone away, that is the
 //! end of the output and not an error.
 
 mod check;
 mod enqueue;
+mod export;
 mod failed;
 mod migrate;
 mod pause;
 mod person;
+mod prune;
 mod reference;
+mod replay;
+mod retention;
 mod run;
 mod status;
+mod steps;
 mod terminal;
 mod transports;
 mod upkeep;
+mod wait;
 mod web;
 
 use std::ffi::OsString;
@@ -35,6 +41,9 @@ use crate::store::postgres::sql::Names;
 
 /// Usage or configuration: `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
+
+/// `wait` waited for as long as it was told to.
+const TIMED_OUT: u8 = 2;
 
 /// A statement of a person's command may take this long (listing, counting: six times as long).
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,12 +78,18 @@ enum Verb {
     /// Look at failed messages, retry or discard them
     #[command(subcommand)]
     Failed(failed::Verb),
-    /// Insert one message by hand; the payload is read from standard input
+    /// Send relayed messages again
+    Replay(replay::Args),
+    /// Delete relayed and failed messages older than the retention, as the daemon does all the time
+    Prune(prune::Args),
+    /// Insert one message by hand, its payload read from standard input; or many, with --lines
     Enqueue(enqueue::Args),
     /// Hold the messages of topics back
     Pause(pause::PauseArgs),
     /// Let the messages of paused topics go
     Resume(pause::ResumeArgs),
+    /// Wait until messages are relayed or failed
+    Wait(wait::Args),
     #[command(flatten)]
     Reference(reference::Verb),
 }
@@ -83,6 +98,11 @@ enum Verb {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
+
+/// What was waited for did not come in time, as one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct TimedOut(String);
 
 /// Parses `args`, runs the verb and reports.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -126,9 +146,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 Verb::Migrate(args) => migrate::migrate(&config, &args).await,
                 Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
                 Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
+                Verb::Replay(args) => explain(&config, replay::replay(&config, args).await).await,
+                Verb::Prune(args) => explain(&config, prune::prune(&config, &args).await).await,
                 Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
                 Verb::Pause(args) => explain(&config, pause::pause(&config, &args).await).await,
                 Verb::Resume(args) => explain(&config, pause::resume(&config, &args).await).await,
+                Verb::Wait(args) => explain(&config, wait::wait(&config, args).await).await,
                 Verb::Reference(verb) => reference::print(&verb),
             }
         })
@@ -168,6 +191,9 @@ fn names(config: &Config) -> Names {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<TimedOut>() {
+        return TIMED_OUT;
+    }
     let misconfigured = error.chain().any(|cause| {
         cause.is::<Usage>()
             || cause.is::<ConfigError>()

@@ -31,16 +31,37 @@ pub(super) fn print(verb: &Verb) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The page of the program, followed by one section for each verb.
+/// The page of the program, followed by one section for each verb, and for each verb below it.
 fn man(page: &mut Vec<u8>) -> std::io::Result<()> {
     let mut command = Cli::command();
     command.build();
     clap_mangen::Man::new(command.clone()).render(page)?;
+    verbs(page, &command)
+}
+
+fn verbs(page: &mut Vec<u8>, command: &clap::Command) -> std::io::Result<()> {
     for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        let name = verb.get_bin_name().unwrap_or_else(|| verb.get_name());
+        page.extend(format!(".SH \"{}\"\n", name.to_uppercase()).bytes());
         let section = clap_mangen::Man::new(verb.clone());
-        page.extend(format!(".SH \"OUTBOXD {}\"\n", verb.get_name().to_uppercase()).bytes());
         section.render_description_section(page)?;
         section.render_options_section(page)?;
+        verbs(page, verb)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_is_in_the_manual() {
+        let mut page = Vec::new();
+        man(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        for verb in ["RUN", "FAILED EXPORT", "REPLAY", "PRUNE", "ENQUEUE", "WAIT"] {
+            assert!(page.contains(&format!(".SH \"OUTBOXD {verb}\"")), "{verb}: {page}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
 use crate::telemetry::{Telemetry, log, systemd};
 
-use super::{Usage, transports, upkeep, web};
+use super::{Usage, retention, transports, upkeep, web};
 
 /// A statement of the hot path may take this long; then its connection is given up, and the next may take twice as long.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +74,13 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         database.clone(),
         names.clone(),
         store_options(&config)?,
+    ));
+    tasks.spawn(retention::keep(
+        database.clone(),
+        names.clone(),
+        (config.retention, config.relay.batch_size),
+        config.lease.instance.clone(),
+        stop.clone(),
     ));
     tasks.spawn(upkeep::keep(
         database,

@@ -126,9 +126,6 @@ impl Config {
         if self.trace.otlp_endpoint.is_some() {
             keys.push("trace.otlp_endpoint".to_owned());
         }
-        if self.retention.failed.is_some() {
-            keys.push("retention.failed".to_owned());
-        }
         keys
     }
 }

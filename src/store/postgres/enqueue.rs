@@ -1,14 +1,17 @@
-//! One message by hand, as `outboxd enqueue` inserts it.
+//! Messages by hand, as `outboxd enqueue` inserts them: one, or many lines of them.
 
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use super::database::{Database, Role};
+use super::lines::NewLine;
 use super::migrate::{PayloadType, sql_state};
 use super::moment::Moment;
 use super::sql::{Names, Statement};
 use crate::store::StoreError;
 
 const ENQUEUE: &str = include_str!("../../../sql/enqueue.sql");
+const ENQUEUE_LINES: &str = include_str!("../../../sql/enqueue_lines.sql");
 
 /// What to insert.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +26,8 @@ pub struct NewMessage {
     pub at: Option<Moment>,
     /// The body.
     pub payload: Vec<u8>,
+    /// Who does it, for the audit.
+    pub who: String,
 }
 
 /// Why a message was not inserted.
@@ -36,6 +41,16 @@ pub enum EnqueueError {
     Store(#[from] StoreError),
 }
 
+/// What becomes of the payload's bytes in a column of type `payload`.
+fn payload_value(bytes: &str, payload: PayloadType) -> String {
+    match payload {
+        PayloadType::Jsonb => format!("convert_from({bytes}, 'UTF8')::jsonb"),
+        PayloadType::Json => format!("convert_from({bytes}, 'UTF8')::json"),
+        PayloadType::Text => format!("convert_from({bytes}, 'UTF8')"),
+        PayloadType::Bytea => bytes.to_owned(),
+    }
+}
+
 /// Inserts `message` into a table whose payload column is of type `payload`, and returns its message id.
 ///
 /// # Errors
@@ -46,12 +61,7 @@ pub async fn enqueue(
     payload: PayloadType,
     message: &NewMessage,
 ) -> Result<String, EnqueueError> {
-    let value = match payload {
-        PayloadType::Jsonb => "convert_from($3::bytea, 'UTF8')::jsonb",
-        PayloadType::Json => "convert_from($3::bytea, 'UTF8')::json",
-        PayloadType::Text => "convert_from($3::bytea, 'UTF8')",
-        PayloadType::Bytea => "$3::bytea",
-    };
+    let value = payload_value("$3::bytea", payload);
     let types = &[
         Type::TEXT,
         Type::TEXT,
@@ -59,9 +69,10 @@ pub async fn enqueue(
         Type::TEXT,
         Type::TIMESTAMPTZ,
         Type::FLOAT8,
+        Type::TEXT,
     ];
     let statement = Statement {
-        text: names.fill(&ENQUEUE.replace("{payload_value}", value)),
+        text: names.fill(&ENQUEUE.replace("{payload_value}", &value)),
         types,
     };
     let headers = serde_json::to_string(&message.headers).expect("a map of strings is JSON");
@@ -77,11 +88,95 @@ pub async fn enqueue(
                 &headers,
                 &at,
                 &after_seconds,
+                &message.who,
             ],
         )
         .await
-        .map_err(|error| refused(&error, payload).map_or(EnqueueError::Store(error), EnqueueError::Refused))?;
+        .map_err(|error| named(error, payload))?;
     Ok(rows.first().expect("an insert returns its row").get(0))
+}
+
+/// A command that inserts many lines, step by step: the audit sees one command.
+#[derive(Debug)]
+pub struct Lines {
+    statement: Statement,
+    payload: PayloadType,
+    at: Option<Moment>,
+    who: String,
+    id: Uuid,
+}
+
+impl Lines {
+    /// Into a table whose payload column is of type `payload`, none of them to be sent before `at`.
+    #[must_use]
+    pub fn new(names: &Names, payload: PayloadType, at: Option<Moment>, who: String) -> Self {
+        let value = payload_value("i.payload", payload);
+        let types = &[
+            Type::TEXT_ARRAY,
+            Type::TEXT_ARRAY,
+            Type::BYTEA_ARRAY,
+            Type::TEXT_ARRAY,
+            Type::TEXT_ARRAY,
+            Type::INT4_ARRAY,
+            Type::INT4_ARRAY,
+            Type::INT4_ARRAY,
+            Type::TIMESTAMPTZ,
+            Type::FLOAT8,
+            Type::TEXT,
+            Type::UUID,
+        ];
+        Self {
+            statement: Statement {
+                text: names.fill(&ENQUEUE_LINES.replace("{payload_value}", &value)),
+                types,
+            },
+            payload,
+            at,
+            who,
+            id: Uuid::new_v4(),
+        }
+    }
+
+    /// Inserts `lines` in this order, in one transaction.
+    ///
+    /// # Errors
+    /// See [`EnqueueError`]. Then none is inserted, unless the answer was lost.
+    pub async fn insert(&self, database: &Database, lines: &[NewLine]) -> Result<(), EnqueueError> {
+        let (at, after_seconds) = Moment::params(self.at);
+        let topics: Vec<&str> = lines.iter().map(|line| line.topic.as_str()).collect();
+        let keys: Vec<Option<&str>> = lines.iter().map(|line| line.key.as_deref()).collect();
+        let payloads: Vec<&[u8]> = lines.iter().map(|line| line.payload.as_slice()).collect();
+        let headers: Vec<&str> = lines.iter().map(|line| line.headers.as_str()).collect();
+        let ids: Vec<Option<&str>> = lines.iter().map(|line| line.id.as_deref()).collect();
+        let priorities: Vec<i32> = lines.iter().map(|line| line.priority).collect();
+        let limits: Vec<Option<i32>> = lines.iter().map(|line| line.max_attempts).collect();
+        let replays: Vec<i32> = lines.iter().map(|line| line.replay).collect();
+        let inserted = database
+            .query(
+                Role::Side,
+                &self.statement,
+                &[
+                    &topics,
+                    &keys,
+                    &payloads,
+                    &headers,
+                    &ids,
+                    &priorities,
+                    &limits,
+                    &replays,
+                    &at,
+                    &after_seconds,
+                    &self.who,
+                    &self.id,
+                ],
+            )
+            .await;
+        inserted.map(drop).map_err(|error| named(error, self.payload))
+    }
+}
+
+fn named(error: StoreError, payload: PayloadType) -> EnqueueError {
+    refused(&error, payload).map_or(EnqueueError::Store(error), EnqueueError::Refused)
 }
 
 /// SQLSTATE class 22 (data exception) and 23 (a constraint of the application's) are about this message.

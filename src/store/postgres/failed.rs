@@ -307,6 +307,47 @@ pub async fn show(database: &Database, names: &Names, id: &MessageRef) -> Result
     }))
 }
 
+/// A bulk command under way, for whoever does its steps one by one: the audit sees one command.
+#[derive(Debug)]
+pub struct Steps<'a> {
+    statement: Statement,
+    who: &'a str,
+    filter: String,
+    id: Uuid,
+}
+
+impl<'a> Steps<'a> {
+    /// The steps of `command`.
+    #[must_use]
+    pub fn new(names: &Names, command: &Command<'a>) -> Self {
+        let file = match command.action {
+            Action::Retry => RETRY,
+            Action::Discard => DISCARD,
+        };
+        Self {
+            statement: Statement {
+                text: names.fill(file),
+                types: &[Type::INT8_ARRAY, Type::TEXT, Type::UUID, Type::TEXT],
+            },
+            who: command.who,
+            filter: serde_json::to_string(command.filter).expect("a filter is JSON"),
+            id: Uuid::new_v4(),
+        }
+    }
+
+    /// One transaction over `chosen`, [`STEP`] rows at most; answers how many of them it changed.
+    ///
+    /// # Errors
+    /// See [`Database::query`].
+    pub async fn step(&self, database: &Database, chosen: &[Seq]) -> Result<u64, StoreError> {
+        let seqs: Vec<i64> = chosen.iter().map(|seq| seq.0).collect();
+        let rows = database
+            .query(Role::Side, &self.statement, &[&seqs, &self.who, &self.id, &self.filter])
+            .await?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+    }
+}
+
 /// Does `command` to the rows chosen, in steps, and answers how many it changed: those no longer failed are left alone.
 /// After each step `progress` hears how many of the chosen rows are behind.
 ///
@@ -319,23 +360,10 @@ pub async fn apply(
     chosen: &[Seq],
     progress: &mut (dyn FnMut(usize) + Send),
 ) -> Result<u64, StoreError> {
-    let file = match command.action {
-        Action::Retry => RETRY,
-        Action::Discard => DISCARD,
-    };
-    let statement = Statement {
-        text: names.fill(file),
-        types: &[Type::INT8_ARRAY, Type::TEXT, Type::UUID, Type::TEXT],
-    };
-    let filter = serde_json::to_string(command.filter).expect("a filter is JSON");
-    let id = Uuid::new_v4();
+    let steps = Steps::new(names, command);
     let (mut changed, mut behind) = (0, 0);
     for step in chosen.chunks(STEP) {
-        let seqs: Vec<i64> = step.iter().map(|seq| seq.0).collect();
-        let rows = database
-            .query(Role::Side, &statement, &[&seqs, &command.who, &id, &filter])
-            .await?;
-        changed += rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs());
+        changed += steps.step(database, step).await?;
         behind += step.len();
         progress(behind);
     }

@@ -27,6 +27,18 @@ impl Moment {
             Some(Self::Distance(distance)) => (None, Some(distance.as_secs_f64())),
         }
     }
+
+    /// The instant, a distance being measured back from `now`, no further than to 1970.
+    #[must_use]
+    pub fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(at) => at,
+            Self::Distance(distance) => {
+                let at = now.checked_sub(distance).unwrap_or(Timestamp::UNIX_EPOCH);
+                at.max(Timestamp::UNIX_EPOCH)
+            }
+        }
+    }
 }
 
 impl FromStr for Moment {
@@ -70,6 +82,12 @@ mod tests {
         assert_eq!("2026-01-31".parse(), Ok(at("2026-01-31T00:00:00Z")));
         assert_eq!("2026-01-31 12:00".parse(), Ok(at("2026-01-31T12:00:00Z")));
         assert_eq!("2026-01-31T12:00:00+01:00".parse(), Ok(at("2026-01-31T11:00:00Z")));
+        let now: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        assert_eq!(
+            Moment::Distance(Duration::from_secs(60)).before(now).to_string(),
+            "2026-01-31T11:59:00Z"
+        );
+        assert_eq!(Moment::Distance(Duration::MAX).before(now), Timestamp::UNIX_EPOCH);
         assert!("yesterday".parse::<Moment>().unwrap_err().contains("not a time"));
     }
 }

@@ -1,0 +1,50 @@
+//! `outboxd failed export`: failed messages whole, as JSON Lines that `outboxd enqueue --lines` takes.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use indicatif::ProgressBar;
+
+use crate::config::Config;
+use crate::store::postgres::failed::{self, Filter, STEP};
+use crate::store::postgres::lines::Exporter;
+use crate::store::postgres::schema;
+
+use super::steps::bar_of_rows;
+use super::terminal::Out;
+
+/// Rows one statement is asked for.
+const PAGE: usize = 100;
+
+/// Nothing is held of what was printed, and nothing is open in the database while a reader takes its time.
+pub(super) async fn export(config: &Config, filter: &Filter) -> anyhow::Result<ExitCode> {
+    let (database, names) = (super::database(config)?, super::names(config));
+    let exporter = Exporter::new(&names, schema::payload_type(&database, &names).await?);
+    let chosen = failed::choose(&database, &names, filter, None).await?;
+    // On a terminal the lines themselves show how it goes.
+    let bar = if std::io::stdout().is_terminal() {
+        ProgressBar::hidden()
+    } else {
+        bar_of_rows(chosen.seqs.len(), STEP)
+    };
+    let mut out = Out::stdout();
+    for step in chosen.seqs.chunks(PAGE) {
+        let mut rest = step;
+        while !rest.is_empty() {
+            let page = exporter.page(&database, rest).await?;
+            let Some(last) = page.last().map(|message| message.seq) else {
+                break;
+            };
+            for message in &page {
+                out.json(message)?;
+            }
+            rest = &rest[rest.partition_point(|seq| seq.0 <= last)..];
+        }
+        out.flush()?;
+        bar.inc(step.len() as u64);
+    }
+    bar.finish_and_clear();
+    out.finish()?;
+    super::failed::known(&chosen)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,201 @@
+//! `outboxd wait`: until messages are relayed or failed; for scripts.
+//!
+//! A message id has no index. One just inserted is among the newest rows, and one that waits or has failed is in a small index;
+//! what is neither was relayed long ago or never existed, and that is said. From then on a message is asked for by its seq.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::config::{Config, OnRelayed};
+use crate::store::postgres::database::Database;
+use crate::store::postgres::failed::MessageRef;
+use crate::store::postgres::find::{self, State};
+use crate::store::postgres::sql::Names;
+
+use super::TimedOut;
+use super::terminal::{Out, messages, safe};
+
+/// Rows looked back over for a message id.
+const LOOK_BACK: i64 = 100_000;
+/// Between two looks: the first, the longest, and how much longer than a look took.
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_millis(250);
+const REST: u32 = 4;
+/// How long past its time a look may take to be answered.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Arguments of `wait`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Message ids or seqs; none: until no message is due, retrying or held
+    #[arg(value_name = "ID")]
+    ids: Vec<MessageRef>,
+    /// A message id or seq, may be given again
+    #[arg(long, value_name = "ID")]
+    id: Vec<MessageRef>,
+    /// Without ids: only messages of this topic
+    #[arg(long, conflicts_with_all = ["ids", "id"])]
+    topic: Option<String>,
+    /// Give up after this long, with exit code 2
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// 0: relayed; where relayed rows are deleted, gone. 1: one has failed, or is not known. 2: time-out.
+pub(super) async fn wait(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+    let Args {
+        mut ids,
+        id,
+        topic,
+        timeout,
+    } = args;
+    ids.extend(id);
+    let waiting = Waiting {
+        database: super::database(config)?,
+        names: super::names(config),
+        gone_is_relayed: config.outbox.on_relayed == OnRelayed::Delete,
+        ends: Instant::now().checked_add(timeout),
+        timeout,
+    };
+    let work = async {
+        if ids.is_empty() {
+            return waiting.for_all(topic.as_deref()).await;
+        }
+        let count = waiting.for_these(&ids).await?;
+        let mut out = Out::stdout();
+        out.line(format!("relayed {}", messages(count)))?;
+        Ok(out.finish()?)
+    };
+    match tokio::time::timeout(timeout.saturating_add(GRACE), work).await {
+        Ok(done) => done.map(|()| ExitCode::SUCCESS),
+        Err(_) => Err(waiting.timed_out("the database does not answer").into()),
+    }
+}
+
+struct Waiting {
+    database: Database,
+    names: Names,
+    gone_is_relayed: bool,
+    ends: Option<Instant>,
+    timeout: Duration,
+}
+
+impl Waiting {
+    async fn for_all(&self, topic: Option<&str>) -> anyhow::Result<()> {
+        let mut rhythm = Rhythm::default();
+        loop {
+            let began = Instant::now();
+            if !find::pending(&self.database, &self.names, topic).await? {
+                return Ok(());
+            }
+            let which = topic.map(|topic| format!(" of topic {topic}")).unwrap_or_default();
+            self.pause(rhythm.next(began.elapsed()), || {
+                format!("messages{which} are still pending: outboxd status shows why")
+            })
+            .await?;
+        }
+    }
+
+    /// Answers how many there are.
+    async fn for_these(&self, ids: &[MessageRef]) -> anyhow::Result<u64> {
+        let mut left = self.resolve(ids).await?;
+        let (mut rhythm, mut first) = (Rhythm::default(), true);
+        loop {
+            let began = Instant::now();
+            let seqs: Vec<i64> = left.iter().map(|(_, seq)| *seq).collect();
+            let states = find::states(&self.database, &self.names, &seqs).await?;
+            let mut pending = Vec::new();
+            for (id, seq) in left {
+                match states.get(&seq) {
+                    Some(State::Relayed) => {}
+                    Some(State::Failed(error)) => anyhow::bail!("message {id} has failed: {}", safe(error)),
+                    Some(State::Pending) => pending.push((id, seq)),
+                    // It was there before: relayed, and deleted since.
+                    None if self.gone_is_relayed || !first => {}
+                    None => anyhow::bail!("no message has id {id}: it may have been relayed and deleted since"),
+                }
+            }
+            first = false;
+            left = pending;
+            let Some((id, _)) = left.first() else {
+                return Ok(ids.len() as u64);
+            };
+            let more = match left.len() {
+                1 => String::new(),
+                several => format!(" (and {} more)", several - 1),
+            };
+            self.pause(rhythm.next(began.elapsed()), || {
+                format!("message {id}{more} is still pending")
+            })
+            .await?;
+        }
+    }
+
+    /// The seqs of those that are in the outbox still.
+    async fn resolve<'a>(&self, ids: &'a [MessageRef]) -> anyhow::Result<Vec<(&'a MessageRef, i64)>> {
+        let uuids: Vec<Uuid> = ids
+            .iter()
+            .filter_map(|id| match id {
+                MessageRef::Id(id) => Some(*id),
+                MessageRef::Seq(_) => None,
+            })
+            .collect();
+        let mut found = find::newest(&self.database, &self.names, &uuids, Some(LOOK_BACK)).await?;
+        let missing: Vec<Uuid> = uuids.into_iter().filter(|id| !found.contains_key(id)).collect();
+        if !missing.is_empty() {
+            found.extend(find::unsettled(&self.database, &self.names, &missing).await?);
+        }
+        let mut seqs = Vec::with_capacity(ids.len());
+        for id in ids {
+            match id {
+                MessageRef::Seq(seq) => seqs.push((id, *seq)),
+                MessageRef::Id(uuid) => match found.get(uuid) {
+                    Some(seq) => seqs.push((id, *seq)),
+                    None if self.gone_is_relayed => {}
+                    None => anyhow::bail!(
+                        "no pending, failed or recent message has id {id}: it may have been relayed long ago (its seq finds it)"
+                    ),
+                },
+            }
+        }
+        Ok(seqs)
+    }
+
+    /// Waits for the next look; an error that says `what` when there is no time left.
+    async fn pause(&self, pause: Duration, what: impl Fn() -> String) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let left = self.ends.map_or(pause, |ends| ends.saturating_duration_since(now));
+        if left.is_zero() {
+            return Err(self.timed_out(&what()).into());
+        }
+        tokio::time::sleep(pause.min(left)).await;
+        Ok(())
+    }
+
+    fn timed_out(&self, what: &str) -> TimedOut {
+        TimedOut(format!(
+            "timed out after {}: {what}",
+            humantime::format_duration(self.timeout)
+        ))
+    }
+}
+
+/// Ever longer pauses.
+struct Rhythm(Duration);
+
+impl Default for Rhythm {
+    fn default() -> Self {
+        Self(SHORTEST)
+    }
+}
+
+impl Rhythm {
+    fn next(&mut self, look_took: Duration) -> Duration {
+        let pause = self.0.max(look_took * REST);
+        self.0 = (self.0 * 3 / 2).min(LONGEST);
+        pause
+    }
+}
