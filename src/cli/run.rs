@@ -19,6 +19,7 @@ use crate::http;
 use crate::relay::{Options, Relay};
 use crate::store::StoreError;
 use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
+use crate::store::postgres::sql::Names;
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
 use crate::telemetry::{Telemetry, log, systemd};
 
@@ -75,20 +76,7 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         names.clone(),
         store_options(&config)?,
     ));
-    tasks.spawn(retention::keep(
-        database.clone(),
-        names.clone(),
-        (config.retention, config.relay.batch_size),
-        config.lease.instance.clone(),
-        stop.clone(),
-    ));
-    tasks.spawn(upkeep::keep(
-        database,
-        names,
-        config.routes.clone(),
-        telemetry.clone(),
-        stop.clone(),
-    ));
+    tasks.spawn(keep_house(&config, database, names, telemetry.clone(), stop.clone()));
     let relay = Relay {
         leases: Arc::clone(&store) as _,
         store,
@@ -105,6 +93,27 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     drop(tokio::time::timeout(Duration::from_secs(2), rest).await);
     drop(lock);
     ended
+}
+
+/// What runs beside the relay on the database's connections.
+fn keep_house(
+    config: &Config,
+    database: Database,
+    names: Names,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let pruning = retention::keep(
+        database.clone(),
+        names.clone(),
+        (config.retention, config.relay.batch_size),
+        config.lease.instance.clone(),
+        stop.clone(),
+    );
+    let looking = upkeep::keep(database, names, config.routes.clone(), telemetry, stop);
+    async {
+        tokio::join!(pruning, looking);
+    }
 }
 
 fn database(config: &Config) -> anyhow::Result<Database> {
@@ -160,11 +169,7 @@ async fn drive(relay: Relay, signals: &mut Signals, level: &log::LevelHandle, pa
 }
 
 /// Waits for the database, then for nothing: what is wrong with the schema is an error.
-async fn validated(
-    database: &Database,
-    names: &crate::store::postgres::sql::Names,
-    telemetry: &Telemetry,
-) -> anyhow::Result<()> {
+async fn validated(database: &Database, names: &Names, telemetry: &Telemetry) -> anyhow::Result<()> {
     loop {
         match schema::validate(database, names).await {
             Ok(schema) => {
