@@ -375,8 +375,7 @@ fn every_control_is_reached_by_tab_and_has_a_name(browser: &mut Browser) {
     let mut reached = Vec::new();
     for _ in 0..60 {
         browser.press("Tab");
-        let at = stage
-            .browser
+        let at = browser
             .evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.className");
         reached.push(at.as_str().unwrap_or_default().to_owned());
     }
