@@ -203,7 +203,8 @@ async fn the_document_names_every_path_and_method_and_no_other() {
 }
 
 /// Texts that programs stumble over.
-const TEXTS: [&str; 16] = [
+const TEXTS: [&str; 17] = [
+    "a\0b",
     "",
     "0",
     "1",
