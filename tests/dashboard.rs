@@ -366,12 +366,16 @@ async fn it_fits_a_phone_and_a_desk_by_day_and_by_night() {
     stage.shows("#confirm", "Retry 1 message?");
     stage.picture("390-dark-confirm");
     stage.browser.press("Escape");
-    stage.browser.evaluate("document.activeElement.blur()");
+    every_control_is_reached_by_tab_and_has_a_name(&mut stage.browser);
+    stage.content();
+}
+
+fn every_control_is_reached_by_tab_and_has_a_name(browser: &mut Browser) {
+    browser.evaluate("document.activeElement.blur()");
     let mut reached = Vec::new();
     for _ in 0..60 {
-        stage.browser.press("Tab");
-        let at = stage
-            .browser
+        browser.press("Tab");
+        let at = browser
             .evaluate("document.activeElement.id || document.activeElement.name || document.activeElement.className");
         reached.push(at.as_str().unwrap_or_default().to_owned());
     }
@@ -391,6 +395,5 @@ async fn it_fits_a_phone_and_a_desk_by_day_and_by_night() {
         );
     }
     let unnamed = "[...document.querySelectorAll('input, button, svg')].filter((node) => !(node.innerText?.trim() || node.ariaLabel || node.labels?.length)).length";
-    assert_eq!(stage.browser.evaluate(unnamed), 0, "every control has a name");
-    stage.content();
+    assert_eq!(browser.evaluate(unnamed), 0, "every control has a name");
 }

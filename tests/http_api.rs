@@ -174,7 +174,7 @@ async fn one_failed_message_shows_its_attempts_and_its_contents_to_the_holder_of
 }
 
 #[tokio::test]
-async fn retry_and_discard_do_what_is_asked_and_the_audit_keeps_it() {
+async fn a_change_needs_the_token_json_and_a_clear_wish() {
     let _guard = together().await;
     let (site, _daemon, session) = daemon().await;
     let port = site.port();
@@ -220,7 +220,15 @@ async fn retry_and_discard_do_what_is_asked_and_the_audit_keeps_it() {
         assert!(!post(port, discard, &wrong).await.refused(400).is_empty(), "{wrong}");
     }
     assert_eq!(session.count(failed).await, 6, "nothing of that changed anything");
+}
 
+#[tokio::test]
+async fn retry_and_discard_do_what_is_asked_and_the_audit_keeps_it() {
+    let _guard = together().await;
+    let (site, _daemon, session) = daemon().await;
+    let port = site.port();
+    fail(&session, 6).await;
+    let discard = "/api/v1/failed/discard";
     let changed = |changed, remaining| json!({"changed": changed, "remaining": remaining});
     assert_eq!(
         post(port, "/api/v1/failed/retry", &json!({"ids": [1, "2", 99]}))

@@ -43,6 +43,7 @@ export function rate(value) {
 
 /** A span of time as a person says it: two parts at most. */
 export function span(seconds) {
+  if (seconds === 0) return "0 s";
   if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 10) return `${seconds.toFixed(1).replace(/\.0$/, "")} s`;
   const total = Math.round(seconds);
