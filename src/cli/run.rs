@@ -20,7 +20,7 @@ use crate::relay::{Options, Relay};
 use crate::store::StoreError;
 use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
-use crate::telemetry::{Telemetry, log, systemd};
+use crate::telemetry::{Telemetry, log, systemd, trace};
 
 use super::{Usage, transports, upkeep};
 
@@ -48,13 +48,16 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         .iter()
         .map(|transport| Arc::clone(&transport.name))
         .collect();
-    let telemetry = Telemetry::new(&transport_names, &config.routes);
+    let (telemetry, exporter) = traced(Telemetry::new(&transport_names, &config.routes), &config);
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    if let Some(exporter) = exporter {
+        tasks.spawn(exporter.run(stop.clone()));
+    }
     if let Some(listener) = listener {
         let state = http::State::new(telemetry.clone(), &config.http);
         tasks.spawn(serve(listener, state, stop.clone()));
@@ -89,10 +92,24 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     systemd::stopping();
     stop.cancel();
     let rest = async { while tasks.join_next().await.is_some() {} };
-    // A request under way is limited in time itself; nothing here is worth waiting longer for.
-    drop(tokio::time::timeout(Duration::from_secs(2), rest).await);
+    // A request under way is limited in time itself; nothing here is worth waiting longer for than the last spans.
+    drop(tokio::time::timeout(trace::FLUSH_MAX, rest).await);
     drop(lock);
     ended
+}
+
+/// With traces, where a collector is configured.
+fn traced(telemetry: Telemetry, config: &Config) -> (Telemetry, Option<trace::Exporter>) {
+    let Some(endpoint) = config.trace.otlp_endpoint.clone() else {
+        return (telemetry, None);
+    };
+    let (telemetry, exporter) = telemetry.traced(trace::Settings {
+        endpoint,
+        start_new: config.trace.start_new,
+        systems: config.transports.iter().map(|one| one.config.kind()).collect(),
+        instance: config.lease.instance.clone(),
+    });
+    (telemetry, Some(exporter))
 }
 
 async fn serve(listener: http::Listener, state: http::State, stop: CancellationToken) {

@@ -24,6 +24,7 @@ use secrecy::SecretString;
 use crate::backoff::Backoff;
 use crate::route::Routes;
 use crate::telemetry::log::{Format, Level};
+use crate::telemetry::trace::Endpoint;
 
 /// Where the file is when `--config` does not say.
 pub const DEFAULT_PATH: &str = "/etc/outboxd/outboxd.toml";
@@ -135,9 +136,6 @@ impl Config {
                     .filter(|(_, set)| *set)
                     .map(|(key, _)| format!("routes[{index}].{key}")),
             );
-        }
-        if self.trace.otlp_endpoint.is_some() {
-            keys.push("trace.otlp_endpoint".to_owned());
         }
         if self.http.token.is_some() {
             keys.push("http.token_file".to_owned());
@@ -307,7 +305,9 @@ pub struct Log {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// OTLP over HTTP; `None`: no traces.
-    pub otlp_endpoint: Option<String>,
+    pub otlp_endpoint: Option<Endpoint>,
+    /// A message without `traceparent` begins a trace of its own.
+    pub start_new: bool,
 }
 
 /// `relay.max_attempts`, `relay.backoff_*`, `outbox.commit_order`: what a route has that does not say otherwise.

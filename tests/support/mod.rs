@@ -11,6 +11,7 @@ pub(crate) mod broker;
 pub(crate) mod chaos;
 pub(crate) mod checker;
 pub(crate) mod clusters;
+pub(crate) mod collector;
 pub(crate) mod consumer;
 pub(crate) mod daemon;
 pub(crate) mod enduring;

@@ -23,6 +23,7 @@ const OLDEST: &str = include_str!("../../../sql/status_oldest.sql");
 const RATE: &str = include_str!("../../../sql/status_rate.sql");
 const INSTANCES: &str = include_str!("../../../sql/status_instances.sql");
 const OPEN_TRANSACTIONS: &str = include_str!("../../../sql/open_transactions.sql");
+const OLDEST_TRANSACTION: &str = include_str!("../../../sql/oldest_transaction.sql");
 const LANES: &str = include_str!("../../../sql/status_lanes.sql");
 
 /// Up to here counts are exact.
@@ -216,6 +217,18 @@ pub async fn open_transactions(database: &Database, names: &Names) -> Result<Vec
     };
     let transactions: Result<_, tokio_postgres::Error> = rows.iter().map(read).collect();
     transactions.map_err(|error| unreadable(&error))
+}
+
+/// For how long the oldest open transaction of the database has been open, in seconds; 0: none is. Those of other roles are
+/// seen by members of `pg_monitor` only.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn oldest_transaction(database: &Database, names: &Names) -> Result<f64, StoreError> {
+    let rows = database
+        .query(Role::Side, &plain(names, OLDEST_TRANSACTION), &[])
+        .await?;
+    Ok(rows.first().map_or(0.0, |row| row.get(0)))
 }
 
 fn plain(names: &Names, file: &str) -> Statement {
