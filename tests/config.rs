@@ -278,7 +278,17 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     (
         "[trace]\notlp_endpoint = \"collector:4317\"",
         "trace.otlp_endpoint: ",
-        &["collector:4317"],
+        &["collector:4317", "http://127.0.0.1:4318"],
+    ),
+    (
+        "[trace]\notlp_endpoint = \"http://user:key@h:4318\"",
+        "trace.otlp_endpoint: ",
+        &["user"],
+    ),
+    (
+        "[trace]\nstart_new = true",
+        "trace.start_new: ",
+        &["trace.otlp_endpoint"],
     ),
     (
         "[retention]\nrelayed = \"a week\"",

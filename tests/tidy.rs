@@ -56,6 +56,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "store::postgres::connect",
             "store::postgres::sql",
             "telemetry::log",
+            "telemetry::trace",
         ],
     ),
     ("telemetry", &["delivery", "message", "route"]),
@@ -102,6 +103,8 @@ const CRATE_HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli", "main"]),
     ("anyhow", &["cli", "main"]),
     ("prometheus_client", &["telemetry"]),
+    ("prost", &["telemetry"]),
+    ("hyper", &["telemetry"]),
 ];
 
 /// One source file, ready to be judged.

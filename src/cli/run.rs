@@ -21,7 +21,7 @@ use crate::store::StoreError;
 use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::sql::Names;
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
-use crate::telemetry::{Telemetry, log, systemd};
+use crate::telemetry::{Telemetry, log, systemd, trace};
 
 use super::{Usage, retention, transports, upkeep, web};
 
@@ -38,9 +38,6 @@ const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// Runs until told to stop.
 pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode> {
     let level = log::start(config.log.level, config.log.format)?;
-    for key in config.without_effect() {
-        tracing::warn!("{key} is set, and has no effect in this version");
-    }
     let mut signals = Signals::new()?;
     let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
     let database = database(&config)?;
@@ -49,13 +46,16 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         .iter()
         .map(|transport| Arc::clone(&transport.name))
         .collect();
-    let telemetry = Telemetry::new(&transport_names, &config.routes);
+    let (telemetry, exporter) = traced(Telemetry::new(&transport_names, &config.routes), &config);
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    if let Some(exporter) = exporter {
+        tasks.spawn(exporter.run(stop.clone()));
+    }
     if let Some(listener) = listener {
         let state = web::state(&config, &database, &telemetry);
         tasks.spawn(web::serve(
@@ -89,8 +89,8 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     systemd::stopping();
     stop.cancel();
     let rest = async { while tasks.join_next().await.is_some() {} };
-    // A request under way is limited in time itself; nothing here is worth waiting longer for.
-    drop(tokio::time::timeout(Duration::from_secs(2), rest).await);
+    // A request under way is limited in time itself; nothing here is worth waiting longer for than the last spans.
+    drop(tokio::time::timeout(trace::FLUSH_MAX, rest).await);
     drop(lock);
     ended
 }
@@ -114,6 +114,20 @@ fn keep_house(
     async {
         tokio::join!(pruning, looking);
     }
+}
+
+/// With traces, where a collector is configured.
+fn traced(telemetry: Telemetry, config: &Config) -> (Telemetry, Option<trace::Exporter>) {
+    let Some(endpoint) = config.trace.otlp_endpoint.clone() else {
+        return (telemetry, None);
+    };
+    let (telemetry, exporter) = telemetry.traced(trace::Settings {
+        endpoint,
+        start_new: config.trace.start_new,
+        systems: config.transports.iter().map(|one| one.config.kind()).collect(),
+        instance: config.lease.instance.clone(),
+    });
+    (telemetry, Some(exporter))
 }
 
 fn database(config: &Config) -> anyhow::Result<Database> {

@@ -1,4 +1,5 @@
-//! Beside the relay: what the backlog looks like, for metrics and health, and what systemd is told.
+//! Beside the relay: what the backlog looks like, for metrics and health; what the log is told of what lasts and of what was
+//! done; and what systemd is told.
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::store::postgres::status;
 use crate::telemetry::health::Backlog;
 use crate::telemetry::history::{HELD_MAX, HeldKey, PausedTopic};
 use crate::telemetry::metrics::Pending;
+use crate::telemetry::summary::{self, Summary};
 use crate::telemetry::{Telemetry, systemd};
 
 /// The backlog is counted this often, and less often where counting is dear.
@@ -24,6 +26,8 @@ const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const EXACT: i64 = 100_000;
 /// How often systemd hears from us, without a watchdog.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
+/// How often to see whether something is to be said again.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// While starting: how often to see whether start-up is over.
 const START_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -36,10 +40,25 @@ pub(super) async fn keep(
     stop: CancellationToken,
 ) {
     let look = look_again_and_again(&database, &names, &routes, &telemetry);
+    let mut summary = Summary::new(summary::INTERVAL, Instant::now());
     tokio::select! {
         () = stop.cancelled() => {}
         () = look => {}
         () = tell(&telemetry) => {}
+        () = log(&telemetry, &mut summary) => {}
+    }
+    if let Some(done) = summary.rest(Instant::now(), telemetry.metrics.totals()) {
+        telemetry.summary(done);
+    }
+}
+
+async fn log(telemetry: &Telemetry, summary: &mut Summary) {
+    loop {
+        tokio::time::sleep(LOG_INTERVAL).await;
+        telemetry.remind();
+        if let Some(done) = summary.due(Instant::now(), telemetry.metrics.totals()) {
+            telemetry.summary(done);
+        }
     }
 }
 
@@ -48,12 +67,18 @@ async fn look_again_and_again(database: &Database, names: &Names, routes: &Route
     let rules = super::status::rules(routes, &rule_of);
     loop {
         let started = Instant::now();
-        let cost = match status::backlog(database, names, rules, EXACT).await {
-            Ok(found) => {
+        let looked = async {
+            let found = status::backlog(database, names, rules, EXACT).await?;
+            Ok((found, status::oldest_transaction(database, names).await?))
+        };
+        let cost = match looked.await {
+            Ok((found, open_for)) => {
                 telemetry.backlog(backlog(&found));
                 telemetry
                     .history
                     .held(held(&found.held_keys), paused(&found.paused_topics));
+                let open_for = Duration::try_from_secs_f64(open_for).unwrap_or_default();
+                telemetry.metrics.table.oldest_transaction(open_for);
                 started.elapsed()
             }
             // How long nobody answered says nothing about what an answer costs.

@@ -18,6 +18,7 @@ use crate::backoff::Backoff;
 use crate::store::postgres::connect::parse_url;
 use crate::store::postgres::sql::COLUMNS;
 use crate::telemetry::log::{Format, Level};
+use crate::telemetry::trace::Endpoint;
 
 /// Most rows of one fetch: beyond, a typing mistake is likelier than a wish.
 const BATCH_SIZE_MAX: u64 = 100_000;
@@ -361,17 +362,19 @@ fn log(raw: &raw::Log) -> Result<Log, ConfigError> {
 }
 
 fn trace(raw: raw::Trace) -> Result<Trace, ConfigError> {
-    let endpoint = Some(raw.otlp_endpoint).filter(|endpoint| !endpoint.is_empty());
-    if let Some(endpoint) = &endpoint
-        && !endpoint.starts_with("http://")
-        && !endpoint.starts_with("https://")
-    {
-        return Err(wrong(
-            "trace.otlp_endpoint",
-            format!("{endpoint:?} is no http:// or https:// URL"),
-        ));
+    let raw::Trace {
+        otlp_endpoint,
+        start_new,
+    } = raw;
+    let otlp_endpoint = match otlp_endpoint.as_str() {
+        "" => None,
+        text => Some(Endpoint::parse(text).map_err(|problem| wrong("trace.otlp_endpoint", problem))?),
+    };
+    if start_new && otlp_endpoint.is_none() {
+        return Err(wrong("trace.start_new", "needs trace.otlp_endpoint"));
     }
     Ok(Trace {
-        otlp_endpoint: endpoint,
+        otlp_endpoint,
+        start_new,
     })
 }

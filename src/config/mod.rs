@@ -25,6 +25,7 @@ pub use check::http_token;
 use crate::backoff::Backoff;
 use crate::route::Routes;
 use crate::telemetry::log::{Format, Level};
+use crate::telemetry::trace::Endpoint;
 
 /// Where the file is when `--config` does not say.
 pub const DEFAULT_PATH: &str = "/etc/outboxd/outboxd.toml";
@@ -115,19 +116,6 @@ pub struct Config {
     pub log: Log,
     /// `[trace]`
     pub trace: Trace,
-}
-
-impl Config {
-    /// Keys that are set and that nothing in this version acts on. A start says each of them, so that none is ignored
-    /// silently.
-    #[must_use]
-    pub fn without_effect(&self) -> Vec<String> {
-        let mut keys = Vec::new();
-        if self.trace.otlp_endpoint.is_some() {
-            keys.push("trace.otlp_endpoint".to_owned());
-        }
-        keys
-    }
 }
 
 /// `[database]`
@@ -279,7 +267,9 @@ pub struct Log {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trace {
     /// OTLP over HTTP; `None`: no traces.
-    pub otlp_endpoint: Option<String>,
+    pub otlp_endpoint: Option<Endpoint>,
+    /// A message without `traceparent` begins a trace of its own.
+    pub start_new: bool,
 }
 
 /// `relay.max_attempts`, `relay.backoff_*`, `outbox.commit_order`: what a route has that does not say otherwise.

@@ -143,6 +143,7 @@ pub(super) struct Log {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Trace {
     pub(super) otlp_endpoint: String,
+    pub(super) start_new: bool,
 }
 
 const fn seconds(count: u64) -> Span {

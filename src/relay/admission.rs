@@ -6,6 +6,7 @@ use crate::delivery::{Failure, FailureClass, Order};
 use crate::message::{Headers, Message, Seq};
 use crate::route::Resolved;
 use crate::store::{FailedAttempt, Hold, Mark, Row};
+use crate::telemetry::NOWHERE;
 use crate::transport::Envelope;
 
 use super::destination::DestinationId;
@@ -179,11 +180,8 @@ impl Engine {
         if !self.window.admit(message.seq, row.lane, 0) {
             return;
         }
-        tracing::warn!(seq = %message.seq, id = %message.id, topic = %message.topic, error = %failure.error, "message rejected");
-        self.telemetry
-            .metrics
-            .attempt_failed("none", failure.class, &failure.code);
-        self.telemetry.metrics.failed("none", "none", failure.class);
+        self.telemetry.attempt_failed(NOWHERE, &failure);
+        self.telemetry.failed(NOWHERE, message, &failure);
         let strict = self
             .routes
             .find(&message.topic)

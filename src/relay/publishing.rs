@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::delivery::{Disposition, Failure, FailureClass, Order, Outcome, Policy, decide};
 use crate::message::Message;
 use crate::store::{Epoch, FailedAttempt, Lane, Mark};
+use crate::telemetry::trace::{Attempt, PublishSpan};
 use crate::transport::Envelope;
 
 use super::destination::DestinationId;
@@ -26,6 +27,7 @@ pub(super) struct Slip {
     route: usize,
     size: usize,
     released: bool,
+    span: Option<Box<PublishSpan>>,
 }
 
 impl Slip {
@@ -52,9 +54,14 @@ impl Engine {
     /// Hands a batch of every ready queue to its transport.
     pub(super) fn publish_ready(&mut self, now: Instant) {
         while let Some(queue) = self.lanes.next_ready() {
-            let (batch, slips) = self.form_batch(queue, now);
+            let (mut batch, mut slips) = self.form_batch(queue, now);
             if batch.is_empty() {
                 continue;
+            }
+            if let Some(tracer) = self.telemetry.tracer() {
+                for (envelope, slip) in batch.iter_mut().zip(&mut slips) {
+                    slip.span = tracer.begin(&mut envelope.message.headers);
+                }
             }
             for slip in &slips {
                 self.destinations
@@ -126,6 +133,7 @@ impl Engine {
                 route,
                 size,
                 released,
+                span: None,
             });
         }
         self.lanes.put_aside(queue, not_yet);
@@ -190,7 +198,16 @@ impl Engine {
         }
         let answered: Vec<DestinationId> = slips.iter().map(|slip| slip.destination).collect();
         let mut again = Vec::new();
-        for ((envelope, slip), outcome) in batch.into_iter().zip(slips).zip(outcomes) {
+        for ((mut envelope, mut slip), outcome) in batch.into_iter().zip(slips).zip(outcomes) {
+            if let Some((tracer, span)) = self.telemetry.tracer().zip(slip.span.take()) {
+                let attempt = Attempt {
+                    transport: self.lanes.transport(queue),
+                    destination: &envelope.destination,
+                    outcome: &outcome,
+                    took: latency,
+                };
+                tracer.finish(*span, &mut envelope.message, attempt);
+            }
             if let Some(entry) = self.book_outcome(envelope, slip, outcome, (sent_at, now)) {
                 again.push(entry);
             }
@@ -323,11 +340,7 @@ impl Engine {
         if let Some(delay) = retry_in {
             tracing::debug!(seq = %message.seq, attempt = message.attempt, ?delay, error = %failure.error, "attempt failed");
         } else {
-            self.telemetry.failed(slip.route, failure);
-            tracing::warn!(
-                seq = %message.seq, id = %message.id, topic = %message.topic, attempt = message.attempt,
-                code = %failure.code, error = %failure.error, "message failed"
-            );
+            self.telemetry.failed(slip.route, message, failure);
         }
     }
 
@@ -377,6 +390,7 @@ fn entry(envelope: Envelope, slip: Slip) -> Entry {
         route,
         size,
         released,
+        span: _,
     } = slip;
     Entry {
         envelope,

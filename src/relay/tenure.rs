@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::{Epoch, Lane, Lease, Leases, StoreError, Tenancy};
 use crate::telemetry::health::chain;
+use crate::telemetry::log::Repeat;
 
 use super::gates::Topics;
 
@@ -62,7 +63,7 @@ pub(crate) struct Tenure {
 impl Tenure {
     /// Renews the lease every third of its length until cancelled. Returns only what a person must mend.
     pub(crate) async fn keep(mut self, stop: CancellationToken) -> Result<(), StoreError> {
-        let mut failing = false;
+        let mut failing = Repeat::default();
         loop {
             let asked = Instant::now();
             let answer = tokio::select! {
@@ -73,7 +74,7 @@ impl Tenure {
             let soon = (self.ttl / 12).min(Duration::from_millis(500));
             let pause = match answer {
                 Ok(Ok(lease)) => {
-                    if std::mem::replace(&mut failing, false) {
+                    if failing.ended() {
                         tracing::info!("the lease is renewed again");
                     }
                     let missing = lease.lanes.len() < lease.share;
@@ -84,15 +85,18 @@ impl Tenure {
                 }
                 Ok(Err(StoreError::Misconfigured(reason))) => return Err(StoreError::Misconfigured(reason)),
                 Ok(Err(StoreError::Unavailable(error))) => {
-                    if !std::mem::replace(&mut failing, true) {
+                    if let Some(count) = failing.occurred(Instant::now().into_std()) {
                         let error = chain(&*error);
-                        tracing::warn!(error, "the lease could not be renewed: trying again");
+                        tracing::warn!(error, count, "the lease could not be renewed: trying again");
                     }
                     soon
                 }
                 Err(_) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!("the lease could not be renewed: the database does not answer; trying again");
+                    if let Some(count) = failing.occurred(Instant::now().into_std()) {
+                        tracing::warn!(
+                            count,
+                            "the lease could not be renewed: the database does not answer; trying again"
+                        );
                     }
                     soon
                 }

@@ -223,13 +223,12 @@ impl Health {
 }
 
 impl Facts {
-    /// The time the database was away, when this ends it.
+    /// The time the database was away, when this ends it and the log had said so.
     fn answered(&mut self, now: Instant) -> Option<Duration> {
         self.answered = Some(now);
-        self.database_repeat.ended();
-        self.database_error
-            .take()
-            .map(|(since, _)| now.saturating_duration_since(since))
+        let (since, _) = self.database_error.take()?;
+        let said = self.database_repeat.ended();
+        said.then(|| now.saturating_duration_since(since))
     }
 
     /// Time since something moved: since the last settled message, or since the start.
@@ -370,7 +369,7 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     line.replace(['\n', '\r'], " ")
 }
 
-fn ago(now: Instant, since: Instant) -> String {
+pub(super) fn ago(now: Instant, since: Instant) -> String {
     seconds(now.saturating_duration_since(since))
 }
 

@@ -1,10 +1,12 @@
 //! What metrics are made of: label sets, buckets, and the one type of metric that is ours.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
@@ -79,6 +81,8 @@ impl EncodeMetric for Untyped {
         Self::TYPE
     }
 }
+
+pub(super) type Float = Gauge<f64, AtomicU64>;
 
 pub(super) type LatencyFamily<L> = Family<L, Histogram, fn() -> Histogram>;
 

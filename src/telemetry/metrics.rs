@@ -1,4 +1,4 @@
-//! Every metric of outboxd: the only place that knows their names (design.md, section 8; the dashboard and the alert
+//! Every metric of outboxd, by its name (those of the table itself are in `table`; design.md, section 8; the dashboard and the alert
 //! rules are tested against [`Metrics::encode`]).
 //!
 //! One [`Metrics`] value per relay, no globals. The handles of the hot path are looked up once, by the index of route or
@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,11 +18,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::labels::{
-    AttemptLabels, DestinationLabels, FailedLabels, LatencyFamily, RouteLabels, StateLabels, TransportLabels, Untyped,
+    AttemptLabels, DestinationLabels, FailedLabels, Float, LatencyFamily, RouteLabels, TransportLabels, Untyped,
     latency,
 };
 use super::latency::RelayLatency;
 use super::process::Process;
+pub use super::table::{Pending, Table};
 use crate::delivery::FailureClass;
 use crate::route::Routes;
 
@@ -33,24 +34,12 @@ pub const CODES_MAX: usize = 500;
 /// What [`Metrics::encode`] returns, as HTTP names it.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Pending rows by what they wait for. `state` of `outboxd_messages_pending`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Pending {
-    /// May be sent now.
-    pub due: u64,
-    /// `available_at` is to come and no attempt failed yet.
-    pub delayed: u64,
-    /// An attempt failed; waiting for the next.
-    pub retrying: u64,
-    /// Behind a retrying or failed message of their key. Not counted as due.
-    pub held: u64,
-}
-
-type Float = Gauge<f64, AtomicU64>;
 /// All metrics of one relay. Shared by reference or `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What upkeep found in the table.
+    pub table: Table,
     pub(super) by_route: Vec<RouteHandles>,
     by_transport: Vec<Histogram>,
     relayed: Family<RouteLabels, Counter>,
@@ -62,12 +51,11 @@ pub struct Metrics {
     publish_latency: LatencyFamily<TransportLabels>,
     settle_latency: Histogram,
     fetch_latency: Histogram,
-    pending: Family<StateLabels, Gauge>,
-    failed_rows: Gauge,
-    oldest_due_age: Float,
     destination_paused: Family<DestinationLabels, Gauge>,
     last_progress: Float,
     duplicates_acknowledged: Counter,
+    failed_messages: AtomicU64,
+    spans_dropped: Counter,
     leases_lost: Counter,
     in_flight_messages: Gauge,
     in_flight_bytes: Gauge,
@@ -89,7 +77,7 @@ pub(super) const CLASSES: [FailureClass; 4] = [
     FailureClass::TimedOut,
 ];
 
-fn whole(count: impl TryInto<i64>) -> i64 {
+pub(super) fn whole(count: impl TryInto<i64>) -> i64 {
     count.try_into().unwrap_or(i64::MAX)
 }
 
@@ -111,12 +99,12 @@ impl Metrics {
             publish_latency: Family::new_with_constructor(latency),
             settle_latency: latency(),
             fetch_latency: latency(),
-            pending: Family::default(),
-            failed_rows: Gauge::default(),
-            oldest_due_age: Float::default(),
+            table: Table::default(),
             destination_paused: Family::default(),
             last_progress: Float::default(),
             duplicates_acknowledged: Counter::default(),
+            failed_messages: AtomicU64::default(),
+            spans_dropped: Counter::default(),
             leases_lost: Counter::default(),
             in_flight_messages: Gauge::default(),
             in_flight_bytes: Gauge::default(),
@@ -126,7 +114,8 @@ impl Metrics {
         metrics.registry.register_collector(Box::new(Process));
         metrics.register_counts();
         metrics.register_states();
-        metrics.pending(Pending::default());
+        let all = metrics.registry.sub_registry_with_prefix("outboxd");
+        metrics.table.register(all);
         for name in transports {
             let labels = TransportLabels {
                 transport: name.to_string(),
@@ -181,21 +170,12 @@ impl Metrics {
             "Acknowledged messages the broker had already",
             duplicates,
         );
+        let dropped = self.spans_dropped.clone();
+        all.register("spans_dropped", "Spans the trace collector did not get", dropped);
     }
 
     fn register_states(&mut self) {
         let all = self.registry.sub_registry_with_prefix("outboxd");
-        all.register(
-            "messages_pending",
-            "Rows neither relayed nor failed, by what they wait for",
-            self.pending.clone(),
-        );
-        all.register("messages_failed", "Rows in the failed state", self.failed_rows.clone());
-        all.register(
-            "oldest_due_age_seconds",
-            "Age of the oldest row that may be sent",
-            self.oldest_due_age.clone(),
-        );
         all.register(
             "relay_latency_seconds",
             "From insert to acknowledgement",
@@ -261,8 +241,27 @@ impl Metrics {
         }
     }
 
+    /// Messages acknowledged and messages failed for good, of all routes since the start.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        let relayed = self.by_route.iter().map(|route| route.relayed.get()).sum();
+        (relayed, self.failed_messages.load(Ordering::Relaxed))
+    }
+
+    /// So many spans will not reach the trace collector.
+    pub fn spans_dropped(&self, count: u64) {
+        self.spans_dropped.inc_by(count);
+    }
+
+    /// Spans that did not reach the trace collector since the start.
+    #[must_use]
+    pub fn spans_dropped_so_far(&self) -> u64 {
+        self.spans_dropped.get()
+    }
+
     /// A message failed for good: `failed_at`.
     pub fn failed(&self, transport: &str, route: &str, class: FailureClass) {
+        self.failed_messages.fetch_add(1, Ordering::Relaxed);
         self.failed
             .get_or_create_owned(&FailedLabels::new(transport, route, class))
             .0
@@ -330,30 +329,6 @@ impl Metrics {
         }
         drop(codes);
         self.attempts_failed.get_or_create_owned(&labels).inc();
-    }
-
-    /// What the upkeep query found pending.
-    pub fn pending(&self, pending: Pending) {
-        let states = [
-            ("due", pending.due),
-            ("delayed", pending.delayed),
-            ("retrying", pending.retrying),
-            ("held", pending.held),
-        ];
-        for (state, count) in states {
-            let gauge = self.pending.get_or_create_owned(&StateLabels { state });
-            gauge.set(whole(count));
-        }
-    }
-
-    /// Rows in the failed state.
-    pub fn failed_rows(&self, count: u64) {
-        self.failed_rows.set(whole(count));
-    }
-
-    /// Age of the oldest due row; zero when nothing is due.
-    pub fn oldest_due_age(&self, age: Duration) {
-        self.oldest_due_age.set(age.as_secs_f64());
     }
 
     /// Something was settled this long ago.
@@ -430,7 +405,8 @@ mod tests {
         metrics.publish_latency(0, Duration::from_millis(2));
         metrics.attempt_failed("main", FailureClass::TimedOut, "TIMEOUT");
         metrics.destination_paused("main", "orders");
-        metrics.failed_rows(4);
+        metrics.table.failed(4);
+        metrics.table.oldest_transaction(Duration::from_secs(2));
         metrics.last_progress(Duration::ZERO);
         let text = metrics.encode();
         for line in [
@@ -442,6 +418,8 @@ mod tests {
             "outboxd_messages_pending{state=\"held\"} 0",
             "outboxd_messages_failed 4",
             "outboxd_oldest_due_age_seconds 0.0",
+            "outboxd_oldest_transaction_seconds 2.0",
+            "outboxd_spans_dropped_total 0",
             "outboxd_relay_latency_seconds_bucket{le=\"0.005\",transport=\"main\",route=\"orders.*\"} 1",
             "outboxd_publish_latency_seconds_count{transport=\"main\"} 1",
             "outboxd_settle_latency_seconds_count 0",

@@ -9,18 +9,30 @@ mod labels;
 mod latency;
 pub mod log;
 pub mod metrics;
+mod pauses;
 mod process;
+pub mod summary;
 pub mod systemd;
+mod table;
+pub mod trace;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
 use crate::delivery::Failure;
+use crate::message::Message;
 use crate::route::Routes;
 use health::{Backlog, Health};
 use history::History;
+use log::Budget;
 use metrics::Metrics;
+use pauses::Pauses;
+use summary::Done;
+use trace::{Exporter, Settings, Tracer};
+
+/// The index of what has no transport, or no route.
+pub const NOWHERE: usize = usize::MAX;
 
 /// Metrics and health of one relay. A clone shares both.
 #[derive(Clone, Debug)]
@@ -34,6 +46,9 @@ pub struct Telemetry {
     transports: Arc<[Arc<str>]>,
     /// Glob and transport of each route.
     routes: Arc<[(Arc<str>, usize)]>,
+    pauses: Arc<Mutex<Pauses>>,
+    failures: Arc<Mutex<Budget>>,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl Default for Telemetry {
@@ -56,7 +71,32 @@ impl Telemetry {
                 .iter()
                 .map(|route| (Arc::clone(&route.pattern), route.transport))
                 .collect(),
+            pauses: Arc::default(),
+            failures: Arc::default(),
+            tracer: None,
         }
+    }
+
+    /// With traces: what is published from now on becomes spans. Also answers the task that sends them, which is to be run.
+    #[must_use]
+    pub fn traced(mut self, settings: Settings) -> (Self, Exporter) {
+        let (tracer, exporter) = Tracer::new(settings, Arc::clone(&self.metrics));
+        self.tracer = Some(Arc::new(tracer));
+        (self, exporter)
+    }
+
+    /// Makes spans of attempts; `None`: nothing is traced.
+    #[must_use]
+    pub fn tracer(&self) -> Option<&Tracer> {
+        self.tracer.as_deref()
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Budget> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn transport(&self, index: usize) -> &str {
@@ -68,14 +108,17 @@ impl Telemetry {
         let transport = self.transport(transport);
         self.metrics.destination_paused(transport, destination);
         self.health.destination_paused(transport, destination, error);
-        tracing::warn!(transport, destination = %destination, error, "destination paused: its messages wait, nothing is counted");
+        if self.pauses().paused(transport, destination, Instant::now()) {
+            tracing::warn!(transport, destination = %destination, error, "destination paused: its messages wait, nothing is counted");
+        }
     }
 
     /// A destination takes messages again.
     pub fn recovered(&self, transport: usize, destination: &Arc<str>) {
         let transport = self.transport(transport);
         self.metrics.destination_recovered(transport, destination);
-        if self.health.destination_recovered(transport, destination) {
+        let was_paused = self.health.destination_recovered(transport, destination);
+        if self.pauses().recovered(transport, destination) && was_paused {
             tracing::info!(transport, destination = %destination, "destination takes messages again");
         }
     }
@@ -86,21 +129,86 @@ impl Telemetry {
             .attempt_failed(self.transport(transport), failure.class, &failure.code);
     }
 
-    /// A message of `route` failed for good.
-    pub fn failed(&self, route: usize, failure: &Failure) {
+    /// A message of `route` failed for good. Each has a line of its own, unless there are very many.
+    pub fn failed(&self, route: usize, message: &Message, failure: &Failure) {
         let (pattern, transport) = self
             .routes
             .get(route)
-            .map_or(("none", usize::MAX), |(glob, at)| (&**glob, *at));
+            .map_or(("none", NOWHERE), |(glob, at)| (&**glob, *at));
         self.metrics.failed(self.transport(transport), pattern, failure.class);
+        if self.failures().allows(Instant::now().into_std()) {
+            tracing::warn!(
+                seq = %message.seq, id = %message.id, topic = %message.topic, attempt = message.attempt,
+                code = %failure.code, error = %failure.error, "message failed"
+            );
+        }
     }
 
     /// What the upkeep query found in the table.
     pub fn backlog(&self, backlog: Backlog) {
-        self.metrics.pending(backlog.pending);
-        self.metrics.failed_rows(backlog.failed);
-        self.metrics.oldest_due_age(backlog.oldest_due_age.unwrap_or_default());
+        let table = &self.metrics.table;
+        table.pending(backlog.pending);
+        table.failed(backlog.failed);
+        table.oldest_due_age(backlog.oldest_due_age.unwrap_or_default());
         self.health.backlog(backlog);
+    }
+
+    /// Says again what lasts. To be called every few seconds.
+    pub fn remind(&self) {
+        let now = Instant::now();
+        if let Some(count) = self.failures().rest(now.into_std()) {
+            tracing::warn!(count, "more messages failed: `outboxd failed list` names them");
+        }
+        let facts = self.health.facts();
+        for reminder in self.pauses().reminders(now, &facts.paused) {
+            let (transport, unsaid) = (reminder.transport, reminder.unsaid);
+            if let Some((destination, paused)) = reminder.first {
+                let since = health::ago(now, paused.since);
+                let (count, error) = (reminder.paused, paused.error);
+                tracing::warn!(
+                    transport,
+                    destination,
+                    error,
+                    since,
+                    count,
+                    unsaid,
+                    "destinations still paused: their messages wait"
+                );
+            } else {
+                tracing::info!(
+                    transport,
+                    unsaid,
+                    "destinations were paused for a moment; all take messages"
+                );
+            }
+        }
+    }
+
+    /// Says what was done, and what there is to do.
+    pub fn summary(&self, done: Done) {
+        let facts = self.health.facts();
+        let (_, backlog) = facts.backlog.unwrap_or((facts.started, Backlog::default()));
+        let metrics::Pending {
+            due,
+            delayed,
+            retrying,
+            held,
+        } = backlog.pending;
+        let oldest_due = backlog.oldest_due_age.unwrap_or_default().as_secs();
+        let (relayed, failed) = (done.relayed, done.failed);
+        // Tenths are enough.
+        let per_second = (done.rate * 10.0).round() / 10.0;
+        let seconds = done.within.as_secs();
+        tracing::info!(
+            relayed,
+            failed,
+            per_second,
+            seconds,
+            pending = due + delayed + retrying + held,
+            due,
+            oldest_due,
+            "summary"
+        );
     }
 
     /// All metrics as OpenMetrics text.

@@ -12,6 +12,7 @@ pub(crate) mod browser;
 pub(crate) mod chaos;
 pub(crate) mod checker;
 pub(crate) mod clusters;
+pub(crate) mod collector;
 pub(crate) mod command;
 pub(crate) mod consumer;
 pub(crate) mod daemon;

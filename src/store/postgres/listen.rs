@@ -130,12 +130,9 @@ async fn prove(
             Ok(Err(error)) => return Ended::Lost(Some(error)),
             Err(_) => return Ended::Lost(None),
         }
-        if listener
-            .database
-            .query(Role::Side, &listener.probe, &[&word])
-            .await
-            .is_err()
-        {
+        let notify = async || listener.database.query(Role::Side, &listener.probe, &[&word]).await;
+        // A pooler that loses prepared statements shows itself by the first error, which says nothing about this connection.
+        if notify().await.is_err() && notify().await.is_err() {
             return Ended::Lost(None);
         }
         tokio::time::sleep(PROBE_TIMEOUT).await;

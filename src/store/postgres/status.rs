@@ -24,6 +24,7 @@ const OLDEST: &str = include_str!("../../../sql/status_oldest.sql");
 const RATE: &str = include_str!("../../../sql/status_rate.sql");
 const INSTANCES: &str = include_str!("../../../sql/status_instances.sql");
 const OPEN_TRANSACTIONS: &str = include_str!("../../../sql/open_transactions.sql");
+const OLDEST_TRANSACTION: &str = include_str!("../../../sql/oldest_transaction.sql");
 const LANES: &str = include_str!("../../../sql/status_lanes.sql");
 
 /// Up to here counts are exact.
@@ -175,8 +176,17 @@ pub async fn backlog(database: &Database, names: &Names, rules: Rules<'_>, exact
     let by_route = rules.any_paused.then_some(&is_paused as _);
     let paused_topics = paused::topics(database, names, by_route, HELD_SEARCH).await?;
     let shut: Vec<&str> = paused_topics.iter().map(|paused| &*paused.topic).collect();
-    let held_keys = held_keys(database, names, rules).await?;
     let (mut pending, failed) = counts(database, names, exact).await?;
+    if pending == Pending::default() && failed == 0 {
+        return Ok(Backlog {
+            pending,
+            failed,
+            oldest_due_age_seconds: 0.0,
+            held_keys: Vec::new(),
+            paused_topics,
+        });
+    }
+    let held_keys = held_keys(database, names, rules).await?;
     // A key with a failed and a retrying holder is listed twice, and its messages wait once.
     let mut waiting: HashMap<(&str, &str), i64> = HashMap::new();
     for held in &held_keys {
@@ -260,6 +270,18 @@ pub async fn open_transactions(database: &Database, names: &Names) -> Result<Vec
     };
     let transactions: Result<_, tokio_postgres::Error> = rows.iter().map(read).collect();
     transactions.map_err(|error| unreadable(&error))
+}
+
+/// For how long the oldest open transaction of the database has been open, in seconds; 0: none is. Those of other roles are
+/// seen by members of `pg_monitor` only.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn oldest_transaction(database: &Database, names: &Names) -> Result<f64, StoreError> {
+    let rows = database
+        .query(Role::Side, &plain(names, OLDEST_TRANSACTION), &[])
+        .await?;
+    Ok(rows.first().map_or(0.0, |row| row.get(0)))
 }
 
 fn plain(names: &Names, file: &str) -> Statement {

@@ -213,9 +213,9 @@ impl Kafka {
             );
             self.health.outage().unwrap_or(failure)
         };
-        let admin = self.topics.admin().await.map_err(client_failure)?;
+        let asking = self.topics.asking().map_err(client_failure)?;
         let (name, timeout) = (topic.to_owned(), self.ack_timeout);
-        tokio::task::spawn_blocking(move || admin.inner().fetch_metadata(Some(&name), timeout))
+        tokio::task::spawn_blocking(move || asking.client.inner().fetch_metadata(Some(&name), timeout))
             .await
             .expect("fetch_metadata does not panic")
             .map_err(client_failure)

@@ -1,8 +1,8 @@
 //! What is known of each topic: its limits, whether it is handled with care, and what is stuck on its way to it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -105,11 +105,30 @@ impl ClientContext for Quiet {
     }
 }
 
+/// How long the client that asks questions is kept without one.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// A client that asks questions. It never makes a broker create a topic. Idle, its threads would cost more than the relay
+/// itself, so it ends when nobody has asked for a while.
+pub(super) struct Asking {
+    pub(super) client: AdminClient<Quiet>,
+    made: Instant,
+    /// When it was wanted last, in seconds since it was made.
+    used: AtomicU64,
+}
+
+impl Asking {
+    fn is_wanted(&self) -> bool {
+        let used = Duration::from_secs(self.used.load(Ordering::Relaxed));
+        self.made.elapsed().saturating_sub(used) < KEPT
+    }
+}
+
 /// All topics met so far.
 pub(super) struct Topics {
     known: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
     config: ClientConfig,
-    admin: tokio::sync::OnceCell<Arc<AdminClient<Quiet>>>,
+    asking: Mutex<Weak<Asking>>,
 }
 
 impl std::fmt::Debug for Topics {
@@ -126,14 +145,34 @@ impl Topics {
         Self {
             known: Mutex::default(),
             config,
-            admin: tokio::sync::OnceCell::new(),
+            asking: Mutex::default(),
         }
     }
 
-    /// The client that asks questions. It never makes a broker create a topic.
-    pub(super) async fn admin(&self) -> Result<Arc<AdminClient<Quiet>>, KafkaError> {
-        let create = || async { AdminClient::from_config_and_context(&self.config, Quiet).map(Arc::new) };
-        self.admin.get_or_try_init(create).await.map(Arc::clone)
+    /// The client that asks questions, made where there is none.
+    pub(super) fn asking(&self) -> Result<Arc<Asking>, KafkaError> {
+        let mut kept = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asking) = kept.upgrade() {
+            asking.used.store(asking.made.elapsed().as_secs(), Ordering::Relaxed);
+            return Ok(asking);
+        }
+        let asking = Arc::new(Asking {
+            client: AdminClient::from_config_and_context(&self.config, Quiet)?,
+            made: Instant::now(),
+            used: AtomicU64::new(0),
+        });
+        let keep = Arc::clone(&asking);
+        // Its end joins threads of librdkafka, which must not hold anybody up.
+        let thread = std::thread::Builder::new().name("kafka-asking".to_owned());
+        let kept_by = thread.spawn(move || {
+            while keep.is_wanted() {
+                std::thread::sleep(KEPT);
+            }
+        });
+        if kept_by.is_ok() {
+            *kept = Arc::downgrade(&asking);
+        }
+        Ok(asking)
     }
 
     /// The topic called `name`.
@@ -177,9 +216,10 @@ impl Topics {
     }
 
     async fn describe(&self, name: &str, patience: Duration) -> Option<Limits> {
-        let admin = self.admin().await.ok()?;
+        let asking = self.asking().ok()?;
         let options = AdminOptions::new().request_timeout(Some(patience));
-        let answer = admin
+        let answer = asking
+            .client
             .describe_configs(&[ResourceSpecifier::Topic(name)], &options)
             .await
             .ok()?;

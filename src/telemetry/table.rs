@@ -1,0 +1,83 @@
+//! The metrics of the table itself: what upkeep finds in the database every few seconds. Each instance shows the same.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::labels::{Float, StateLabels};
+use super::metrics::whole;
+
+/// Pending rows by what they wait for. `state` of `outboxd_messages_pending`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Pending {
+    /// May be sent now.
+    pub due: u64,
+    /// `available_at` is to come and no attempt failed yet.
+    pub delayed: u64,
+    /// An attempt failed; waiting for the next.
+    pub retrying: u64,
+    /// Behind a retrying or failed message of their key. Not counted as due.
+    pub held: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Table {
+    pending: Family<StateLabels, Gauge>,
+    failed: Gauge,
+    oldest_due_age: Float,
+    oldest_transaction: Float,
+}
+
+impl Table {
+    pub(super) fn register(&self, all: &mut Registry) {
+        all.register(
+            "messages_pending",
+            "Rows neither relayed nor failed, by what they wait for",
+            self.pending.clone(),
+        );
+        all.register("messages_failed", "Rows in the failed state", self.failed.clone());
+        all.register(
+            "oldest_due_age_seconds",
+            "Age of the oldest row that may be sent",
+            self.oldest_due_age.clone(),
+        );
+        all.register(
+            "oldest_transaction_seconds",
+            "How long the oldest open transaction of the database has been open",
+            self.oldest_transaction.clone(),
+        );
+        self.pending(Pending::default());
+    }
+
+    /// Pending rows.
+    pub fn pending(&self, pending: Pending) {
+        let states = [
+            ("due", pending.due),
+            ("delayed", pending.delayed),
+            ("retrying", pending.retrying),
+            ("held", pending.held),
+        ];
+        for (state, count) in states {
+            let gauge = self.pending.get_or_create_owned(&StateLabels { state });
+            gauge.set(whole(count));
+        }
+    }
+
+    /// Rows in the failed state.
+    pub fn failed(&self, count: u64) {
+        self.failed.set(whole(count));
+    }
+
+    /// Age of the oldest due row; zero when nothing is due.
+    pub fn oldest_due_age(&self, age: Duration) {
+        self.oldest_due_age.set(age.as_secs_f64());
+    }
+
+    /// For how long the oldest open transaction of the database has been open; zero when none is.
+    pub fn oldest_transaction(&self, open_for: Duration) {
+        self.oldest_transaction.set(open_for.as_secs_f64());
+    }
+}
