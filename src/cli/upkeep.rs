@@ -11,6 +11,7 @@ use crate::store::StoreError;
 use crate::store::postgres::database::Database;
 use crate::store::postgres::sql::Names;
 use crate::store::postgres::status;
+use crate::store::postgres::transactions;
 use crate::telemetry::health::Backlog;
 use crate::telemetry::history::{HELD_MAX, HeldKey, PausedTopic};
 use crate::telemetry::metrics::Pending;
@@ -69,7 +70,7 @@ async fn look_again_and_again(database: &Database, names: &Names, routes: &Route
         let started = Instant::now();
         let looked = async {
             let found = status::backlog(database, names, rules, EXACT).await?;
-            Ok((found, status::oldest_transaction(database, names).await?))
+            Ok((found, transactions::oldest(database, names).await?))
         };
         let cost = match looked.await {
             Ok((found, open_for)) => {

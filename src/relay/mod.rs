@@ -51,6 +51,7 @@ mod lag;
 mod lanes;
 mod limits;
 mod pace;
+mod probing;
 mod publishing;
 mod reading;
 #[cfg(feature = "testing")]

@@ -357,29 +357,6 @@ impl Engine {
             }
         }
     }
-
-    /// Looks at paused destinations, and at those that have not answered for a while: whether a timeout counts depends on it.
-    pub(super) fn start_probes(&mut self, now: Instant) {
-        for id in self.destinations.take_due_probes(now) {
-            let destination = self.destinations.get(id);
-            let transport = Arc::clone(&self.transports[destination.transport]);
-            let name = Arc::clone(&destination.name);
-            self.probing
-                .push(Box::pin(async move { (id, transport.probe(&name).await) }));
-        }
-    }
-
-    pub(super) fn book_probe(&mut self, id: DestinationId, answer: Result<(), Failure>, now: Instant) {
-        let was_open = self.destinations.get(id).is_open();
-        self.destinations.probed(id, answer, now);
-        if was_open && !self.destinations.get(id).is_open() {
-            self.reading.due_again();
-            self.reading.pace.hint(now);
-            if self.destinations.tidy(id) {
-                self.report_recovered(id);
-            }
-        }
-    }
 }
 
 fn entry(envelope: Envelope, slip: Slip) -> Entry {

@@ -27,6 +27,7 @@ mod settle;
 pub mod sql;
 pub mod status;
 mod tls;
+pub mod transactions;
 mod walks;
 
 use std::sync::Arc;
@@ -233,7 +234,7 @@ impl Store for PostgresStore {
     }
 
     async fn open_transactions(&self) -> Result<Vec<OpenTransaction>, StoreError> {
-        status::open_transactions(&self.database, &self.names).await
+        transactions::open(&self.database, &self.names).await
     }
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {

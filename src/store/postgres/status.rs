@@ -12,8 +12,8 @@ use tokio_postgres::types::Type;
 
 use super::database::{Database, Role};
 use super::paused::{self, PausedTopic};
-use super::rows::unreadable;
 use super::sql::{Names, Statement};
+use super::transactions;
 use crate::delivery::Order;
 use crate::store::{OpenTransaction, StoreError};
 
@@ -23,8 +23,6 @@ const COUNTS: &str = include_str!("../../../sql/status_counts.sql");
 const OLDEST: &str = include_str!("../../../sql/status_oldest.sql");
 const RATE: &str = include_str!("../../../sql/status_rate.sql");
 const INSTANCES: &str = include_str!("../../../sql/status_instances.sql");
-const OPEN_TRANSACTIONS: &str = include_str!("../../../sql/open_transactions.sql");
-const OLDEST_TRANSACTION: &str = include_str!("../../../sql/oldest_transaction.sql");
 const LANES: &str = include_str!("../../../sql/status_lanes.sql");
 
 /// Up to here counts are exact.
@@ -36,8 +34,6 @@ const HELD_SEARCH: i64 = 200_000;
 /// Rows of each window the rate is taken from, and the seconds it looks back.
 const RATE_WINDOW: i64 = 20_000;
 const RATE_SECONDS: f64 = 10.0;
-/// Transactions open for less are nobody's concern.
-const OPEN_SECONDS: f64 = 3.0;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -235,7 +231,7 @@ pub async fn status(database: &Database, names: &Names, rules: Rules<'_>) -> Res
             })
             .collect(),
         held_keys,
-        open_transactions: open_transactions(database, names).await?,
+        open_transactions: transactions::open(database, names).await?,
         paused_topics,
         paused_destinations: Vec::new(),
     })
@@ -248,40 +244,6 @@ pub async fn status(database: &Database, names: &Names, rules: Rules<'_>) -> Res
 pub async fn instances(database: &Database, names: &Names) -> Result<Vec<Instance>, StoreError> {
     let rows = database.query(Role::Side, &plain(names, INSTANCES), &[]).await?;
     Ok(rows.iter().map(instance).collect())
-}
-
-/// Open transactions that have taken numbers, longest first.
-///
-/// # Errors
-/// See [`Database::query`].
-pub async fn open_transactions(database: &Database, names: &Names) -> Result<Vec<OpenTransaction>, StoreError> {
-    let statement = Statement {
-        text: names.fill(OPEN_TRANSACTIONS),
-        types: &[Type::FLOAT8],
-    };
-    let rows = database.query(Role::Side, &statement, &[&OPEN_SECONDS]).await?;
-    let read = |row: &tokio_postgres::Row| {
-        Ok(OpenTransaction {
-            pid: row.try_get("pid")?,
-            who: row.try_get("who")?,
-            state: row.try_get("state")?,
-            open_for: row.try_get("open_for")?,
-        })
-    };
-    let transactions: Result<_, tokio_postgres::Error> = rows.iter().map(read).collect();
-    transactions.map_err(|error| unreadable(&error))
-}
-
-/// For how long the oldest open transaction of the database has been open, in seconds; 0: none is. Those of other roles are
-/// seen by members of `pg_monitor` only.
-///
-/// # Errors
-/// See [`Database::query`].
-pub async fn oldest_transaction(database: &Database, names: &Names) -> Result<f64, StoreError> {
-    let rows = database
-        .query(Role::Side, &plain(names, OLDEST_TRANSACTION), &[])
-        .await?;
-    Ok(rows.first().map_or(0.0, |row| row.get(0)))
 }
 
 fn plain(names: &Names, file: &str) -> Statement {

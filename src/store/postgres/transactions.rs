@@ -1,0 +1,50 @@
+//! Transactions that are open: what gaps, commit order and vacuum wait for. For people.
+
+use tokio_postgres::types::Type;
+
+use super::database::{Database, Role};
+use super::rows::unreadable;
+use super::sql::{Names, Statement};
+use crate::store::{OpenTransaction, StoreError};
+
+const OPEN_TRANSACTIONS: &str = include_str!("../../../sql/open_transactions.sql");
+const OLDEST_TRANSACTION: &str = include_str!("../../../sql/oldest_transaction.sql");
+
+/// Transactions open for less are nobody's concern.
+const OPEN_SECONDS: f64 = 3.0;
+
+/// Open transactions that have taken numbers, longest first.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn open(database: &Database, names: &Names) -> Result<Vec<OpenTransaction>, StoreError> {
+    let statement = Statement {
+        text: names.fill(OPEN_TRANSACTIONS),
+        types: &[Type::FLOAT8],
+    };
+    let rows = database.query(Role::Side, &statement, &[&OPEN_SECONDS]).await?;
+    let read = |row: &tokio_postgres::Row| {
+        Ok(OpenTransaction {
+            pid: row.try_get("pid")?,
+            who: row.try_get("who")?,
+            state: row.try_get("state")?,
+            open_for: row.try_get("open_for")?,
+        })
+    };
+    let transactions: Result<_, tokio_postgres::Error> = rows.iter().map(read).collect();
+    transactions.map_err(|error| unreadable(&error))
+}
+
+/// For how long the oldest open transaction of the database has been open, in seconds; 0: none is. Those of other roles are
+/// seen by members of `pg_monitor` only.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn oldest(database: &Database, names: &Names) -> Result<f64, StoreError> {
+    let statement = Statement {
+        text: names.fill(OLDEST_TRANSACTION),
+        types: &[],
+    };
+    let rows = database.query(Role::Side, &statement, &[]).await?;
+    Ok(rows.first().map_or(0.0, |row| row.get(0)))
+}
