@@ -123,8 +123,32 @@ fn a_database_that_is_not_there_is_one_line() {
     let url = "postgres://nobody@127.0.0.1:1/none";
     for args in [&["status"][..], &["migrate"], &["failed", "list"]] {
         let called = finish(site.command(args).env("OUTBOXD__DATABASE__URL", url).output().unwrap());
-        assert!(called.refused(1).contains("database unavailable"), "{}", called.err);
+        let said = called.refused(1);
+        assert!(
+            said.contains("database unavailable") && said.contains("check the server and database.url"),
+            "{said}"
+        );
     }
+    // One that takes connections and says nothing.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("postgres://nobody@{}/none", listener.local_addr().unwrap());
+    let began = std::time::Instant::now();
+    let called = finish(
+        site.command(&["status"])
+            .env("OUTBOXD__DATABASE__URL", silent)
+            .output()
+            .unwrap(),
+    );
+    assert!(
+        called.refused(1).contains("no answer within 1.5s; check the server"),
+        "{}",
+        called.err
+    );
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
     let called = finish(
         site.command(&["check", "--connect"])
             .env("OUTBOXD__DATABASE__URL", url)

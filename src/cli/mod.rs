@@ -35,7 +35,7 @@ use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
 use crate::store::StoreError;
-use crate::store::postgres::database::{ConnectOptions, Database};
+use crate::store::postgres::database::{ConnectOptions, Database, no_answer};
 use crate::store::postgres::schema;
 use crate::store::postgres::sql::Names;
 
@@ -123,7 +123,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("outboxd: {}", one_line(&error));
+            eprintln!("outboxd: {}{}", one_line(&error), what_to_do(&error));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -205,6 +205,16 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn reader_is_gone(error: &anyhow::Error) -> bool {
     let broken = |io: &std::io::Error| io.kind() == std::io::ErrorKind::BrokenPipe;
     error.downcast_ref::<std::io::Error>().is_some_and(broken)
+}
+
+/// What to do about a server that does not answer.
+const CHECK_SERVER: &str = "; check the server and database.url";
+
+fn what_to_do(error: &anyhow::Error) -> &'static str {
+    match error.chain().find_map(|cause| cause.downcast_ref::<StoreError>()) {
+        Some(error) if no_answer(error) => CHECK_SERVER,
+        Some(_) | None => "",
+    }
 }
 
 /// The error and its causes on one line; what a cause has said already is not said again.

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::delivery::Order;
 use crate::route::Routes;
 use crate::store::OpenTransaction;
-use crate::store::postgres::paused::PausedTopic;
+use crate::store::postgres::paused::{self, PausedTopic};
 use crate::store::postgres::status::{self, EXACT, HeldKey, Rule, Rules, Status};
 
 use super::terminal::{Out, Tone, age, cut, grouped};
@@ -24,6 +24,8 @@ pub(super) struct Args {
     watch: bool,
 }
 
+/// A server that does not answer a small question by then is away.
+const SILENCE: Duration = Duration::from_millis(1_500);
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Held keys shown to a person.
 const HELD_SHOWN: usize = 10;
@@ -32,6 +34,15 @@ pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitC
     let (database, names) = (super::database(config)?, super::names(config));
     let rule_of = |topic: &str| rule_of(&config.routes, topic);
     let rules = rules(&config.routes, &rule_of);
+    // A server that is silent is told from a long answer by a small question.
+    let small = paused::topics(&database, &names, None, 0);
+    let Ok(answered) = tokio::time::timeout(SILENCE, small).await else {
+        anyhow::bail!(
+            "database unavailable: no answer within {SILENCE:?}{}",
+            super::CHECK_SERVER
+        );
+    };
+    answered?;
     let mut out = Out::stdout();
     loop {
         let status = status::status(&database, &names, rules).await?;
@@ -119,12 +130,12 @@ fn show(out: &mut Out, status: &Status) -> io::Result<()> {
         out.line(line)?;
     }
     instances(out, status)?;
-    paused(out, &status.paused_topics)?;
+    paused_topics(out, &status.paused_topics)?;
     held(out, &status.held_keys)?;
     open_transactions(out, &status.open_transactions)
 }
 
-fn paused(out: &mut Out, topics: &[PausedTopic]) -> io::Result<()> {
+fn paused_topics(out: &mut Out, topics: &[PausedTopic]) -> io::Result<()> {
     if topics.is_empty() {
         return Ok(());
     }

@@ -159,6 +159,23 @@ pub fn refused_login(error: &StoreError) -> Option<String> {
     None
 }
 
+/// Whether nobody answered, as against an answer that says no.
+#[must_use]
+pub fn no_answer(error: &StoreError) -> bool {
+    let StoreError::Unavailable(source) = error else {
+        return false;
+    };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
+    while let Some(error) = cause {
+        let driver = error.downcast_ref::<tokio_postgres::Error>();
+        if driver.is_some_and(|error| error.as_db_error().is_some()) {
+            return false;
+        }
+        cause = error.source();
+    }
+    true
+}
+
 /// What an error of the driver means for the caller. A missing object or right is for a person; everything else passes.
 #[must_use]
 pub fn classify(error: tokio_postgres::Error) -> StoreError {

@@ -24,7 +24,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::checkout::{
     CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, is_another_server, loses_prepared_statements,
 };
-pub use super::checkout::{classify, refused_login};
+pub use super::checkout::{classify, no_answer, refused_login};
 use super::connect::parse_url;
 use super::sql::Statement;
 use crate::store::StoreError;
