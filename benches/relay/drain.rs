@@ -65,7 +65,7 @@ pub(crate) async fn relay(set: Set<'_>, rows: Rows) -> Value {
 
 /// The parts of the floor at work.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Parts {
+pub(crate) enum Parts {
     All,
     /// Fetch and mark.
     Database,
@@ -74,7 +74,7 @@ enum Parts {
 }
 
 /// One drain of `rows` by the floor, in a process of its own.
-async fn floor(broker: &Broker, parts: Parts, mark: Mark, rows: Rows) -> Value {
+pub(crate) async fn floor(broker: &Broker, parts: Parts, mark: Mark, rows: Rows) -> Value {
     let scene = Scene::without_daemon(Set::one(broker, "")).await;
     let mut command = tokio::process::Command::new(std::env::current_exe().expect("this program"));
     command.args(["floor", "--mark", mark.name(), "--rows", &rows.count.to_string()]);

@@ -11,7 +11,8 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::{Value, json};
 
-use crate::drain::{Rows, relay, warm};
+use crate::drain::{Parts, Rows, floor, relay, warm};
+use crate::floor::Mark;
 use crate::scene::{Haul, Scene, Set, heads, line, number};
 use crate::steady;
 use crate::support::broker::{Broker, Kind};
@@ -35,6 +36,9 @@ pub(crate) async fn peers(count: usize, seconds: usize, kind: Kind, config: &str
     line("Debezium Server", &theirs);
     let ours = relay(set, Rows::usual(count)).await;
     line("outboxd", &ours);
+    // What would be left of the relay if it did nothing but fetch, publish and mark.
+    let least = floor(&broker, Parts::All, Mark::Update, Rows::usual(count)).await;
+    line("floor", &least);
     let ratio = |name: &str| number(&ours, name) / number(&theirs, name);
     println!(
         "outboxd: {:.1} times the rows/s, 1/{:.0} of the CPU per row, 1/{:.0} of the memory",
@@ -59,7 +63,7 @@ pub(crate) async fn peers(count: usize, seconds: usize, kind: Kind, config: &str
             latencies.push(json!({ "rate": rate, "poll_interval_ms": poll, "debezium": theirs, "outboxd": ours }));
         }
     }
-    json!({ "peers": { "to": format!("{kind:?}"), "rows": count, "debezium": theirs, "outboxd": ours, "latencies": latencies } })
+    json!({ "peers": { "to": format!("{kind:?}"), "rows": count, "debezium": theirs, "outboxd": ours, "floor": least, "latencies": latencies } })
 }
 
 /// A scene whose peer tails the log: it has brought a row.
