@@ -299,6 +299,30 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
     }
 }
 
+/// A backlog whose rows lie anywhere in the heap, planned without knowing the parameters: a page of it comes from the index, in
+/// order. Sorting what is pending for each page would take longer the longer the backlog is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_a_backlog_is_not_sorted() {
+    let real = Real::new().await;
+    let reread = names().fill(include_str!("../../../sql/reread.sql"));
+    real.session
+        .run(
+            "insert into outbox_messages (seq, topic, key, payload)
+             select g, 't', 'k' || g % 1000, '{}' from generate_series(1, 300000) g order by random()",
+        )
+        .await;
+    real.session.run("vacuum analyze outbox_messages").await;
+    real.session.run("set plan_cache_mode = force_generic_plan").await;
+    let prepare = format!("prepare page (bigint, bigint, bigint, bytea, text[], text) as {reread}");
+    real.session.run(&prepare).await;
+    let execute = "explain execute page (1000, 300000, 1000, '\\xff', null, null)";
+    let rows = real.session.query(execute, &[]).await.unwrap();
+    let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let plan = plan.join("\n");
+    assert!(plan.contains("Index Scan using outbox_messages_pending"), "{plan}");
+    assert!(!plan.contains("Sort"), "{plan}");
+}
+
 /// Pages a statement touches, as EXPLAIN (ANALYZE, BUFFERS) says.
 async fn pages_of(real: &Real, file: &str, params: &[&str]) -> u64 {
     let mut text = names().fill(file);
