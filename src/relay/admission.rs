@@ -65,14 +65,17 @@ impl Engine {
     pub(super) fn admit(&mut self, row: Row, found: Found, now: Instant) -> Admission {
         let Row { lane, message } = row;
         let seq = message.seq;
-        if self.window.holds(seq) || !self.territory.takes(lane, seq, found, self.holds.is_holder(seq)) {
+        let is_holder = self.holds.is_holder(seq);
+        if self.window.holds(seq) || !self.territory.takes(lane, seq, found, is_holder) {
             return Admission::Passed;
         }
         let failure = match (
             &message.headers,
             self.routes.resolve(&message.topic, message.key.as_deref()),
         ) {
-            (Headers::Valid(_), Ok(resolved)) => return self.admit_to(resolved, Row { lane, message }, found, now),
+            (Headers::Valid(_), Ok(resolved)) => {
+                return self.admit_to(resolved, Row { lane, message }, (found, is_holder), now);
+            }
             (Headers::Invalid(reason), _) => Failure::new(FailureClass::Rejected, "headers", &**reason),
             (Headers::Valid(_), Err(reason)) => Failure::new(FailureClass::Rejected, "no_route", reason),
         };
@@ -80,7 +83,7 @@ impl Engine {
         Admission::Passed
     }
 
-    fn admit_to(&mut self, resolved: Resolved, row: Row, found: Found, now: Instant) -> Admission {
+    fn admit_to(&mut self, resolved: Resolved, row: Row, (found, is_holder): (Found, bool), now: Instant) -> Admission {
         let Row { lane, message } = row;
         let route = self.routes.get(resolved.route);
         let (transport, order) = (route.transport, route.order);
@@ -88,7 +91,6 @@ impl Engine {
         if route.limits.paused {
             return Admission::Passed;
         }
-        let is_holder = self.holds.is_holder(message.seq);
         if !self.gates.takes(&message.topic, message.seq, found, is_holder) {
             if found != Found::Due {
                 self.wait_at_gate(&message);
@@ -157,18 +159,23 @@ impl Engine {
         }
     }
 
-    /// The destination lags from `from` on for this row, and, when paused, from what is parked of its key: released past the
-    /// lag, later rows of the key would go first.
+    /// The destination lags from `from` on for this row.
     pub(super) fn lag_from(&mut self, id: DestinationId, from: Seq, message: &Message) {
         if sabotaged!(LagForgotten) {
             return;
         }
+        let from = self.start_of_lag(from, message, self.destinations.get(id).is_open());
+        self.destinations.lag_from(id, from, &message.topic);
+    }
+
+    /// From where on a lag begins that is to hold this row: `from`, or, while nothing of it is sent (`paused`), what is parked
+    /// of its key. Released past the lag, later rows of the key would go first.
+    pub(super) fn start_of_lag(&mut self, from: Seq, message: &Message, paused: bool) -> Seq {
         // Only of a paused one: else later rows of the key may stand in the queue, and go once nothing holds them.
-        let may_be_parked = self.destinations.get(id).is_open() && !self.holds.is_empty();
+        let may_be_parked = paused && !self.holds.is_empty();
         let key = message.key.as_deref().filter(|_| may_be_parked);
         let parked = key.and_then(|key| self.holds.give_up_release(&message.topic, key));
-        let from = parked.map_or(from, |parked| parked.min(from));
-        self.destinations.lag_from(id, from, &message.topic);
+        parked.map_or(from, |parked| parked.min(from))
     }
 
     /// The row can never be sent: `failed_at` at its first attempt, without a transport.

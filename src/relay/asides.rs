@@ -112,7 +112,10 @@ impl Engine {
             Side::Arrive(lanes, _) => all(LaneSet::of(lanes.keys().copied())),
             Side::Arriving => all(self.territory.behind().map_or_else(lanes, |(lanes, _)| lanes.clone())),
             Side::Behind(id) => self.destinations.get(*id).scope(lanes()),
-            Side::Reopened(topic, _) => self.scope_of_topic(topic, lanes()),
+            Side::Reopened(topic, _) => Scope {
+                topics: Some(vec![Arc::clone(topic)]),
+                ..all(lanes())
+            },
             Side::Recall(id, Recall::From(_)) => Scope {
                 topics: Some(vec![Arc::clone(&id.0)]),
                 key: Some(id.1.clone()),

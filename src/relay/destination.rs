@@ -13,6 +13,7 @@ use super::share::Load;
 
 /// Topics remembered per destination; beyond, a reread looks at all topics.
 const TOPICS_REMEMBERED: usize = 64;
+
 /// Index of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct DestinationId(pub(crate) usize);

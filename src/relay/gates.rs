@@ -15,7 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::message::{Message, Seq};
-use crate::store::{LaneSet, Scope};
 
 use super::admission::Found;
 use super::engine::Engine;
@@ -113,15 +112,6 @@ impl Gates {
 }
 
 impl Engine {
-    /// Which rows a reread of a topic looks at.
-    pub(super) fn scope_of_topic(&self, topic: &Arc<str>, lanes: LaneSet) -> Scope {
-        Scope {
-            topics: Some(vec![Arc::clone(topic)]),
-            key: None,
-            lanes,
-        }
-    }
-
     /// Shuts and opens gates as an operator says. What is queued of a shut topic goes back to the database.
     pub(super) fn follow_pauses(&mut self, paused: &Arc<Topics>) {
         if self.gates.shut == *paused {
@@ -144,24 +134,16 @@ impl Engine {
 
     /// The row leaves memory, and waits behind its topic's gate; or for its key, where that is held.
     pub(super) fn send_back_to_gate(&mut self, entry: &Entry) {
-        let message = &entry.envelope.message;
-        // A row that waited for a time is found again by that.
-        if message.attempt == 1 && message.replay == 0 && !self.parks(&entry.envelope) {
-            self.wait_at_gate(message);
-        }
-        self.let_go(entry);
+        self.give_up(entry, |engine| engine.wait_at_gate(&entry.envelope.message));
     }
 
-    /// The row waits behind its topic's gate; while that is shut, with what is parked of its key: released past the lag, later
-    /// rows of the key would go first.
+    /// The row waits behind its topic's gate.
     pub(super) fn wait_at_gate(&mut self, message: &Message) {
         if sabotaged!(GateForgotten) {
             return;
         }
-        let shut = self.gates.is_shut(&message.topic) && !self.holds.is_empty();
-        let key = message.key.as_deref().filter(|_| shut);
-        let parked = key.and_then(|key| self.holds.give_up_release(&message.topic, key));
-        let from = parked.map_or(message.seq, |parked| parked.min(message.seq));
+        let shut = self.gates.is_shut(&message.topic);
+        let from = self.start_of_lag(message.seq, message, shut);
         self.gates.lag_from(&message.topic, from);
     }
 }

@@ -154,9 +154,15 @@ impl Engine {
     /// The row leaves memory, and its destination lags from it; or it waits for its key, where that is held.
     fn send_back(&mut self, entry: &Entry) {
         let message = &entry.envelope.message;
-        // A row that waited for a time is found again by that, once the destination is back.
+        self.give_up(entry, |engine| engine.lag_from(entry.destination, message.seq, message));
+    }
+
+    /// The row leaves memory, and is remembered as `remember` does; or it waits for its key, where that is held.
+    pub(super) fn give_up(&mut self, entry: &Entry, remember: impl FnOnce(&mut Self)) {
+        let message = &entry.envelope.message;
+        // A row that waited for a time is found again by that, once it may be sent.
         if message.attempt == 1 && message.replay == 0 && !self.parks(&entry.envelope) {
-            self.lag_from(entry.destination, entry.envelope.message.seq, &entry.envelope.message);
+            remember(self);
         }
         self.let_go(entry);
     }
