@@ -45,5 +45,6 @@ mod support;
 mod tidy;
 mod tls;
 mod traces;
+mod upgrade;
 mod wait;
 mod wire;

@@ -1,7 +1,8 @@
 //! Debezium Server with the outbox event router, beside the relay: the same rows, brokers and machine.
 //!
-//! It tails the write-ahead log, so its cluster runs with `wal_level = logical`, and it marks nothing. Batches and queues are
-//! larger than its defaults. Its `poll.interval.ms` is its default for one half of the latencies; else it polls each millisecond.
+//! It tails the write-ahead log, so its cluster runs with `wal_level = logical` (the relay's with PostgreSQL's default), and it
+//! marks nothing. Batches and queues are larger than its defaults. Its `poll.interval.ms` is its default for one half of the
+//! latencies; else it polls each millisecond.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,12 +28,10 @@ const DEFAULT_POLL: u32 = 500;
 pub(crate) async fn peers(count: usize, seconds: usize, kind: Kind, config: &str) -> Value {
     println!("peers: {count} rows of about 480 bytes to {kind:?}, Debezium Server and outboxd");
     let broker = warm(kind).await;
-    let set = Set {
-        logical: true,
-        ..Set::one(&broker, config)
-    };
+    let set = Set::one(&broker, config);
+    let tailed = Set { logical: true, ..set };
     heads();
-    let theirs = drain(set, count).await;
+    let theirs = drain(tailed, count).await;
     line("Debezium Server", &theirs);
     let ours = relay(set, Rows::usual(count)).await;
     line("outboxd", &ours);
@@ -51,7 +50,7 @@ pub(crate) async fn peers(count: usize, seconds: usize, kind: Kind, config: &str
         println!("outboxd:");
         let ours = steady::latencies(&Scene::new(set).await, rate, seconds).await;
         for poll in [DEFAULT_POLL, 1] {
-            let scene = tailing(Scene::without_daemon(set).await, &Debezium::place(), poll).await;
+            let scene = tailing(Scene::without_daemon(tailed).await, &Debezium::place(), poll).await;
             println!("Debezium Server, poll.interval.ms={poll}:");
             let theirs = steady::latencies(&scene, rate, seconds).await;
             let ratio = |name: &str| number(&ours, name) / number(&theirs, name);

@@ -15,6 +15,11 @@ use crate::support::eventually;
 use crate::support::postgres::{Cluster, Database, Session};
 use crate::support::processes::{children, cpu_seconds};
 
+/// A server with memory for its tables: a twelfth of the machine's, and no checkpoint in the middle of a drain.
+const SERVER: &[&str] = &["shared_buffers=2GB", "max_wal_size=8GB"];
+const REPLICA: &str = "wal_level=replica";
+const LOGICAL: &str = "wal_level=logical";
+
 /// What the scene is for.
 #[derive(Clone, Copy)]
 pub(crate) struct Set<'a> {
@@ -23,7 +28,7 @@ pub(crate) struct Set<'a> {
     pub(crate) config: &'a str,
     /// Daemons at work.
     pub(crate) instances: usize,
-    /// The cluster's `wal_level` is `logical`, for a peer to tail and for the relay beside it.
+    /// The cluster's `wal_level` is `logical`, for a peer to tail; else PostgreSQL's default.
     pub(crate) logical: bool,
 }
 
@@ -92,13 +97,8 @@ impl<'a> Scene<'a> {
 
     /// Tables and servers; nobody relays.
     pub(crate) async fn without_daemon(set: Set<'a>) -> Self {
-        let cluster = Cluster::own();
-        if set.logical {
-            cluster.wait();
-            cluster.stop_immediately();
-            cluster.configure(&["wal_level=logical"]);
-            cluster.start();
-        }
+        let level = if set.logical { LOGICAL } else { REPLICA };
+        let cluster = Cluster::own_with(&[SERVER, &[level]].concat());
         let broker = set.broker;
         empty(broker).await;
         let database = cluster.database().await;

@@ -60,8 +60,10 @@ pub(super) async fn migrate(config: &Config, args: &Args) -> anyhow::Result<Exit
         for name in &applied {
             out.line(format!("applied {name}"))?;
         }
-        if applied.is_empty() {
-            out.line("nothing to do: all migrations are applied")?;
+        match migrate::newer(&migrate::status(&database, &names).await?) {
+            Some(newer) => out.line(format!("nothing to do: {newer}"))?,
+            None if applied.is_empty() => out.line("nothing to do: all migrations are applied")?,
+            None => {}
         }
     }
     out.finish()?;

@@ -22,6 +22,7 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outboxd");
 pub(crate) struct Site {
     dir: PathBuf,
     port: u16,
+    binary: PathBuf,
 }
 
 impl Site {
@@ -60,7 +61,13 @@ impl Site {
         Self {
             dir: scratch("daemon"),
             port: ports::free(),
+            binary: PathBuf::from(BINARY),
         }
+    }
+
+    /// Installs another build of the program.
+    pub(crate) fn install(&mut self, binary: PathBuf) {
+        self.binary = binary;
     }
 
     /// `lease.instance`: unique among the daemons of all tests, because it is locked per machine.
@@ -100,7 +107,7 @@ impl Site {
 
     /// Runs a verb to its end.
     pub(crate) fn outboxd(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(Command::new(BINARY));
+        let mut command = self.command(Command::new(&self.binary));
         command
             .args(arguments)
             .stdin(Stdio::null())
@@ -133,7 +140,7 @@ impl Site {
             .append(true)
             .open(self.dir.join("daemon.log"))
             .expect("a log file");
-        let mut command = self.command(guarded(BINARY, "KILL"));
+        let mut command = self.command(guarded(&self.binary, "KILL"));
         command
             .arg("run")
             .stdout(log.try_clone().expect("a second handle"))

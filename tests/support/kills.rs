@@ -53,8 +53,8 @@ impl fmt::Display for Rounds {
     }
 }
 
-/// `rows` rows in about `span` while, every 5 s, an instance is killed and started again; every fourth time it is stopped
-/// past its lease and continued instead. The first one killed stays dead until others have taken its lanes.
+/// At least `rows` rows in about `span` while, every 5 s, an instance is killed and started again; every fourth time it is
+/// stopped past its lease and continued instead. The first one killed stays dead until others have taken its lanes.
 pub(crate) async fn under_kills(kind: Kind, rows: usize, span: Duration) -> (Rounds, Verdict) {
     let mut stage = Stage::new(kind, 3, "").await;
     stage.fleet.start_all().await;
@@ -65,7 +65,8 @@ pub(crate) async fn under_kills(kind: Kind, rows: usize, span: Duration) -> (Rou
         keys: 2_000,
         topics: TOPICS,
         per_second: (rows as f64 / span.as_secs_f64()) as usize,
-        rows,
+        // It goes on while blows fall: an instance that comes back must find rows to mark.
+        rows: usize::MAX,
     };
     let loading = load.start(&stage.database, seed());
     let started = Instant::now();
@@ -79,8 +80,11 @@ pub(crate) async fn under_kills(kind: Kind, rows: usize, span: Duration) -> (Rou
     rounds.blows += 1;
     let mut beat = tokio::time::interval(Duration::from_secs(5));
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while started.elapsed() + TTL < span {
+    loop {
         beat.tick().await;
+        if started.elapsed() + TTL >= span {
+            break;
+        }
         let instance = rounds.blows % 3;
         if rounds.blows % 4 == 3 {
             let span = TTL + TTL / 2;
@@ -93,12 +97,14 @@ pub(crate) async fn under_kills(kind: Kind, rows: usize, span: Duration) -> (Rou
         }
         rounds.blows += 1;
     }
-    loading.join().await;
+    eventually("all rows are written", span * 10, || async {
+        (loading.committed() >= rows).then_some(())
+    })
+    .await;
+    loading.end().await;
+    let took = started.elapsed();
     let verdict = stage.verdict().await;
-    println!(
-        "{kind:?}, {rows} rows in {:.0?}: {rounds}; {verdict}",
-        started.elapsed()
-    );
+    println!("{kind:?}, {took:.0?}: {rounds}; {verdict}");
     (rounds, verdict)
 }
 

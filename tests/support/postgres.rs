@@ -34,7 +34,7 @@ struct Settings {
     prepared_transactions: u32,
 }
 
-static SHARED: LazyLock<Cluster> = LazyLock::new(|| Cluster::create("postgres", Settings::default()));
+static SHARED: LazyLock<Cluster> = LazyLock::new(|| Cluster::create("postgres", Settings::default(), &[]));
 static TWO_PHASE: LazyLock<Cluster> = LazyLock::new(|| {
     Cluster::create(
         "postgres-2pc",
@@ -42,6 +42,7 @@ static TWO_PHASE: LazyLock<Cluster> = LazyLock::new(|| {
             prepared_transactions: 200,
             ..Settings::default()
         },
+        &[],
     )
 });
 
@@ -58,20 +59,24 @@ impl Cluster {
 
     /// A cluster of one's own, with fsync, to kill.
     pub(crate) fn own() -> Self {
-        Self::create(
-            "postgres-own",
-            Settings {
-                durable: true,
-                ..Settings::default()
-            },
-        )
+        Self::own_with(&[])
     }
 
-    fn create(name: &str, settings: Settings) -> Self {
+    /// As [`Self::own`], with more settings (`name=value`).
+    pub(crate) fn own_with(more: &[&str]) -> Self {
+        let settings = Settings {
+            durable: true,
+            ..Settings::default()
+        };
+        Self::create("postgres-own", settings, more)
+    }
+
+    fn create(name: &str, settings: Settings, more: &[&str]) -> Self {
         let dir = scratch(name);
         run(Command::new("cp").arg("-a").arg(template()).arg(dir.join("data")));
         give_away(&dir);
         let cluster = Self::of(dir, settings);
+        cluster.configure(more);
         cluster.start();
         cluster
     }

@@ -229,6 +229,20 @@ pub(super) fn changed_line(name: &str) -> String {
     format!("migration {name} was changed after it was applied: install the outboxd that applied it, or a newer one")
 }
 
+/// What to say of files in `status` that only a newer outboxd knows, if there are any.
+#[must_use]
+pub fn newer(status: &[MigrationStatus]) -> Option<String> {
+    let unknown = status.iter().filter(|file| file.state == MigrationState::Unknown);
+    let names: Vec<&str> = unknown.map(|file| file.name.as_str()).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "the database was migrated by a newer outboxd ({}), and this one does not do what that brought: \
+             install the newer one; migrations are never undone",
+            names.join(", ")
+        )
+    })
+}
+
 /// Each file known here or there, oldest first. Of a database never migrated, all are pending.
 ///
 /// # Errors

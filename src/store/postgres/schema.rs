@@ -101,7 +101,8 @@ type Columns = BTreeMap<String, BTreeMap<String, String>>;
 pub async fn validate(database: &Database, names: &Names) -> Result<Schema, StoreError> {
     let columns = columns(database, names).await?;
     let payload = outbox(names, &columns)?;
-    for file in migrate::status(database, names).await? {
+    let files = migrate::status(database, names).await?;
+    for file in &files {
         match file.state {
             MigrationState::Applied | MigrationState::Unknown => {}
             MigrationState::Pending => {
@@ -114,6 +115,7 @@ pub async fn validate(database: &Database, names: &Names) -> Result<Schema, Stor
     lanes(database, names).await?;
     let (sequence, sequence_cache) = sequence(database, names).await?;
     let mut warnings = indexes(database, names).await?;
+    warnings.extend(migrate::newer(&files));
     if sequence_cache > 1 {
         warnings.push(format!(
             "sequence {sequence} has CACHE {sequence_cache}: rows are found late and out of order; \
