@@ -18,7 +18,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// The binary of the release before.
 fn previous() -> PathBuf {
-    let built = Command::new(package().join("dev/previous")).output().expect("a script");
+    let mut script = Command::new(package().join("dev/previous"));
+    let built = script.arg("--built").output().expect("a script");
     let complaint = String::from_utf8_lossy(&built.stderr);
     assert!(built.status.success(), "{complaint}");
     PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())
