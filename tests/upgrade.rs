@@ -39,10 +39,15 @@ impl Scene {
         let broker = Broker::start(Kind::Nats);
         broker.prepare(TOPICS).await;
         let database = Cluster::shared().database().await;
-        let site = || Site::with_lease(&database, "ttl = \"3s\"\n", &broker.section("main"));
+        // The release before had no roles.
+        let site = || {
+            let mut site = Site::with_lease(&database, "ttl = \"3s\"\n", &broker.section("main"));
+            site.log_in_as_owner();
+            site
+        };
         let (mut old, new) = (site(), site());
         old.install(previous());
-        old.migrate();
+        old.succeed(&["migrate"]);
         Self {
             session: database.connect().await,
             database,

@@ -61,7 +61,7 @@ pub(super) async fn migrate(config: &Config, args: &Args) -> anyhow::Result<Exit
             out.line(format!("applied {name}"))?;
         }
         match migrate::newer(&migrate::status(&database, &names).await?) {
-            Some(newer) => out.line(format!("nothing to do: {newer}"))?,
+            Some(newer) => out.line(format!("nothing to do: {}: {}", newer.what, newer.why))?,
             None if applied.is_empty() => out.line("nothing to do: all migrations are applied")?,
             None => {}
         }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::postgres::Database;
 use super::processes::{guarded, scratch, signal, spawn};
-use super::{eventually, ports, processes};
+use super::{eventually, logins, ports, postgres, processes};
 
 /// The program under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outboxd");
@@ -23,6 +23,7 @@ pub(crate) struct Site {
     dir: PathBuf,
     port: u16,
     binary: PathBuf,
+    owner: bool,
 }
 
 impl Site {
@@ -62,12 +63,18 @@ impl Site {
             dir: scratch("daemon"),
             port: ports::free(),
             binary: PathBuf::from(BINARY),
+            owner: false,
         }
     }
 
     /// Installs another build of the program.
     pub(crate) fn install(&mut self, binary: PathBuf) {
         self.binary = binary;
+    }
+
+    /// From now on, whatever is run logs in as the tables' owner.
+    pub(crate) fn log_in_as_owner(&mut self) {
+        self.owner = true;
     }
 
     /// `lease.instance`: unique among the daemons of all tests, because it is locked per machine.
@@ -96,10 +103,14 @@ impl Site {
         std::fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
     }
 
-    fn command(&self, mut command: Command) -> Command {
+    fn command(&self, mut command: Command, arguments: &[&str]) -> Command {
+        if !self.owner {
+            logins::sign_in(&mut command, &self.config(), arguments);
+        }
         command
             .arg("--config")
             .arg(self.config())
+            .args(arguments)
             .env("RUNTIME_DIRECTORY", &self.dir)
             .env("XDG_RUNTIME_DIR", &self.dir);
         command
@@ -107,12 +118,8 @@ impl Site {
 
     /// Runs a verb to its end.
     pub(crate) fn outboxd(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(Command::new(&self.binary));
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the binary starts")
+        let mut command = self.command(Command::new(&self.binary), arguments);
+        command.stdin(Stdio::null()).output().expect("the binary starts")
     }
 
     /// Runs a verb that must succeed; answers its standard output.
@@ -128,9 +135,19 @@ impl Site {
         said
     }
 
-    /// Makes the tables.
+    /// Makes the tables, and grants what the roles need of them.
     pub(crate) fn migrate(&self) {
         self.succeed(&["migrate"]);
+        self.grant();
+    }
+
+    /// Makes the roles for the configuration as it is now.
+    pub(crate) fn grant(&self) {
+        let script = self.succeed(&["roles", "--print"]);
+        let (_, owner) = logins::urls(&self.config()).swap_remove(0);
+        let output = postgres::psql(&owner, &script);
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the roles are refused: {complained}");
     }
 
     /// Starts the daemon without waiting for it.
@@ -140,11 +157,8 @@ impl Site {
             .append(true)
             .open(self.dir.join("daemon.log"))
             .expect("a log file");
-        let mut command = self.command(guarded(&self.binary, "KILL"));
-        command
-            .arg("run")
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log);
+        let mut command = self.command(guarded(&self.binary, "KILL"), &["run"]);
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         Daemon {
             child: spawn(command),
             port: self.port,

@@ -19,6 +19,7 @@ use tokio_postgres::error::SqlState;
 
 use super::database::{Database, Role};
 use super::sql::{Names, Statement, quote_literal};
+use crate::finding::Finding;
 use crate::store::StoreError;
 
 const BEGIN: &str = include_str!("../../../sql/migration_begin.sql");
@@ -42,7 +43,7 @@ pub struct Migration {
 }
 
 /// All of them, oldest first.
-pub const MIGRATIONS: [Migration; 4] = [
+pub const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "0001_outbox.sql",
@@ -62,6 +63,11 @@ pub const MIGRATIONS: [Migration; 4] = [
         version: 4,
         name: "0004_paused.sql",
         text: include_str!("../../../sql/migrations/0004_paused.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "0005_enqueue_insert_only.sql",
+        text: include_str!("../../../sql/migrations/0005_enqueue_insert_only.sql"),
     },
 ];
 
@@ -229,16 +235,17 @@ pub(super) fn changed_line(name: &str) -> String {
     format!("migration {name} was changed after it was applied: install the outboxd that applied it, or a newer one")
 }
 
-/// What to say of files in `status` that only a newer outboxd knows, if there are any.
+/// Files in `status` that only a newer outboxd knows.
 #[must_use]
-pub fn newer(status: &[MigrationStatus]) -> Option<String> {
+pub fn newer(status: &[MigrationStatus]) -> Option<Finding> {
     let unknown = status.iter().filter(|file| file.state == MigrationState::Unknown);
     let names: Vec<&str> = unknown.map(|file| file.name.as_str()).collect();
     (!names.is_empty()).then(|| {
-        format!(
-            "the database was migrated by a newer outboxd ({}), and this one does not do what that brought: \
-             install the newer one; migrations are never undone",
-            names.join(", ")
+        Finding::warning(
+            "newer_schema",
+            format!("the database was migrated by a newer outboxd ({})", names.join(", ")),
+            "this one does not do what that brought; migrations are never undone",
+            "install the newer one",
         )
     })
 }
