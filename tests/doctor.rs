@@ -20,6 +20,8 @@ use crate::support::{eventually, together};
 /// With fsync, as a healthy one is.
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::own);
 
+const AN_HOUR_AHEAD: &str = "language sql as 'select pg_catalog.clock_timestamp() + interval ''1 hour'''";
+
 /// An installation on a database of its own, and a subject of its own on the shared nats-server.
 struct Patient {
     database: Database,
@@ -134,6 +136,24 @@ impl Patient {
         self.session.run(plant).await;
         check(&self.site).fix(level, code);
         self.run(undo).await;
+    }
+
+    /// Puts a function of this body in the place of the server's clock, for this database.
+    async fn trick(&self, body: &str) {
+        let name = &self.database.name;
+        let statements = format!(
+            "create schema trick; grant usage on schema trick to public;
+             create function trick.clock_timestamp() returns timestamptz {body};
+             alter database {name} set search_path = trick, pg_catalog, public"
+        );
+        self.session.run(&statements).await;
+    }
+
+    /// The configuration before its transports.
+    fn head(&self) -> String {
+        let text = std::fs::read_to_string(self.site.config()).expect("a configuration");
+        let (head, _) = text.split_once("[transports").expect("its sections");
+        head.to_owned()
     }
 
     #[track_caller]
@@ -311,7 +331,6 @@ async fn a_swollen_table_and_one_without_statistics() {
     found.fix("warning", "statistics");
 }
 
-/// A function of this name in front of the server's own makes its clock go wrong for this database.
 #[tokio::test]
 async fn a_wrong_clock_and_transactions_open_for_an_hour() {
     let _guard = together().await;
@@ -319,16 +338,7 @@ async fn a_wrong_clock_and_transactions_open_for_an_hour() {
     let (open, idle) = (patient.database.connect().await, patient.database.connect().await);
     idle.run("begin; select 1 from outbox_messages").await;
     open.run("set application_name = 'report'; begin").await;
-    let name = &patient.database.name;
-    patient
-        .session
-        .run(&format!(
-            "create schema trick; grant usage on schema trick to public;
-             create function trick.clock_timestamp() returns timestamptz language sql
-                 as 'select pg_catalog.clock_timestamp() + interval ''1 hour''';
-             alter database {name} set search_path = trick, pg_catalog, public"
-        ))
-        .await;
+    patient.trick(AN_HOUR_AHEAD).await;
     let sleeping = open.run("select pg_sleep(60)");
     let report = tokio::select! {
         report = async {
@@ -366,6 +376,26 @@ async fn a_database_that_takes_no_writes_or_no_connections() {
 }
 
 #[tokio::test]
+async fn a_look_that_fails_is_said_and_the_others_go_on() {
+    let _guard = together().await;
+    let patient = Patient::healthy().await;
+    patient
+        .session
+        .run("alter sequence outbox_messages_seq_seq cache 20")
+        .await;
+    let body = "language plpgsql as 'begin raise exception ''no clock''; end'";
+    patient.trick(body).await;
+    let report = check(&patient.site);
+    report.fix("warning", "not_examined");
+    report.fix("warning", "sequence_cache");
+    let said = report
+        .findings
+        .iter()
+        .any(|finding| finding["what"].to_string().contains("no clock"));
+    assert!(said, "{:#?}", report.findings);
+}
+
+#[tokio::test]
 async fn prepared_transactions_and_a_server_without_fsync() {
     let _guard = together().await;
     let patient = Patient::on(Cluster::two_phase()).await;
@@ -376,15 +406,7 @@ async fn prepared_transactions_and_a_server_without_fsync() {
             "begin; insert into outbox_messages (topic, payload) values ('doctor', '1'); prepare transaction '{name}'"
         ))
         .await;
-    patient
-        .session
-        .run(&format!(
-            "create schema trick; grant usage on schema trick to public;
-             create function trick.clock_timestamp() returns timestamptz language sql
-                 as 'select pg_catalog.clock_timestamp() + interval ''1 hour''';
-             alter database {name} set search_path = trick, pg_catalog, public"
-        ))
-        .await;
+    patient.trick(AN_HOUR_AHEAD).await;
     let report = check(&patient.site);
     report.fix("warning", "prepared_transaction");
     report.fix("warning", "durability_off");
@@ -512,6 +534,14 @@ async fn faults_of_jetstream() {
         report.fix(level, code);
         assert_eq!(report.codes(), [code], "nothing else is wrong");
     }
+}
+
+#[tokio::test]
+async fn messages_that_go_nowhere_and_a_broker_that_is_away() {
+    let _guard = together().await;
+    let patient = Patient::healthy().await;
+    let jetstream = NatsServer::shared().jetstream().await;
+    let base = stream(&patient.subject);
     jetstream.delete_stream(&base.name).await.expect("it was there");
     check(&patient.site).fix("fault", "destination");
     jetstream.create_stream(&base).await.expect("a stream");
@@ -535,8 +565,7 @@ async fn faults_of_kafka() {
     let patient = Patient::healthy().await;
     let kafka = KafkaServer::shared();
     let topic = patient.subject.replace('.', "-");
-    let text = std::fs::read_to_string(patient.site.config()).expect("a configuration");
-    let (head, _) = text.split_once("[transports").expect("its sections");
+    let head = patient.head();
     let brokers = kafka.brokers();
     patient.site.configure(&format!(
         "{head}[transports.main.kafka]\nbrokers = \"{brokers}\"\n[[routes]]\ntopic = \"*\"\ntransport = \"main\"\ndestination = \"{topic}\"\n"
@@ -573,8 +602,7 @@ async fn faults_of_redis() {
     let _guard = together().await;
     let patient = Patient::healthy().await;
     let redis = RedisServer::start();
-    let text = std::fs::read_to_string(patient.site.config()).expect("a configuration");
-    let (head, _) = text.split_once("[transports").expect("its sections");
+    let head = patient.head();
     let url = redis.url();
     patient.site.configure(&format!(
         "{head}[transports.main.redis]\nurl = \"{url}\"\n[[routes]]\ntopic = \"orders\"\ntransport = \"main\"\n"

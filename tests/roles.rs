@@ -1,6 +1,10 @@
 //! Least privilege: what the three roles may do and what not, and that too little, too much and hidden rows are said.
 
+use std::time::Duration;
+
+use crate::support::command::Site as Called;
 use crate::support::daemon::Site;
+use crate::support::logins::as_login;
 use crate::support::postgres::{Cluster, Database, psql};
 use crate::support::together;
 
@@ -15,8 +19,7 @@ async fn granted() -> (Database, Site) {
 
 /// What `login` is answered: its output, or the first line of the error.
 fn says(database: &Database, login: &str, sql: &str) -> Result<String, String> {
-    let url = database.url().replacen("postgres@", &format!("{login}@"), 1);
-    let output = psql(&url, sql);
+    let output = psql(&as_login(&database.url(), login), sql);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() {
         Ok(text(&output.stdout))
@@ -174,13 +177,14 @@ async fn a_start_without_a_right_names_it() {
         session
             .run(&format!("revoke {privilege} on {table} from outboxd_relay"))
             .await;
-        refused(&site, &format!("role tests_relay lacks {privilege} on public.{table}"));
+        let said = refused(&site, &format!("role tests_relay lacks {privilege} on public.{table}")).await;
+        assert!(said.contains("outboxd roles --print"), "{said}");
         site.grant();
     }
     session
         .run("revoke usage on schema public from public, outboxd_relay")
         .await;
-    refused(&site, "role tests_relay lacks usage on schema public");
+    refused(&site, "role tests_relay lacks usage on schema public").await;
     site.grant();
     // Without these it relays; what it cannot do is a warning.
     for (privilege, table) in [
@@ -217,13 +221,15 @@ fn flat(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-#[track_caller]
-fn refused(site: &Site, words: &str) {
-    let output = site.outboxd(&["run"]);
-    let said = String::from_utf8_lossy(&output.stderr);
+/// A start that is refused; the last line of what it said.
+async fn refused(site: &Site, words: &str) -> String {
+    let mut daemon = site.launch();
+    let status = daemon.ended(Duration::from_secs(20)).await;
+    let said = site.log();
     let last = said.lines().last().unwrap_or_default();
-    assert_eq!(output.status.code(), Some(64), "{words}: {said}");
-    assert!(last.contains(words) && last.contains("outboxd roles --print"), "{said}");
+    assert_eq!(status.code(), Some(64), "{words}: {said}");
+    assert!(last.contains(words), "{words}: {said}");
+    last.to_owned()
 }
 
 /// What the configuration does not ask for is not granted, and is taken back.
@@ -255,32 +261,24 @@ async fn rows_hidden_by_row_security_refuse_the_start() {
     let _guard = together().await;
     let (database, site) = granted().await;
     let session = database.connect().await;
-    let refused = || {
-        let output = site.outboxd(&["run"]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let last = said.lines().last().unwrap_or_default().to_owned();
-        assert_eq!(output.status.code(), Some(64), "{said}");
-        assert!(last.contains("row-level security"), "{said}");
-        last
-    };
     session
         .run(
             "alter table outbox_messages enable row level security;
              create policy tenant on outbox_messages using (topic = 'mine')",
         )
         .await;
-    let said = refused();
+    let said = refused(&site, "row-level security").await;
     let (_, fix) = said.split_once("run: ").expect("the line ends with what to run");
     session.run(fix).await;
     site.succeed(&["check", "--connect"]);
     session
         .run("create policy narrow on outbox_messages as restrictive using (topic = 'mine')")
         .await;
-    assert!(refused().contains("\"narrow\""));
+    assert!(refused(&site, "row-level security").await.contains("\"narrow\""));
     session
         .run("alter policy narrow on outbox_messages to outboxd_writer; drop policy outboxd_relay on outbox_messages")
         .await;
-    refused();
+    refused(&site, "row-level security").await;
     site.grant();
     site.succeed(&["check", "--connect"]);
     let said = says(&database, "tests_operator", "select count(*) from outbox_messages");
@@ -345,5 +343,66 @@ async fn roles_are_made_once_and_too_much_is_said() {
         let said = warnings();
         assert!(said.contains(words), "{more}: {said}");
         session.run(less).await;
+    }
+}
+
+/// One grant after the other is taken away from the operators: a verb that needs it is refused, and says what to do.
+#[test]
+fn each_right_of_the_operator_is_some_verbs_own() {
+    let site = Called::migrated();
+    site.one(
+        "insert into outbox_messages (topic, payload, failed_at) values ('a', '1', now());
+         insert into outbox_messages (topic, payload, relayed_at) values ('a', '1', now() - interval '1 minute')",
+    );
+    let line = r#"{"topic": "a", "payload": 1, "priority": 1, "max_attempts": 3, "headers": {}}"#;
+    let mut cases: Vec<(String, &str, &[&str], &str)> = Vec::new();
+    let mut add = |privilege: &str, names: &[&str], table, verb, stdin| {
+        let one = |name: &&str| match *name {
+            "" => privilege.to_owned(),
+            column => format!("{privilege} ({column})"),
+        };
+        cases.extend(names.iter().map(|name| (one(name), table, verb, stdin)));
+    };
+    let messages = "outbox_messages";
+    add("select", &[""], messages, &["status"], "");
+    for table in ["outboxd_lanes", "outboxd_instances", "outboxd_paused"] {
+        add("select", &[""], table, &["status"], "");
+    }
+    add("select", &[""], "outboxd_attempts", &["failed", "show", "1"], "");
+    let columns = ["topic", "key", "payload", "headers", "available_at"];
+    add("insert", &columns, messages, &["enqueue", "a"], "1");
+    let columns = ["id", "priority", "max_attempts", "replay"];
+    add("insert", &columns, messages, &["enqueue", "--lines"], line);
+    let columns = ["failed_at", "attempt", "available_at", "updated_at"];
+    add("update", &columns, messages, &["failed", "retry", "--all"], "");
+    let columns = ["relayed_at", "replay", "last_error"];
+    add("update", &columns, messages, &["replay", "--all"], "");
+    add("delete", &[""], messages, &["failed", "discard", "--all"], "");
+    add(
+        "insert",
+        &["detail"],
+        "outboxd_audit",
+        &["failed", "discard", "--all"],
+        "",
+    );
+    let columns = ["who", "command", "action", "filter", "count"];
+    add("insert", &columns, "outboxd_audit", &["pause", "a"], "");
+    add("insert", &["topic", "who"], "outboxd_paused", &["pause", "a"], "");
+    add("delete", &[""], "outboxd_paused", &["resume", "--all"], "");
+    add("delete", &[""], "outboxd_attempts", &["prune"], "");
+    for (right, table, verb, stdin) in cases {
+        site.one(&format!("revoke {right} on {table} from outboxd_operator"));
+        let called = site.call_with(verb, stdin.as_bytes());
+        assert_eq!(
+            called.code, 64,
+            "{verb:?} without {right} on {table}: {}{}",
+            called.out, called.err
+        );
+        assert!(
+            called.err.contains("member of outboxd_operator"),
+            "{verb:?} without {right} on {table}: {}",
+            called.err
+        );
+        site.grant();
     }
 }

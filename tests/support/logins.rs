@@ -39,9 +39,16 @@ pub(crate) fn sign_in(command: &mut Command, config: &Path, arguments: &[&str]) 
         return;
     };
     for (key, url) in urls(config) {
-        let url = url.replacen(OWNER, &format!("postgres://{login}@"), 1);
-        command.env(format!("OUTBOXD__DATABASE__{}", key.to_uppercase()), url);
+        command.env(
+            format!("OUTBOXD__DATABASE__{}", key.to_uppercase()),
+            as_login(&url, login),
+        );
     }
+}
+
+/// The owner's `url` for another login.
+pub(crate) fn as_login(url: &str, login: &str) -> String {
+    url.replacen(OWNER, &format!("postgres://{login}@"), 1)
 }
 
 /// The URLs of the owner in a configuration file, by key.

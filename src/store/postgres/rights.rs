@@ -101,23 +101,55 @@ fn housekeeping(names: &Names) -> Vec<Right> {
     list
 }
 
-/// The role, which may do what the daemon needs.
+/// The current role, which gets as far as the schema: without that nothing else can be looked at.
 ///
 /// # Errors
-/// [`StoreError::Misconfigured`] with one line that names a missing right; [`StoreError::Unavailable`].
-pub(super) async fn needs(database: &Database, names: &Names, duties: Duties) -> Result<Current, StoreError> {
+/// [`StoreError::Misconfigured`] with one line; [`StoreError::Unavailable`].
+pub(super) async fn enters(database: &Database, names: &Names) -> Result<Current, StoreError> {
     let role = role(database, names).await?;
-    let missing = missing(database, names, &needed(names, duties)).await?;
-    let Some(first) = missing.first() else {
+    if role.enters {
         return Ok(role);
-    };
-    let more = missing.len() - 1;
-    let more = if more > 0 {
-        format!(" and {more} more")
+    }
+    lacks(&role.name, &format!("usage on schema {}", names.schema()))
+}
+
+/// Rights `role` should have beyond those it needs and does not, and rights it should not have.
+///
+/// # Errors
+/// [`StoreError::Misconfigured`] with one line that names a right it needs; [`StoreError::Unavailable`].
+pub(super) async fn warnings(
+    database: &Database,
+    names: &Names,
+    duties: Duties,
+    role: &Current,
+) -> Result<Vec<Finding>, StoreError> {
+    let needed = needed(names, duties);
+    let wanted = if duties.keeps_house {
+        housekeeping(names)
     } else {
-        String::new()
+        Vec::new()
     };
-    lacks(&role.name, &format!("{}{more}", first.words(names)))
+    let missing = missing(database, names, &[needed.clone(), wanted].concat()).await?;
+    let (fatal, bearable): (Vec<&Right>, Vec<&Right>) = missing.iter().partition(|right| needed.contains(right));
+    if let Some(first) = fatal.first() {
+        let more = fatal.len() - 1;
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        return lacks(&role.name, &format!("{}{more}", first.words(names)));
+    }
+    let mut warnings = role.warnings();
+    warnings.extend(bearable.first().map(|right| {
+        Finding::warning(
+            "grants_housekeeping",
+            format!("role {} lacks {}", role.name, right.words(names)),
+            "rows older than [retention] stay for ever, and what people ask for over HTTP is refused",
+            "outboxd roles --print | psql",
+        )
+    }));
+    Ok(warnings)
 }
 
 /// Whether row-level security lets `role` see every row.
@@ -133,40 +165,6 @@ pub(super) async fn sees_all(database: &Database, names: &Names, role: &Current)
         role.name,
         show_all(&table, policy.as_deref())
     )))
-}
-
-/// Rights `role` should have beyond those, and rights it should not have.
-///
-/// # Errors
-/// See [`Database::query`].
-pub(super) async fn warnings(
-    database: &Database,
-    names: &Names,
-    duties: Duties,
-    role: &Current,
-) -> Result<Vec<Finding>, StoreError> {
-    let mut warnings = role.warnings();
-    if duties.keeps_house {
-        let missing = missing(database, names, &housekeeping(names)).await?;
-        warnings.extend(missing.first().map(|right| {
-            Finding::warning(
-                "grants_housekeeping",
-                format!("role {} lacks {}", role.name, right.words(names)),
-                "rows older than [retention] stay for ever, and what people ask for over HTTP is refused",
-                "outboxd roles --print | psql",
-            )
-        }));
-    }
-    Ok(warnings)
-}
-
-/// Whether the role gets as far as the schema: without that nothing else can be looked at.
-pub(super) async fn enters(database: &Database, names: &Names) -> Result<(), StoreError> {
-    let role = role(database, names).await?;
-    if role.enters {
-        return Ok(());
-    }
-    lacks(&role.name, &format!("usage on schema {}", names.schema()))
 }
 
 fn lacks<T>(role: &str, what: &str) -> Result<T, StoreError> {

@@ -116,17 +116,15 @@ pub async fn validate(database: &Database, names: &Names, duties: Option<Duties>
 }
 
 pub(super) async fn examine(database: &Database, names: &Names, duties: Option<Duties>) -> Result<Schema, Wrong> {
-    rights::enters(database, names).await.map_err(of("grants"))?;
+    let role = rights::enters(database, names).await.map_err(of("grants"))?;
     let columns = columns(database, names).await.map_err(of("schema"))?;
     let payload = outbox(names, &columns).map_err(of("schema"))?;
     let mut warnings = Vec::new();
     if let Some(duties) = duties {
-        let role = rights::needs(database, names, duties).await.map_err(of("grants"))?;
-        rights::sees_all(database, names, &role)
-            .await
-            .map_err(of("row_security"))?;
-        let more = rights::warnings(database, names, duties, &role).await;
-        warnings.extend(more.map_err(of("grants"))?);
+        let found = rights::warnings(database, names, duties, &role).await;
+        warnings = found.map_err(of("grants"))?;
+        let sees = rights::sees_all(database, names, &role).await;
+        sees.map_err(of("row_security"))?;
     }
     warnings.extend(migrations(database, names).await.map_err(of("migrations"))?);
     service(names, &columns).map_err(of("schema"))?;

@@ -99,10 +99,12 @@ impl Examination<'_> {
             found
         };
         findings.extend(looks.await);
-        let topics = if schema.is_some() {
-            self.topics().await?
-        } else {
-            Vec::new()
+        let topics = match &schema {
+            Some(_) => self.topics().await.unwrap_or_else(|error| {
+                findings.push(unknown("topics", &error));
+                Vec::new()
+            }),
+            None => Vec::new(),
         };
         Ok(Examined {
             schema,
@@ -163,10 +165,16 @@ fn fatal(code: &'static str, line: &str) -> Finding {
 async fn note(subject: &str, look: impl Future<Output = Result<Vec<Finding>, StoreError>>) -> Vec<Finding> {
     match look.await {
         Ok(found) => found,
-        Err(error) => {
-            let what = format!("the {subject} could not be looked at: {error}");
-            let (why, fix) = ("what is wrong there stays unknown", "see the error");
-            vec![Finding::warning("not_examined", what, why, fix)]
-        }
+        Err(error) => vec![unknown(subject, &error)],
     }
+}
+
+fn unknown(subject: &str, error: &StoreError) -> Finding {
+    let said = match error {
+        StoreError::Unavailable(error) => error.source().map_or_else(|| error.to_string(), ToString::to_string),
+        StoreError::Misconfigured(line) => line.clone(),
+    };
+    let what = format!("the {subject} could not be looked at: {said}");
+    let why = "what is wrong there stays unknown";
+    Finding::warning("not_examined", what, why, "see the error, and try again")
 }
