@@ -6,6 +6,7 @@
     reason = "a test binary exports nothing: pub marks what other test modules use"
 )]
 
+mod access;
 mod bounds;
 mod broker_clusters;
 mod broker_weather;
@@ -37,13 +38,13 @@ mod poison;
 mod reconnect;
 mod replay;
 mod retention;
+mod secrets;
 mod selftest;
 mod shutdown;
 mod simulation;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
 mod tidy;
-mod tls;
 mod traces;
 mod wait;
 mod wire;
