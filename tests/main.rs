@@ -19,6 +19,7 @@ mod engine;
 mod failed;
 mod failover;
 mod fencing;
+mod hostile;
 mod http;
 mod http_api;
 mod instances;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use outboxd::config;
 
-use crate::support::daemon::Site;
+use crate::support::daemon::{Daemon, Site};
 use crate::support::eventually;
 use crate::support::nats::NatsServer;
 use crate::support::ports;
@@ -85,6 +85,38 @@ fn configuration(site: &Site, url: &str, nats: (&NatsServer, &NatsServer), redis
     text
 }
 
+/// What the daemon and the command line answer, by what was asked.
+async fn asked(site: &Site, daemon: &Daemon) -> Vec<(String, String)> {
+    let mut written = Vec::new();
+    for path in [
+        "/metrics",
+        "/readyz",
+        "/livez",
+        "/",
+        "/api/v1/status",
+        "/api/v1/summary",
+        "/api/v1/failed",
+    ] {
+        written.push((path.to_owned(), daemon.get(path).await.expect("an answer").1));
+    }
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
+    written.push(("arguments".to_owned(), String::from_utf8_lossy(&arguments).into_owned()));
+    for verb in [
+        &["check"][..],
+        &["check", "--connect"],
+        &["check", "--json"],
+        &["status"],
+        &["failed", "list"],
+    ] {
+        let output = site.outboxd(verb);
+        written.push((
+            format!("{verb:?}"),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        ));
+    }
+    written
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_ever_written() {
     let _guard = together().await;
@@ -125,33 +157,7 @@ async fn no_secret_is_ever_written() {
         })
         .await;
     }
-    let mut written = Vec::new();
-    for path in [
-        "/metrics",
-        "/readyz",
-        "/livez",
-        "/",
-        "/api/v1/status",
-        "/api/v1/summary",
-        "/api/v1/failed",
-    ] {
-        written.push((path.to_owned(), daemon.get(path).await.expect("an answer").1));
-    }
-    let arguments = std::fs::read(format!("/proc/{}/cmdline", daemon.pid())).unwrap();
-    written.push(("arguments".to_owned(), String::from_utf8_lossy(&arguments).into_owned()));
-    for verb in [
-        &["check"][..],
-        &["check", "--connect"],
-        &["check", "--json"],
-        &["status"],
-        &["failed", "list"],
-    ] {
-        let output = site.outboxd(verb);
-        written.push((
-            format!("{verb:?}"),
-            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
-        ));
-    }
+    let mut written = asked(&site, &daemon).await;
     let read = config::load(&site.config(), std::iter::empty()).expect("it started");
     written.push(("Debug".to_owned(), format!("{read:?} {read:#?}")));
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());

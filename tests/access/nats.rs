@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
-use crate::support::access::{Way, assert_ways};
+use crate::support::access::{CA, Way, assert_ways, pair};
 use crate::support::certificates::Certificates;
 use crate::support::nats::{NatsServer, current};
 use crate::support::together;
@@ -57,129 +57,198 @@ fn operated(account: &KeyPair) -> NatsServer {
 const PASSWORD: &str = "marker-of-the-password";
 const TOKEN: &str = "marker-of-the-token";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nats_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
-    let _guard = together().await;
-    let files = Certificates::new();
-    let tls = |certificate: &str, more: &str| {
-        files.fill(&format!(
-            "tls {{ cert_file: \"{{{certificate}.crt}}\", key_file: \"{{{certificate}.key}}\", ca_file: \"{{ca.crt}}\"{more} }}\n"
-        ))
-    };
-    let (nkey, account, stranger) = (KeyPair::new_user(), KeyPair::new_account(), KeyPair::new_account());
-    let users = format!(
-        "authorization {{ users: [ {{ user: outbox, password: {PASSWORD} }}, {{ nkey: {} }} ] }}",
-        nkey.public_key()
-    );
-    let named = NatsServer::with(&(tls("server", "") + &users));
-    let mutual = NatsServer::with(&tls("server", ", verify: true"));
-    let expired = NatsServer::with(&tls("expired", ""));
-    let tokened = NatsServer::with(&format!("authorization {{ token: {TOKEN} }}"));
-    let operated = operated(&account);
+const GUESS: &str = "marker-of-a-guess";
+const USER: &str = "user = \"outbox\"\npassword_file = \"{password}\"\n";
 
-    let creds = files.write("creds", &credentials(&account));
-    files.write("stranger.creds", &credentials(&stranger));
-    files.write("password", &format!("{PASSWORD}\n"));
-    files.write("token", TOKEN);
-    files.write("wrong", "marker-of-a-guess");
-    files.write("nkey", &nkey.seed().unwrap());
-    files.write("stranger.nkey", &KeyPair::new_user().seed().unwrap());
-    let ca = || ConnectOptions::new().add_root_certificates(files.file("ca.crt"));
-    named
-        .create_stream_as(ca().user_and_password("outbox".to_owned(), PASSWORD.to_owned()))
-        .await;
-    let pair = (files.file("client.crt"), files.file("client.key"));
-    mutual
-        .create_stream_as(ca().add_client_certificate(pair.0, pair.1))
-        .await;
-    tokened
-        .create_stream_as(ConnectOptions::with_token(TOKEN.to_owned()))
-        .await;
-    operated
-        .create_stream_as(ConnectOptions::with_credentials_file(creds).await.unwrap())
-        .await;
+/// A server for each way to insist on something, each with a stream.
+struct Servers {
+    files: Certificates,
+    /// The user that `named` knows besides `outbox`.
+    nkey: KeyPair,
+    named: NatsServer,
+    mutual: NatsServer,
+    expired: NatsServer,
+    tokened: NatsServer,
+    operated: NatsServer,
+}
 
-    let at = |server: &NatsServer, keys: &str| {
-        files.fill(&format!(
-            "url = \"nats://localhost:{}\"\nack_timeout = \"2s\"\n{keys}",
-            server.port()
-        ))
-    };
-    let by = |server: &NatsServer, host: &str, keys: &str| at(server, keys).replace("localhost", host);
-    const USER: &str = "user = \"outbox\"\npassword_file = \"{password}\"\n";
-    const CA: &str = "tls_ca_file = \"{ca.crt}\"\n";
-    const CLIENT: &str = "tls_cert_file = \"{client.crt}\"\ntls_key_file = \"{client.key}\"\n";
-    let url_login = format!("outbox:{PASSWORD}@localhost");
-    let ways = [
-        Way::open("password", at(&named, &format!("{CA}{USER}"))),
-        Way::open("in-the-url", by(&named, &url_login, CA)),
-        Way::open("nkey", at(&named, &format!("{CA}nkey_file = \"{{nkey}}\""))),
-        Way::open("mutual", at(&mutual, &format!("{CA}{CLIENT}"))),
-        Way::open("token", at(&tokened, "token_file = \"{token}\"")),
-        Way::open("credentials", at(&operated, "credentials_file = \"{creds}\"")),
+impl Servers {
+    async fn start() -> Self {
+        let files = Certificates::new();
+        let tls = |certificate: &str, more: &str| {
+            files.fill(&format!(
+                "tls {{ cert_file: \"{{{certificate}.crt}}\", key_file: \"{{{certificate}.key}}\", ca_file: \"{{ca.crt}}\"{more} }}\n"
+            ))
+        };
+        let (nkey, account) = (KeyPair::new_user(), KeyPair::new_account());
+        let users = format!(
+            "authorization {{ users: [ {{ user: outbox, password: {PASSWORD} }}, {{ nkey: {} }} ] }}",
+            nkey.public_key()
+        );
+        let servers = Self {
+            named: NatsServer::with(&(tls("server", "") + &users)),
+            mutual: NatsServer::with(&tls("server", ", verify: true")),
+            expired: NatsServer::with(&tls("expired", "")),
+            tokened: NatsServer::with(&format!("authorization {{ token: {TOKEN} }}")),
+            operated: operated(&account),
+            nkey,
+            files,
+        };
+        servers.write_secrets(&account);
+        servers.create_streams().await;
+        servers
+    }
+
+    fn write_secrets(&self, account: &KeyPair) {
+        for (name, text) in [
+            ("creds", credentials(account)),
+            ("stranger.creds", credentials(&KeyPair::new_account())),
+            ("password", format!("{PASSWORD}\n")),
+            ("token", TOKEN.to_owned()),
+            ("wrong", GUESS.to_owned()),
+            ("nkey", self.nkey.seed().unwrap()),
+            ("stranger.nkey", KeyPair::new_user().seed().unwrap()),
+        ] {
+            self.files.write(name, &text);
+        }
+    }
+
+    async fn create_streams(&self) {
+        let ca = || ConnectOptions::new().add_root_certificates(self.files.file("ca.crt"));
+        let user = ca().user_and_password("outbox".to_owned(), PASSWORD.to_owned());
+        let client = ca().add_client_certificate(self.files.file("client.crt"), self.files.file("client.key"));
+        let creds = ConnectOptions::with_credentials_file(self.files.file("creds"))
+            .await
+            .unwrap();
+        for (server, login) in [
+            (&self.named, user),
+            (&self.mutual, client),
+            (&self.tokened, ConnectOptions::with_token(TOKEN.to_owned())),
+            (&self.operated, creds),
+        ] {
+            server.create_stream_as(login).await;
+        }
+    }
+
+    fn at(&self, server: &NatsServer, keys: &str) -> String {
+        self.by(server, "localhost", keys)
+    }
+
+    /// Connecting to `host`, which may begin with a login.
+    fn by(&self, server: &NatsServer, host: &str, keys: &str) -> String {
+        let url = format!("nats://{host}:{}", server.port());
+        self.files
+            .fill(&format!("url = \"{url}\"\nack_timeout = \"2s\"\n{keys}"))
+    }
+}
+
+fn open(servers: &Servers) -> Vec<Way> {
+    vec![
+        Way::open("password", servers.at(&servers.named, &format!("{CA}{USER}"))),
+        Way::open(
+            "in-the-url",
+            servers.by(&servers.named, &format!("outbox:{PASSWORD}@localhost"), CA),
+        ),
+        Way::open(
+            "nkey",
+            servers.at(&servers.named, &format!("{CA}nkey_file = \"{{nkey}}\"")),
+        ),
+        Way::open("mutual", servers.at(&servers.mutual, &pair("client"))),
+        Way::open("token", servers.at(&servers.tokened, "token_file = \"{token}\"")),
+        Way::open(
+            "credentials",
+            servers.at(&servers.operated, "credentials_file = \"{creds}\""),
+        ),
+    ]
+}
+
+fn refused_logins(servers: &Servers) -> Vec<Way> {
+    vec![
         Way::refused(
             "wrong-password",
-            at(&named, &format!("{CA}user = \"outbox\"\npassword_file = \"{{wrong}}\"")),
+            servers.at(
+                &servers.named,
+                &format!("{CA}user = \"outbox\"\npassword_file = \"{{wrong}}\""),
+            ),
             "password_file",
             "refuses this login",
         ),
         Way::refused(
             "wrong-in-the-url",
-            by(&named, "outbox:marker-of-a-guess@localhost", CA),
+            servers.by(&servers.named, &format!("outbox:{GUESS}@localhost"), CA),
             "url",
             "login",
         ),
         Way::refused(
             "wrong-nkey",
-            at(&named, &format!("{CA}nkey_file = \"{{stranger.nkey}}\"")),
+            servers.at(&servers.named, &format!("{CA}nkey_file = \"{{stranger.nkey}}\"")),
             "nkey_file",
             "login",
         ),
         Way::refused(
             "wrong-token",
-            at(&tokened, "token_file = \"{wrong}\""),
+            servers.at(&servers.tokened, "token_file = \"{wrong}\""),
             "token_file",
             "login",
         ),
-        Way::refused("no-login", at(&tokened, ""), "user", "asks for a login"),
+        Way::refused("no-login", servers.at(&servers.tokened, ""), "user", "asks for a login"),
         Way::refused(
             "wrong-credentials",
-            at(&operated, "credentials_file = \"{stranger.creds}\""),
+            servers.at(&servers.operated, "credentials_file = \"{stranger.creds}\""),
             "credentials_file",
             "login",
         ),
+    ]
+}
+
+fn refused_certificates(servers: &Servers) -> Vec<Way> {
+    vec![
         Way::refused(
             "wrong-ca",
-            at(&named, &format!("{USER}tls_ca_file = \"{{other.crt}}\"")),
+            servers.at(&servers.named, &format!("{USER}tls_ca_file = \"{{other.crt}}\"")),
             "tls_ca_file",
             "signed",
         ),
-        Way::refused("no-ca", at(&named, USER), "tls_ca_file", "no authority of the system"),
+        Way::refused(
+            "no-ca",
+            servers.at(&servers.named, USER),
+            "tls_ca_file",
+            "no authority of the system",
+        ),
         Way::refused(
             "wrong-host",
-            by(&named, "127.0.0.1", &format!("{CA}{USER}")),
+            servers.by(&servers.named, "127.0.0.1", &format!("{CA}{USER}")),
             "url",
             "not for this host",
         ),
-        Way::refused("expired", at(&expired, CA), "url", "out of date"),
+        Way::refused("expired", servers.at(&servers.expired, CA), "url", "out of date"),
         Way::refused(
             "no-certificate",
-            at(&mutual, CA),
+            servers.at(&servers.mutual, CA),
             "tls_cert_file",
             "asks for a certificate",
         ),
         Way::refused(
             "strange-certificate",
-            at(
-                &mutual,
-                &format!("{CA}tls_cert_file = \"{{stranger.crt}}\"\ntls_key_file = \"{{stranger.key}}\""),
-            ),
+            servers.at(&servers.mutual, &pair("stranger")),
             "tls_cert_file",
             "does not accept",
         ),
-    ];
-    let seed = nkey.seed().unwrap();
-    assert_ways("nats", &ways, &[PASSWORD, TOKEN, "marker-of-a-guess", &seed]).await;
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
+    let _guard = together().await;
+    let servers = Servers::start().await;
+    let ways = [open(&servers), refused_logins(&servers), refused_certificates(&servers)];
+    let seed = servers.nkey.seed().unwrap();
+    assert_ways(
+        "nats",
+        &ways.into_iter().flatten().collect::<Vec<_>>(),
+        &[PASSWORD, TOKEN, GUESS, &seed],
+    )
+    .await;
 }
 
 /// `handshake_first` came with nats-server 2.10; Debian's is older.

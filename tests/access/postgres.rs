@@ -220,11 +220,8 @@ enum End {
     Waits(&'static str),
 }
 
-/// As [`crate::support::access::assert_ways`], with the database at the other end: the daemon is told each URL in turn.
-#[tokio::test(flavor = "multi_thread")]
-async fn postgres_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
-    let _guard = together().await;
-    let (cluster, expired) = tokio::join!(Cluster::start("server"), Cluster::start("expired"));
+/// URLs without their scheme, and what comes of them.
+fn ways(cluster: &Cluster, expired: &Cluster) -> Vec<(String, End)> {
     let port = cluster.port;
     let socket = cluster.files.path().display().to_string();
     cluster
@@ -234,7 +231,7 @@ async fn postgres_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
     const CA: &str = "sslrootcert={ca.crt}";
     let certificate = |name: &str| format!("sslcert={{{name}.crt}}&sslkey={{{name}.key}}");
     let bound = format!("{CA}&channel_binding=require");
-    let ways = [
+    vec![
         (format!("tls@{tls}&{CA}&{}", certificate("client")), End::Relayed),
         (format!("scram:{PASSWORD}@{tls}&{bound}"), End::Relayed),
         (format!("scram@{tls}&{CA}&passfile={{passfile}}"), End::Relayed),
@@ -289,24 +286,16 @@ async fn postgres_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
             format!("tls@{tls}&{CA}&{}", certificate("stranger")),
             End::Waits("database.url: sslcert: "),
         ),
-    ];
-    for (way, end) in &ways {
-        // Each file's CA is that of the cluster asked; both look alike, and one's does not vouch for the other's.
-        let files = if way.contains(&expired.port.to_string()) {
-            &expired.files
-        } else {
-            &cluster.files
-        };
-        let url = files.write("url", &format!("postgres://{}\n", files.fill(way)));
-        let site = Site::at(
-            &format!("url_file = \"{}\"", url.display()),
-            "[transports.out.stdout]\n",
-        );
-        println!("{way}");
+    ]
+}
+
+impl Cluster {
+    /// Runs a daemon of `site`, which was told `way`, to its `end`.
+    async fn assert_ends(&self, site: &Site, way: &str, end: &End) {
         match end {
             End::Relayed => {
                 site.migrate();
-                assert!(cluster.psql("insert into outbox_messages (topic, payload) values ('orders', '1')"));
+                assert!(self.psql("insert into outbox_messages (topic, payload) values ('orders', '1')"));
                 let daemon = site.start().await;
                 eventually("the row is relayed", Duration::from_secs(20), || async {
                     site.log().contains("\"topic\":\"orders\"").then_some(())
@@ -332,6 +321,23 @@ async fn postgres_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
                 assert!(daemon.terminate(Duration::from_secs(20)).await.success());
             }
         }
+    }
+}
+
+/// As [`crate::support::access::assert_ways`], with the database at the other end: the daemon is told each URL in turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
+    let _guard = together().await;
+    let (cluster, expired) = tokio::join!(Cluster::start("server"), Cluster::start("expired"));
+    for (way, end) in &ways(&cluster, &expired) {
+        // Each cluster has an authority of its own.
+        let asks_expired = way.contains(&expired.port.to_string());
+        let files = if asks_expired { &expired.files } else { &cluster.files };
+        let url = files.write("url", &format!("postgres://{}\n", files.fill(way)));
+        let section = format!("url_file = \"{}\"", url.display());
+        let site = Site::at(&section, "[transports.out.stdout]\n");
+        println!("{way}");
+        cluster.assert_ends(&site, way, end).await;
         let log = site.log();
         assert!(!log.contains(PASSWORD) && !log.contains(GUESS), "{way}: {log}");
     }

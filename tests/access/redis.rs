@@ -1,6 +1,6 @@
 //! Redis: TLS, mutual TLS, password, a user of the ACL.
 
-use crate::support::access::{Way, assert_ways};
+use crate::support::access::{CA, Way, assert_ways, pair};
 use crate::support::certificates::Certificates;
 use crate::support::redis::RedisServer;
 use crate::support::together;
@@ -9,17 +9,18 @@ const PASSWORD: &str = "marker-of-the-password";
 const DEFAULT: &str = "marker-of-the-default";
 const GUESS: &str = "marker-of-a-guess";
 
+fn options(certificate: &str, clients: &str) -> String {
+    format!(
+        "--tls-cert-file {{{certificate}.crt}} --tls-key-file {{{certificate}.key}} --tls-ca-cert-file {{ca.crt}} \
+         --tls-auth-clients {clients}"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
     let _guard = together().await;
     let files = Certificates::new();
-    let tls = |certificate: &str, clients: &str| {
-        let options = format!(
-            "--tls-cert-file {{{certificate}.crt}} --tls-key-file {{{certificate}.key}} --tls-ca-cert-file {{ca.crt}} \
-             --tls-auth-clients {clients}"
-        );
-        files.fill(&options)
-    };
+    let tls = |certificate: &str, clients: &str| files.fill(&options(certificate, clients));
     let user = format!("--user outbox on >{PASSWORD} ~* +xadd +role +type +client");
     let named = RedisServer::with_tls(&format!("{} --requirepass {DEFAULT} {user}", tls("server", "no")));
     let mutual = RedisServer::with_tls(&tls("server", "yes"));
@@ -37,9 +38,7 @@ async fn redis_takes_who_it_knows_and_is_taken_only_when_it_proves_itself() {
             server.tls_port()
         ))
     };
-    const CA: &str = "tls_ca_file = \"{ca.crt}\"\n";
     let with = |file: &str| format!("{CA}password_file = \"{{{file}}}\"\n");
-    let pair = |name: &str| format!("{CA}tls_cert_file = \"{{{name}.crt}}\"\ntls_key_file = \"{{{name}.key}}\"\n");
     let ways = [
         Way::open("user", at(&named, "outbox@", &with("password"))),
         Way::open("url-file", files.fill(&format!("url_file = \"{{url}}\"\n{CA}"))),

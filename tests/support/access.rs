@@ -8,6 +8,14 @@ use super::daemon::Site;
 use super::eventually;
 use super::postgres::Cluster;
 
+/// Trust in who signed the servers of [`Certificates`](super::certificates::Certificates).
+pub(crate) const CA: &str = "tls_ca_file = \"{ca.crt}\"\n";
+
+/// The same, and the certificate and key called `name` as our own.
+pub(crate) fn pair(name: &str) -> String {
+    format!("{CA}tls_cert_file = \"{{{name}.crt}}\"\ntls_key_file = \"{{{name}.key}}\"\n")
+}
+
 /// One way to reach a broker.
 pub(crate) struct Way {
     /// The transport's name, and the topic of its row.

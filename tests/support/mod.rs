@@ -21,6 +21,7 @@ pub(crate) mod daemon;
 pub(crate) mod enduring;
 pub(crate) mod faults;
 pub(crate) mod fleet;
+pub(crate) mod hostile;
 pub(crate) mod isolation;
 pub(crate) mod kafka;
 pub(crate) mod kills;

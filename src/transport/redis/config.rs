@@ -106,7 +106,7 @@ impl RedisConfig {
             _ if root_cert.is_some() || client_tls.is_some() => {
                 return Err(section.wrong(key, "must begin with rediss:// where a tls_ key is set"));
             }
-            _ => Client::open(info),
+            ConnectionAddr::Tcp(..) | ConnectionAddr::Unix(_) | _ => Client::open(info),
         };
         opened.map_err(|error| section.wrong(key, error))
     }
