@@ -5,7 +5,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use globset::{Glob, GlobMatcher};
+use globset::{Glob, GlobSet};
 
 use crate::backoff::Backoff;
 use crate::delivery::Order;
@@ -38,7 +38,8 @@ pub struct Route {
     pub commit_order: bool,
     /// What it may send.
     pub limits: Limits,
-    matcher: GlobMatcher,
+    /// Of one glob: unlike a matcher it says so when the pattern is too large for it.
+    matcher: GlobSet,
     destination: Template,
 }
 
@@ -83,7 +84,8 @@ impl Template {
                 "key" => Part::Key,
                 other => {
                     return Err(format!(
-                        "{text:?} names {{{other}}}: only {{topic}} and {{key}} are known"
+                        "{text:?} names {{{}}}: only {{topic}} and {{key}} are known",
+                        other.escape_debug()
                     ));
                 }
             });
@@ -99,7 +101,11 @@ impl Template {
         }
     }
 
-    fn fill(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Arc<str>, String> {
+    /// The destination of a message of this topic and key.
+    ///
+    /// # Errors
+    /// There is nothing to put in, in words: the row is rejected with it.
+    pub fn fill(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Arc<str>, String> {
         if let [Part::Topic] = self.0.as_slice() {
             return Ok(Arc::clone(topic));
         }
@@ -149,7 +155,7 @@ impl Route {
     /// # Errors
     /// An invalid glob or template, in words, prefixed by the key (`topic` or `destination`).
     pub fn new(spec: &RouteSpec<'_>) -> Result<Self, String> {
-        let glob = Glob::new(spec.topic).map_err(|error| format!("topic: {error}"))?;
+        let matcher = matcher(spec.topic).map_err(|problem| format!("topic: {problem}"))?;
         Ok(Self {
             pattern: spec.topic.into(),
             transport: spec.transport,
@@ -158,7 +164,7 @@ impl Route {
             backoff: spec.backoff,
             commit_order: spec.commit_order,
             limits: spec.limits,
-            matcher: glob.compile_matcher(),
+            matcher,
             destination: Template::parse(spec.destination).map_err(|error| format!("destination: {error}"))?,
         })
     }
@@ -174,6 +180,28 @@ impl Route {
         let known = is_name || is_fixed;
         known.then(|| self.destination.fill(&self.pattern, None).ok()).flatten()
     }
+}
+
+/// More braces than this in one another: nobody means that, and reading them takes stack.
+const BRACES_MAX: usize = 32;
+
+fn matcher(pattern: &str) -> Result<GlobSet, String> {
+    let mut open = 0_usize;
+    for byte in pattern.bytes() {
+        match byte {
+            b'{' => open += 1,
+            b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > BRACES_MAX {
+            return Err(format!("more than {BRACES_MAX} braces in one another"));
+        }
+    }
+    let glob = Glob::new(pattern).map_err(|error| error.kind().to_string().replace(char::is_control, "?"))?;
+    GlobSet::builder()
+        .add(glob)
+        .build()
+        .map_err(|error| format!("too large: {}", error.kind()))
 }
 
 /// All routes, in the order written.

@@ -6,6 +6,7 @@
     reason = "a test binary exports nothing: pub marks what other test modules use"
 )]
 
+mod access;
 mod bounds;
 mod broker_clusters;
 mod broker_weather;
@@ -19,6 +20,7 @@ mod engine;
 mod failed;
 mod failover;
 mod fencing;
+mod hostile;
 mod http;
 mod http_api;
 mod instances;
@@ -39,13 +41,13 @@ mod reconnect;
 mod replay;
 mod retention;
 mod roles;
+mod secrets;
 mod selftest;
 mod shutdown;
 mod simulation;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
 mod tidy;
-mod tls;
 mod traces;
 mod upgrade;
 mod wait;

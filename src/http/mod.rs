@@ -33,7 +33,7 @@ use crate::telemetry::Telemetry;
 use answer::Refusal;
 use desk::Desk;
 pub use desk::Outbox;
-pub use routes::paths;
+pub use routes::{paths, router};
 pub use token::Token;
 
 /// What the routes read.

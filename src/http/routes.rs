@@ -50,7 +50,8 @@ pub fn paths() -> Vec<&'static str> {
     table().into_iter().map(|(path, _)| path).collect()
 }
 
-pub(super) fn router(state: State) -> Router {
+/// The server without its socket.
+pub fn router(state: State) -> Router {
     let routes = table()
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods));

@@ -17,6 +17,7 @@
 //! - **Bounded.** `publish` and `probe` answer within the transport's own timeout, whatever the broker does; what is not
 //!   known by then is `TimedOut`. So does `inspect`, for each thing it asks.
 
+mod blame;
 pub mod chain;
 #[cfg(feature = "kafka")]
 pub mod kafka;

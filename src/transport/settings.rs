@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -83,13 +85,14 @@ pub fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error
     deserializer.deserialize_any(Flag)
 }
 
-/// A table of texts; numbers and booleans are taken as their text.
+/// A table of texts, any of which may be secret; numbers and booleans are taken as their text.
 ///
 /// # Errors
 /// What is wrong with a value.
-pub fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+pub fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, SecretString>, D::Error> {
     let scalars = <BTreeMap<String, Scalar> as de::Deserialize>::deserialize(deserializer)?;
-    Ok(scalars.into_iter().map(|(key, Scalar(value))| (key, value)).collect())
+    let secret = |(key, Scalar(value)): (String, Scalar)| (key, value.into());
+    Ok(scalars.into_iter().map(secret).collect())
 }
 
 struct Scalar(String);
@@ -120,6 +123,17 @@ impl<'de> de::Deserialize<'de> for Scalar {
         }
         deserializer.deserialize_any(Any)
     }
+}
+
+/// The files of a transport's TLS keys.
+#[derive(Clone, Copy, Debug)]
+pub struct TlsFiles<'a> {
+    /// `tls_ca_file`
+    pub ca: Option<&'a Path>,
+    /// `tls_cert_file`
+    pub cert: Option<&'a Path>,
+    /// `tls_key_file`
+    pub key: Option<&'a Path>,
 }
 
 /// Makes a [`ConnectError`] for keys of one transport: `section` is its kind (`nats`).
@@ -156,14 +170,42 @@ impl Section<'_> {
         Ok(text.to_owned().into())
     }
 
-    /// Checks that the file at `path` can be opened; libraries that open it later say it less clearly.
+    /// Checks what `tls_ca_file`, `tls_cert_file` and `tls_key_file` name: libraries that read it later say less clearly
+    /// what is wrong with it, or trust nobody.
     ///
     /// # Errors
-    /// It cannot; named by `key`.
-    pub fn readable(&self, key: &str, path: Option<&Path>) -> Result<(), ConnectError> {
-        let Some(path) = path else { return Ok(()) };
-        std::fs::read(path)
-            .map(drop)
-            .map_err(|error| self.wrong(key, format!("cannot read {}: {error}", path.display())))
+    /// A file that cannot be read or does not hold what it should, certificate and key not given together; named by the key.
+    pub fn check_tls(&self, files: &TlsFiles<'_>) -> Result<(), ConnectError> {
+        if files.cert.is_some() != files.key.is_some() {
+            let missing = if files.cert.is_some() {
+                "tls_key_file"
+            } else {
+                "tls_cert_file"
+            };
+            return Err(self.wrong(missing, "tls_cert_file and tls_key_file go together: set both"));
+        }
+        for (key, path) in [("tls_ca_file", files.ca), ("tls_cert_file", files.cert)] {
+            let Some(path) = path else { continue };
+            let pem = self.read(key, path)?;
+            if !matches!(CertificateDer::pem_slice_iter(&pem).next(), Some(Ok(_))) {
+                return Err(self.wrong(key, format!("no certificate in {}: it is to be PEM", path.display())));
+            }
+        }
+        if let Some(path) = files.key {
+            let pem = self.read("tls_key_file", path)?;
+            if PrivateKeyDer::from_pem_slice(&pem).is_err() {
+                let problem = format!("no unencrypted key in {}: it is to be PEM", path.display());
+                return Err(self.wrong("tls_key_file", problem));
+            }
+        }
+        Ok(())
+    }
+
+    /// The content of the file at `path`.
+    ///
+    /// # Errors
+    /// It cannot be read; named by `key`.
+    pub fn read(&self, key: &str, path: &Path) -> Result<Vec<u8>, ConnectError> {
+        std::fs::read(path).map_err(|error| self.wrong(key, format!("cannot read {}: {error}", path.display())))
     }
 }

@@ -41,6 +41,19 @@ impl KafkaServer {
         Self::with(false)
     }
 
+    /// Starts one with lines of `server.properties` that depend on its two ports (clients, controller), and a SCRAM user.
+    pub fn listening((user, password): (&str, &str), lines: impl Fn(u16, u16) -> String) -> Self {
+        let (port, controller) = (ports::free(), ports::free());
+        let more = [
+            ("KAFKA_EXTRA", lines(port, controller)),
+            (
+                "KAFKA_SCRAM",
+                format!("SCRAM-SHA-512=[name={user},password={password}]"),
+            ),
+        ];
+        Self::of(port, controller, &more)
+    }
+
     /// Starts one that also listens with TLS and SASL (PLAIN and SCRAM-SHA-512) on `port() + 1000`, for user `outbox`
     /// with password `outbox-secret`.
     pub fn secure() -> Self {
@@ -53,12 +66,22 @@ impl KafkaServer {
     }
 
     fn with(secure: bool) -> Self {
+        let secure = if secure { "1" } else { "0" };
+        Self::of(ports::free(), ports::free(), &[("KAFKA_SECURE", secure.to_owned())])
+    }
+
+    fn of(port: u16, controller: u16, environment: &[(&str, String)]) -> Self {
+        let extra = environment.iter().find(|(name, _)| *name == "KAFKA_EXTRA");
+        let extra = extra.map_or("", |(_, lines)| lines);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/kafka");
         let run = |args: &[&str]| {
             let output = Command::new(&script)
                 .args(args)
-                .env("KAFKA_EXTRA", "auto.create.topics.enable=false\nnum.partitions=3")
-                .env("KAFKA_SECURE", if secure { "1" } else { "0" })
+                .envs(environment.iter().map(|(name, value)| (name, value)))
+                .env(
+                    "KAFKA_EXTRA",
+                    format!("auto.create.topics.enable=false\nnum.partitions=3\n{extra}"),
+                )
                 .output()
                 .unwrap();
             assert!(
@@ -70,12 +93,11 @@ impl KafkaServer {
         };
         let jars = run(&["jars"]);
         let folder = tempfile::tempdir().unwrap();
-        let port = ports::free();
         run(&[
             "config",
             folder.path().to_str().unwrap(),
             &port.to_string(),
-            &ports::free().to_string(),
+            &controller.to_string(),
         ]);
         let server = Self {
             port,

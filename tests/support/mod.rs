@@ -5,10 +5,12 @@
 //! judged by what the database and the broker hold afterwards. The only waiting is [`eventually`]: a condition polled
 //! until a deadline.
 
+pub(crate) mod access;
 pub(crate) mod arrivals;
 pub(crate) mod audit;
 pub(crate) mod broker;
 pub(crate) mod browser;
+pub(crate) mod certificates;
 pub(crate) mod chaos;
 pub(crate) mod checker;
 pub(crate) mod clusters;
@@ -19,6 +21,7 @@ pub(crate) mod daemon;
 pub(crate) mod enduring;
 pub(crate) mod faults;
 pub(crate) mod fleet;
+pub(crate) mod hostile;
 pub(crate) mod isolation;
 pub(crate) mod kafka;
 pub(crate) mod kills;

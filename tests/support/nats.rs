@@ -1,15 +1,26 @@
 //! A real nats-server with JetStream on a file store.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
 use super::ports;
 use super::process::Server;
+use super::processes::{package, run};
+
+/// A current release, built by `dev/nats` when first needed: it can what Debian's cannot.
+pub fn current() -> String {
+    let mut script = Command::new(package().join("dev/nats"));
+    run(script.arg("binary").env("NATS_VERSION", "v2.15.2"))
+        .trim()
+        .to_owned()
+}
 
 const HINT: &str = "apt-get install nats-server (or put one on the PATH)";
 
 /// A nats-server of its own directory and port.
 pub struct NatsServer {
+    program: String,
     port: u16,
     config: PathBuf,
     folder: tempfile::TempDir,
@@ -24,6 +35,11 @@ impl NatsServer {
 
     /// Starts one with extra lines in its configuration file.
     pub fn with(extra: &str) -> Self {
+        Self::of("nats-server", extra)
+    }
+
+    /// Starts one of another version: its `program`.
+    pub fn of(program: &str, extra: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = ports::free();
         let config = folder.path().join("nats.conf");
@@ -33,6 +49,7 @@ impl NatsServer {
         );
         std::fs::write(&config, lines).unwrap();
         let server = Self {
+            program: program.to_owned(),
             port,
             config,
             folder,
@@ -61,7 +78,7 @@ impl NatsServer {
     /// Starts it (again) on the same port and store.
     pub fn up(&self) {
         let log = self.folder.path().join("nats.log");
-        let server = Server::start("nats-server", &["-c", self.config.to_str().unwrap()], &log, HINT);
+        let server = Server::start(&self.program, &["-c", self.config.to_str().unwrap()], &log, HINT);
         server.wait_for_output("Server is ready");
         *self.server.lock().unwrap() = Some(server);
     }
@@ -84,6 +101,17 @@ impl NatsServer {
             ..Default::default()
         };
         self.jetstream().await.create_stream(config).await.unwrap();
+    }
+
+    /// Creates a stream of every subject, connecting with `options` to `localhost`.
+    pub async fn create_stream_as(&self, options: async_nats::ConnectOptions) {
+        let client = options.connect(format!("localhost:{}", self.port)).await.unwrap();
+        let config = async_nats::jetstream::stream::Config {
+            name: "all".to_owned(),
+            subjects: vec!["*".to_owned()],
+            ..Default::default()
+        };
+        async_nats::jetstream::new(client).create_stream(config).await.unwrap();
     }
 
     /// A client of the test's own.

@@ -10,6 +10,9 @@ const HINT: &str = "apt-get install redis-server";
 /// A redis-server of its own folder and port.
 pub struct RedisServer {
     port: u16,
+    /// More of its command line, and where TLS listens; 0: nowhere.
+    extra: Vec<String>,
+    tls_port: u16,
     folder: tempfile::TempDir,
     server: Mutex<Option<Server>>,
 }
@@ -17,8 +20,25 @@ pub struct RedisServer {
 impl RedisServer {
     /// Starts one.
     pub fn start() -> Self {
+        Self::of(0, "")
+    }
+
+    /// Starts one that listens with TLS too, with more options, separated by spaces.
+    pub fn with_tls(options: &str) -> Self {
+        let port = ports::free();
+        Self::of(port, &format!("--tls-port {port} {options}"))
+    }
+
+    /// Starts one with more options, separated by spaces.
+    pub fn with_options(options: &str) -> Self {
+        Self::of(0, options)
+    }
+
+    fn of(tls_port: u16, options: &str) -> Self {
         let server = Self {
             port: ports::free(),
+            extra: options.split_whitespace().map(str::to_owned).collect(),
+            tls_port,
             folder: tempfile::tempdir().unwrap(),
             server: Mutex::new(None),
         };
@@ -42,11 +62,16 @@ impl RedisServer {
         self.port
     }
 
+    /// Its port for TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
+    }
+
     /// Starts it (again) on the same port and data.
     pub fn up(&self) {
         let folder = self.folder.path().to_str().unwrap();
         let port = self.port.to_string();
-        let args = [
+        let mut args = vec![
             "--port",
             &port,
             "--bind",
@@ -58,6 +83,7 @@ impl RedisServer {
             "--appendfsync",
             "always",
         ];
+        args.extend(self.extra.iter().map(String::as_str));
         let server = Server::start("redis-server", &args, &self.folder.path().join("redis.log"), HINT);
         server.wait_for_output("Ready to accept connections");
         *self.server.lock().unwrap() = Some(server);

@@ -132,6 +132,56 @@ pub(super) fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
     matches!(error.code(), Some(code) if *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT)
 }
 
+/// A connection that could not be made, and the parameter of the URL to look at.
+#[derive(Debug, thiserror::Error)]
+#[error("database.url: {0}")]
+struct Untrusted(&'static str, #[source] tokio_postgres::Error);
+
+/// What the words of rustls and the driver mean for the URL; the first that occurs decides.
+const UNTRUSTED: [(&str, &str); 7] = [
+    (
+        "UnknownIssuer",
+        "sslrootcert: the server's certificate is signed by none of the authorities trusted",
+    ),
+    (
+        "not valid for name",
+        "host: the server's certificate is not for this name: connect to one it is for, or use sslmode=verify-ca",
+    ),
+    (
+        "certificate expired",
+        "host: the server's certificate is out of date: the server needs a new one (or a clock is wrong)",
+    ),
+    (
+        "received fatal alert",
+        "sslcert: the server does not accept our certificate, or asks for one",
+    ),
+    (
+        "does not support TLS",
+        "sslmode: the server speaks no TLS: turn ssl on there",
+    ),
+    (
+        "channel binding",
+        "channel_binding: the server binds no channel: it needs TLS and a SCRAM password",
+    ),
+    (
+        PASSWORD_MISSING,
+        "password: the server asks for one: put it into url_file, or name a passfile",
+    ),
+];
+
+/// The driver's words.
+const PASSWORD_MISSING: &str = "password missing";
+
+/// `error`, with the parameter of the URL it is about where it is about one.
+pub(super) fn explained(error: tokio_postgres::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    let known = cause.and_then(|cause| UNTRUSTED.iter().find(|(words, _)| cause.contains(words)));
+    match known {
+        Some((_, line)) if error.as_db_error().is_none() => Box::new(Untrusted(line, error)),
+        Some(_) | None => Box::new(error),
+    }
+}
+
 /// What the server said when it refused to let us in at all: a wrong password, an unknown user or database. Worth ending
 /// a start for; a running daemon waits, because the server's side may be what is wrong.
 #[must_use]
@@ -153,6 +203,11 @@ pub fn refused_login(error: &StoreError) -> Option<String> {
                 refused.message(),
                 refused.code().code()
             ));
+        }
+        if error.downcast_ref::<Untrusted>().is_some_and(|Untrusted(_, source)| {
+            std::error::Error::source(source).is_some_and(|cause| cause.to_string().contains(PASSWORD_MISSING))
+        }) {
+            return Some(error.to_string());
         }
         cause = error.source();
     }

@@ -225,6 +225,9 @@ fn strip_url(url: &str, extra: &mut Extra) -> Result<String, String> {
     let Some((base, query)) = url.split_once('?') else {
         return Ok(url.to_owned());
     };
+    if query.contains('@') && !base.contains('@') {
+        return Err("a ? in the user or password is to be written %3F".to_owned());
+    }
     let mut kept = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair
@@ -263,7 +266,13 @@ fn strip_pairs(text: &str, extra: &mut Extra) -> Result<String, String> {
     let mut kept = String::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let (name, after) = rest.split_once('=').ok_or_else(|| {
+        // What is no name may be a URL with its scheme mistyped, and is not repeated.
+        let is_name = |name: &str| {
+            name.trim()
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        };
+        let (name, after) = rest.split_once('=').filter(|(name, _)| is_name(name)).ok_or_else(|| {
             "is neither a URL (postgres://user@host:5432/database) nor a list of key=value pairs".to_owned()
         })?;
         let (value, after) = pair_value(after.trim_start())?;

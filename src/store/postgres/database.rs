@@ -22,7 +22,7 @@ use tokio_postgres::{Row, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::checkout::{
-    CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, is_another_server, loses_prepared_statements,
+    CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, explained, is_another_server, loses_prepared_statements,
 };
 pub use super::checkout::{classify, no_answer, refused_login};
 use super::connect::parse_url;
@@ -177,7 +177,7 @@ impl Database {
                     StoreError::Unavailable(Box::new(Silent("no answer while connecting", self.patience)))
                 }
                 // What the pool would say of it beside is of no use to anybody.
-                PoolError::Backend(error) => StoreError::Unavailable(Box::new(error)),
+                PoolError::Backend(error) => StoreError::Unavailable(explained(error)),
                 other @ (PoolError::Timeout(_)
                 | PoolError::Closed
                 | PoolError::NoRuntimeSpecified

@@ -7,11 +7,12 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfig;
 use rdkafka::producer::BaseProducer;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::transport::ConnectError;
-use crate::transport::settings::{Section, duration, texts};
+use crate::transport::blame::Blame;
+use crate::transport::settings::{Section, TlsFiles, duration, flag, texts};
 
 /// Everything the Kafka transport can be told.
 #[derive(Clone, Debug, Deserialize)]
@@ -28,7 +29,10 @@ pub struct KafkaConfig {
     /// How long one message waits for its acknowledgement.
     #[serde(default = "default_ack_timeout", deserialize_with = "duration")]
     pub ack_timeout: Duration,
-    /// PEM file of the authorities to trust. Turns TLS on.
+    /// TLS, without any of the files below: with the system's authorities.
+    #[serde(default, deserialize_with = "flag")]
+    pub tls: bool,
+    /// PEM file of the authorities to trust instead of the system's. Turns TLS on.
     #[serde(default)]
     pub tls_ca_file: Option<PathBuf>,
     /// PEM file of our certificate; needs `tls_key_file`. Turns TLS on.
@@ -51,7 +55,8 @@ pub struct KafkaConfig {
     pub progress_topic: String,
     /// Settings of librdkafka by its own names; they win over ours, except those the promises stand on.
     #[serde(default, deserialize_with = "texts")]
-    pub librdkafka: BTreeMap<String, String>,
+    /// Some hold passwords.
+    pub librdkafka: BTreeMap<String, SecretString>,
 }
 
 /// `delivery`.
@@ -152,7 +157,7 @@ impl KafkaConfig {
             if let Some((_, instead)) = FIXED.iter().find(|(fixed, _)| fixed == key) {
                 return Err(section.wrong(&format!("librdkafka.{key:?}"), format!("cannot be set: {instead}")));
             }
-            config.set(key, value);
+            config.set(key, value.expose_secret());
         }
         Ok(config)
     }
@@ -166,17 +171,37 @@ impl KafkaConfig {
 
     /// Whether records are compressed: then their size on the wire is not known before sending.
     pub(super) fn compresses(&self) -> bool {
-        ["compression.type", "compression.codec"]
-            .iter()
-            .any(|key| self.librdkafka.get(*key).is_some_and(|codec| codec != "none"))
+        ["compression.type", "compression.codec"].iter().any(|key| {
+            self.librdkafka
+                .get(*key)
+                .is_some_and(|codec| codec.expose_secret() != "none")
+        })
     }
 
     /// The largest record set the producer builds, bytes.
     pub(super) fn batch_bytes(&self) -> u64 {
         self.librdkafka
             .get("batch.size")
-            .and_then(|size| size.parse().ok())
+            .and_then(|size| size.expose_secret().parse().ok())
             .unwrap_or(BATCH_BYTES)
+    }
+
+    /// What a refused connection can be blamed on.
+    pub(super) fn blame(&self, name: &str) -> Blame {
+        let given = self.sasl_password_file.is_some();
+        Blame {
+            name: name.to_owned(),
+            kind: "kafka",
+            server: "brokers",
+            login: given.then_some("sasl_password_file"),
+            to_log_in: (
+                "sasl_mechanism",
+                "the broker asks for a login: set sasl_mechanism, sasl_username and sasl_password_file",
+            ),
+            own_authorities: self.tls_ca_file.is_some(),
+            own_certificate: self.tls_cert_file.is_some(),
+            waits_for_tls: false,
+        }
     }
 
     fn check(&self, section: Section<'_>) -> Result<(), ConnectError> {
@@ -189,19 +214,12 @@ impl KafkaConfig {
         if self.brokers.trim().is_empty() {
             return Err(section.wrong("brokers", "is empty: name at least one host:port"));
         }
-        if self.id_header.is_empty() {
-            return Err(section.wrong("id_header", "is empty: consumers find the message id there"));
+        if self.id_header.is_empty() || self.id_header.contains(['\r', '\n', '\0']) {
+            let problem = "is empty, or holds CR, LF or NUL: consumers find the message id there";
+            return Err(section.wrong("id_header", problem));
         }
         if self.ack_timeout < Duration::from_millis(100) || self.ack_timeout > Duration::from_secs(600) {
             return Err(section.wrong("ack_timeout", "must be between 100ms and 10min"));
-        }
-        if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
-            let missing = if self.tls_cert_file.is_some() {
-                "tls_key_file"
-            } else {
-                "tls_cert_file"
-            };
-            return Err(section.wrong(missing, "tls_cert_file and tls_key_file go together: set both"));
         }
         if self.sasl_mechanism.is_none() {
             for (key, given) in [
@@ -217,12 +235,16 @@ impl KafkaConfig {
     }
 
     fn secure(&self, section: Section<'_>, config: &mut ClientConfig) -> Result<(), ConnectError> {
-        for (key, setting, path) in [
-            ("tls_ca_file", "ssl.ca.location", &self.tls_ca_file),
-            ("tls_cert_file", "ssl.certificate.location", &self.tls_cert_file),
-            ("tls_key_file", "ssl.key.location", &self.tls_key_file),
+        section.check_tls(&TlsFiles {
+            ca: self.tls_ca_file.as_deref(),
+            cert: self.tls_cert_file.as_deref(),
+            key: self.tls_key_file.as_deref(),
+        })?;
+        for (setting, path) in [
+            ("ssl.ca.location", &self.tls_ca_file),
+            ("ssl.certificate.location", &self.tls_cert_file),
+            ("ssl.key.location", &self.tls_key_file),
         ] {
-            section.readable(key, path.as_deref())?;
             if let Some(path) = path {
                 config.set(setting, path.display().to_string());
             }
@@ -239,7 +261,7 @@ impl KafkaConfig {
                 section.secret("sasl_password_file", path)?.expose_secret(),
             );
         }
-        let tls = self.tls_ca_file.is_some() || self.tls_cert_file.is_some();
+        let tls = self.tls || self.tls_ca_file.is_some() || self.tls_cert_file.is_some();
         config.set(
             "security.protocol",
             match (tls, self.sasl_mechanism.is_some()) {

@@ -12,13 +12,14 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::classify::code_name;
 use crate::delivery::{Failure, FailureClass};
+use crate::transport::blame::Blame;
 use crate::transport::throttle::Throttle;
 
 const BELIEVED: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(super) struct Health {
-    name: String,
+    blame: Blame,
     troubled: AtomicBool,
     trouble: Mutex<Trouble>,
     /// When brokers were last reported down; kept when they answer again.
@@ -34,9 +35,9 @@ struct Trouble {
 }
 
 impl Health {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(blame: Blame) -> Self {
         Self {
-            name: name.to_owned(),
+            blame,
             troubled: AtomicBool::new(false),
             trouble: Mutex::default(),
             last_down: Mutex::default(),
@@ -46,7 +47,7 @@ impl Health {
 
     /// The transport's name.
     pub(super) fn name(&self) -> &str {
-        &self.name
+        &self.blame.name
     }
 
     /// Something got through.
@@ -54,7 +55,7 @@ impl Health {
         if self.troubled.load(Ordering::Relaxed) && self.troubled.swap(false, Ordering::AcqRel) {
             *self.lock() = Trouble::default();
             self.log.reset();
-            tracing::info!(transport = self.name, "kafka answers again");
+            tracing::info!(transport = self.blame.name, "kafka answers again");
         }
     }
 
@@ -68,6 +69,9 @@ impl Health {
     /// librdkafka reports `code`.
     pub(super) fn note(&self, code: Code, reason: &str) {
         let now = Instant::now();
+        let reason = &reason.replace(['\r', '\n'], " ");
+        let blamed = self.blame.line(reason);
+        let reason = blamed.as_ref().unwrap_or(reason);
         if matches!(code, Code::AllBrokersDown | Code::BrokerTransportFailure) {
             *self.last_down.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
         }
@@ -77,11 +81,13 @@ impl Health {
                 trouble.down = Some(now);
             } else {
                 let telling = |code| matches!(code, Code::Authentication | Code::SSL);
-                let keep = trouble
-                    .cause
-                    .as_ref()
-                    .is_some_and(|(at, old, _)| telling(*old) && !telling(code) && at.elapsed() < BELIEVED);
+                let old = trouble.cause.as_ref();
+                let keep = old.is_some_and(|(at, old, _)| telling(*old) && !telling(code) && at.elapsed() < BELIEVED);
                 if !keep {
+                    // A line that names a key is not to wait behind one that does not.
+                    if blamed.is_some() && old.is_none_or(|(_, _, old)| old != reason) {
+                        self.log.reset();
+                    }
                     trouble.cause = Some((now, code, reason.to_owned()));
                 }
                 if telling(code) {
@@ -91,7 +97,12 @@ impl Health {
         }
         self.troubled.store(true, Ordering::Release);
         if let Some(held) = self.log.pass() {
-            tracing::warn!(transport = self.name, held, code = code_name(code), "kafka: {reason}");
+            tracing::warn!(
+                transport = self.blame.name,
+                held,
+                code = code_name(code),
+                "kafka: {reason}"
+            );
         }
     }
 
@@ -103,15 +114,10 @@ impl Health {
         let trouble = self.lock();
         trouble.down.filter(|at| at.elapsed() < BELIEVED)?;
         let (code, error) = match &trouble.cause {
-            Some((_, code @ Code::Authentication, reason)) => (*code, format!("kafka authentication failed: {reason}")),
-            Some((_, code, reason)) => (*code, format!("no kafka broker can be reached: {reason}")),
+            Some((_, code, reason)) => (*code, format!("no kafka broker can be used: {reason}")),
             None => (Code::AllBrokersDown, "no kafka broker can be reached".to_owned()),
         };
-        Some(Failure::new(
-            FailureClass::Unavailable,
-            code_name(code),
-            error.replace('\n', " "),
-        ))
+        Some(Failure::new(FailureClass::Unavailable, code_name(code), error))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Trouble> {
@@ -122,12 +128,17 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::kafka::config::KafkaConfig;
 
     #[test]
     fn a_wrong_password_is_said_though_connections_fail_after_it() {
-        let health = Health::new("main");
+        let config: KafkaConfig = serde_json::from_str(
+            r#"{"brokers":"h:1","sasl_mechanism":"PLAIN","sasl_username":"u","sasl_password_file":"/nonexistent"}"#,
+        )
+        .unwrap();
+        let health = Health::new(config.blame("main"));
         assert_eq!(health.outage(), None);
-        health.note(Code::Authentication, "bad password");
+        health.note(Code::Authentication, "SASL authentication error: bad password");
         health.note(Code::BrokerTransportFailure, "connection refused");
         health.note(Code::AllBrokersDown, "1/1 brokers are down");
         let failure = health.outage().unwrap();
@@ -135,7 +146,11 @@ mod tests {
             (failure.class, &*failure.code),
             (FailureClass::Unavailable, "AUTHENTICATION")
         );
-        assert_eq!(failure.error, "kafka authentication failed: bad password");
+        assert_eq!(
+            failure.error,
+            "no kafka broker can be used: transports.main.kafka.sasl_password_file: the server refuses this login \
+             (SASL authentication error: bad password)"
+        );
         health.success();
         assert_eq!(health.outage(), None);
     }

@@ -34,7 +34,7 @@ mod classify;
 mod flight;
 mod health;
 mod inspect;
-mod record;
+pub mod record;
 mod session;
 mod topics;
 
@@ -165,7 +165,7 @@ impl Kafka {
     /// Only what is wrong in the configuration of transport `name`.
     pub async fn connect(name: &str, config: &KafkaConfig) -> Result<Self, ConnectError> {
         let client = config.client(name)?;
-        let health = Arc::new(Health::new(name));
+        let health = Arc::new(Health::new(config.blame(name)));
         let mut single = client.clone();
         single.set("batch.num.messages", "1").set("linger.ms", "0");
         let mut bulk = client.clone();

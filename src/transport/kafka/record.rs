@@ -17,7 +17,7 @@ fn rejected(code: &'static str, error: String) -> Failure {
 ///
 /// # Errors
 /// Why not, as a rejection.
-pub(super) fn check_topic(topic: &str) -> Result<(), Failure> {
+pub fn check_topic(topic: &str) -> Result<(), Failure> {
     let wrong = |what: &str| Err(rejected("INVALID_TOPIC", format!("kafka topic {topic:?} {what}")));
     if topic.is_empty() || topic == "." || topic == ".." {
         return wrong("is no topic name");
@@ -38,7 +38,7 @@ pub(super) fn check_topic(topic: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Headers that are none, as a rejection.
-pub(super) fn headers(envelope: &Envelope, id_header: &str, id: &str) -> Result<OwnedHeaders, Failure> {
+pub fn headers(envelope: &Envelope, id_header: &str, id: &str) -> Result<OwnedHeaders, Failure> {
     let own = match &envelope.message.headers {
         Headers::Valid(own) => own,
         Headers::Invalid(reason) => return Err(rejected("INVALID_HEADERS", reason.to_string())),
@@ -60,7 +60,8 @@ pub(super) fn headers(envelope: &Envelope, id_header: &str, id: &str) -> Result<
 
 /// Bytes of a record set that holds this message alone, uncompressed: what `max.message.bytes` is compared with
 /// (Kafka protocol, "Record Batch": 61 bytes, then the records with zig-zag varint lengths).
-pub(super) fn size(envelope: &Envelope, id_header: &str, id: &str) -> u64 {
+#[must_use]
+pub fn size(envelope: &Envelope, id_header: &str, id: &str) -> u64 {
     let message = &envelope.message;
     let field = |len: usize| varint(len) + len;
     let mut headers = 0;

@@ -4,18 +4,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::{ConnectOptions, ServerAddr};
-use secrecy::ExposeSecret;
+use percent_encoding::percent_decode_str;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use crate::transport::ConnectError;
-use crate::transport::settings::{Section, duration, flag, number};
+use crate::transport::blame::Blame;
+use crate::transport::settings::{Section, TlsFiles, duration, flag, number};
 
 /// Everything the NATS JetStream transport can be told.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NatsConfig {
     /// One server or several, separated by commas: `nats://host:4222`, `tls://host:4222`.
-    pub url: String,
+    /// May hold a user and a password, or a token.
+    pub url: SecretString,
     /// A `.creds` file (JWT and seed).
     #[serde(default)]
     pub credentials_file: Option<PathBuf>,
@@ -83,13 +86,7 @@ impl NatsConfig {
     pub(super) fn options(&self, name: &str) -> Result<(Vec<ServerAddr>, ConnectOptions), ConnectError> {
         let section = Section { name, kind: "nats" };
         self.check(section)?;
-        let mut servers = Vec::new();
-        for url in self.url.split(',').map(str::trim) {
-            let server = url.parse::<ServerAddr>().map_err(|error| {
-                section.wrong("url", format!("not a NATS URL such as nats://127.0.0.1:4222: {error}"))
-            })?;
-            servers.push(server);
-        }
+        let (servers, login) = self.servers(section)?;
         let options = ConnectOptions::new()
             .name(format!("outboxd/{name}"))
             .retry_on_initial_connect()
@@ -111,8 +108,57 @@ impl NatsConfig {
                     .saturating_mul(2),
             )
             .request_timeout(Some(self.ack_timeout));
-        let options = self.authenticate(section, options)?;
+        let options = self.authenticate(section, login, options)?;
         Ok((servers, self.encrypt(section, options)?))
+    }
+
+    /// The servers, and the login that stands before the `@` of the first that has one. The client ignores it there, and
+    /// prints it.
+    fn servers(&self, section: Section<'_>) -> Result<(Vec<ServerAddr>, Option<Login>), ConnectError> {
+        let mut servers = Vec::new();
+        let mut login = None;
+        for url in self.url.expose_secret().split(',').map(str::trim) {
+            let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+            let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+            let place = match rest[..end].rsplit_once('@') {
+                None => rest,
+                Some((own, host)) => {
+                    login = login.or(Some(Login::read(section, own)?));
+                    &rest[end - host.len()..]
+                }
+            };
+            let server = format!("{scheme}://{place}").parse::<ServerAddr>().map_err(|error| {
+                section.wrong("url", format!("not a NATS URL such as nats://127.0.0.1:4222: {error}"))
+            })?;
+            servers.push(server);
+        }
+        Ok((servers, login))
+    }
+
+    /// What a refused connection can be blamed on.
+    pub(super) fn blame(&self, name: &str) -> Blame {
+        let login = [
+            ("credentials_file", self.credentials_file.is_some()),
+            ("token_file", self.token_file.is_some()),
+            ("password_file", self.password_file.is_some()),
+            ("nkey_file", self.nkey_file.is_some()),
+            ("url", self.url.expose_secret().contains('@')),
+        ];
+        let given = login.into_iter().find(|(_, given)| *given).map(|(key, _)| key);
+        Blame {
+            name: name.to_owned(),
+            kind: "nats",
+            server: "url",
+            login: given,
+            to_log_in: (
+                "user",
+                "the server asks for a login: set user and password_file, token_file, nkey_file or credentials_file",
+            ),
+            own_authorities: self.tls_ca_file.is_some(),
+            own_certificate: self.tls_cert_file.is_some(),
+            waits_for_tls: (self.tls_ca_file.is_some() || self.url.expose_secret().starts_with("tls://"))
+                && !self.tls_first,
+        }
     }
 
     fn check(&self, section: Section<'_>) -> Result<(), ConnectError> {
@@ -128,7 +174,8 @@ impl NatsConfig {
             ("user", self.user.is_some()),
             ("nkey_file", self.nkey_file.is_some()),
         ];
-        let mut given = ways.iter().filter(|(_, given)| *given);
+        let in_url = ("url", self.url.expose_secret().contains('@'));
+        let mut given = std::iter::once(&in_url).chain(&ways).filter(|(_, given)| *given);
         if let (Some((first, _)), Some((second, _))) = (given.next(), given.next()) {
             return Err(section.wrong(second, format!("cannot be combined with {first}: keep one of them")));
         }
@@ -136,22 +183,23 @@ impl NatsConfig {
             let missing = if self.user.is_some() { "password_file" } else { "user" };
             return Err(section.wrong(missing, "user and password_file go together: set both"));
         }
-        if self.tls_cert_file.is_some() != self.tls_key_file.is_some() {
-            let missing = if self.tls_cert_file.is_some() {
-                "tls_key_file"
-            } else {
-                "tls_cert_file"
-            };
-            return Err(section.wrong(missing, "tls_cert_file and tls_key_file go together: set both"));
-        }
         Ok(())
     }
 
-    fn authenticate(&self, section: Section<'_>, options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {
+    fn authenticate(
+        &self,
+        section: Section<'_>,
+        login: Option<Login>,
+        options: ConnectOptions,
+    ) -> Result<ConnectOptions, ConnectError> {
+        if let Some(login) = login {
+            return Ok(login.give(options));
+        }
         if let Some(path) = &self.credentials_file {
             let credentials = section.secret("credentials_file", path)?;
             return options
-                .credentials(credentials.expose_secret())
+                // The client does not see a last line without its end.
+                .credentials(&format!("{}\n", credentials.expose_secret()))
                 .map_err(|error| section.wrong("credentials_file", format!("no credentials in it: {error}")));
         }
         if let Some(path) = &self.token_file {
@@ -168,9 +216,11 @@ impl NatsConfig {
     }
 
     fn encrypt(&self, section: Section<'_>, mut options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {
-        section.readable("tls_ca_file", self.tls_ca_file.as_deref())?;
-        section.readable("tls_cert_file", self.tls_cert_file.as_deref())?;
-        section.readable("tls_key_file", self.tls_key_file.as_deref())?;
+        section.check_tls(&TlsFiles {
+            ca: self.tls_ca_file.as_deref(),
+            cert: self.tls_cert_file.as_deref(),
+            key: self.tls_key_file.as_deref(),
+        })?;
         if let Some(path) = &self.tls_ca_file {
             options = options.add_root_certificates(path.clone()).require_tls(true);
         }
@@ -180,6 +230,32 @@ impl NatsConfig {
                 .require_tls(true);
         }
         Ok(if self.tls_first { options.tls_first() } else { options })
+    }
+}
+
+/// What stands before the `@` of a URL.
+enum Login {
+    Password(String, SecretString),
+    Token(SecretString),
+}
+
+impl Login {
+    fn read(section: Section<'_>, text: &str) -> Result<Self, ConnectError> {
+        let decode = |text: &str| match percent_decode_str(text).decode_utf8() {
+            Ok(text) => Ok(text.into_owned()),
+            Err(_) => Err(section.wrong("url", "the user or password in it is not UTF-8")),
+        };
+        Ok(match text.split_once(':') {
+            Some((user, password)) => Self::Password(decode(user)?, decode(password)?.into()),
+            None => Self::Token(decode(text)?.into()),
+        })
+    }
+
+    fn give(self, options: ConnectOptions) -> ConnectOptions {
+        match self {
+            Self::Password(user, password) => options.user_and_password(user, password.expose_secret().to_owned()),
+            Self::Token(token) => options.token(token.expose_secret().to_owned()),
+        }
     }
 }
 

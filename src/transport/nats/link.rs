@@ -2,7 +2,10 @@
 //!
 //! The client reconnects by itself for ever. What we keep is whether it is connected, how often it broke (a message sent
 //! before a break will never be acknowledged), and the last reason, for the operator. A broken connection is logged once,
-//! then every 30 seconds.
+//! then every 30 seconds; a reason that names a key of the configuration is logged as soon as it is known.
+//!
+//! The client's events say "IO error" for whatever went wrong while connecting. The words behind it are in the list of
+//! servers it shows before its next attempt, so that is where they are taken from ([`Link::note_attempt`]).
 //!
 //! Streams of a cluster change leaders; what was on its way to the old one may have got lost without any answer. Servers
 //! announce elections, and they are counted here.
@@ -13,11 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_nats::Event;
 
 use crate::delivery::{Failure, FailureClass};
+use crate::transport::blame::Blame;
 use crate::transport::throttle::Throttle;
 
 #[derive(Debug)]
 pub(super) struct Link {
     name: String,
+    blame: Blame,
     breaks: AtomicU64,
     elections: AtomicU64,
     /// The user may not ask about streams.
@@ -27,10 +32,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// The link of transport `name`, not connected yet.
-    pub(super) fn new(name: &str) -> Self {
+    /// The link of a transport, not connected yet.
+    pub(super) fn new(blame: Blame) -> Self {
         Self {
-            name: name.to_owned(),
+            name: blame.name.clone(),
+            blame,
             breaks: AtomicU64::new(0),
             elections: AtomicU64::new(0),
             info_denied: AtomicBool::new(false),
@@ -102,16 +108,25 @@ impl Link {
                 self.complain(&error.to_string());
                 false
             }
-            Event::ClientError(error) => {
-                self.set_reason(Some(error.to_string().into()));
-                self.complain(&error.to_string());
-                false
-            }
+            Event::ClientError(_) => false,
             Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {
                 tracing::info!(transport = self.name, %event, "nats");
                 false
             }
         }
+    }
+
+    /// The client tries to connect; `last` is why it could not, the time before.
+    pub(super) fn note_attempt(&self, last: Option<&str>) {
+        let Some(error) = last else { return };
+        let error = error.replace(['\r', '\n'], " ");
+        let blamed = self.blame.line(&error);
+        let line = blamed.clone().unwrap_or(error);
+        let news = self.set_reason(Some(line.as_str().into()));
+        if news && blamed.is_some() {
+            self.log.reset();
+        }
+        self.complain(&line);
     }
 
     /// What a message meets while there is no connection.
@@ -124,8 +139,12 @@ impl Link {
         Failure::new(FailureClass::Unavailable, "DISCONNECTED", error)
     }
 
-    fn set_reason(&self, reason: Option<Arc<str>>) {
-        *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    /// `true` when it was another one before.
+    fn set_reason(&self, reason: Option<Arc<str>>) -> bool {
+        let mut known = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = *known != reason;
+        *known = reason;
+        news
     }
 
     fn complain(&self, what: &str) {

@@ -28,7 +28,7 @@ mod flight;
 mod inspect;
 mod link;
 mod reply;
-mod wire;
+pub mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,7 +74,7 @@ impl Nats {
     pub async fn connect(name: &str, config: &NatsConfig) -> Result<Self, ConnectError> {
         let section = Section { name, kind: "nats" };
         let (servers, options) = config.options(name)?;
-        let link = Arc::new(Link::new(name));
+        let link = Arc::new(Link::new(config.blame(name)));
         let prefix = format!("_INBOX.{}", uuid::Uuid::new_v4().simple());
         let inboxes = Arc::new(Inboxes::new(prefix));
         let callback = {
@@ -86,8 +86,19 @@ impl Nats {
                 std::future::ready(())
             }
         };
+        let attempts = {
+            let link = Arc::clone(&link);
+            move |servers: Vec<async_nats::Server>, _| {
+                let failed = servers.iter().filter(|server| server.failed_attempts > 0);
+                let latest = failed.max_by_key(|server| server.failed_attempts);
+                link.note_attempt(latest.and_then(|server| server.last_error.as_deref()));
+                // Which server is next is the client's choice.
+                std::future::ready(None)
+            }
+        };
         let client = options
             .event_callback(callback)
+            .reconnect_to_server_callback(attempts)
             .connect(servers)
             .await
             .map_err(|error| section.wrong("url", format!("cannot connect: {error}")))?;

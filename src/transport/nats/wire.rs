@@ -24,7 +24,7 @@ fn rejected(code: &'static str, error: String) -> Failure {
 ///
 /// # Errors
 /// Why not, as a rejection.
-pub(super) fn check_subject(subject: &str) -> Result<(), Failure> {
+pub fn check_subject(subject: &str) -> Result<(), Failure> {
     let wrong = |what: &str| Err(rejected("INVALID_SUBJECT", format!("nats subject {subject:?} {what}")));
     if subject.is_empty() {
         return wrong("is empty");
@@ -46,7 +46,7 @@ pub(super) fn check_subject(subject: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// A name or value NATS cannot carry, as a rejection.
-pub(super) fn headers(envelope: &Envelope) -> Result<HeaderMap, Failure> {
+pub fn headers(envelope: &Envelope) -> Result<HeaderMap, Failure> {
     let message = &envelope.message;
     if let Headers::Invalid(reason) = &message.headers {
         return Err(rejected("INVALID_HEADERS", reason.to_string()));

@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout_at};
 pub use classify::classify;
 
 use self::config::RedisConfig;
+use super::blame::Blame;
 use super::chain::{Ledger, is_ordered};
 use super::throttle::Throttle;
 use super::{ConnectError, Envelope, Transport, Use};
@@ -43,7 +44,7 @@ pub struct Redis {
     /// When connecting failed last and why: until a moment later nobody tries again.
     broken: StdMutex<Option<(Instant, Failure)>>,
     log: Throttle,
-    name: String,
+    blame: Blame,
     maxlen: Option<u64>,
     ack_timeout: Duration,
 }
@@ -62,7 +63,7 @@ impl Redis {
             link: tokio::sync::Mutex::default(),
             broken: StdMutex::default(),
             log: Throttle::default(),
-            name: name.to_owned(),
+            blame: config.blame(name),
             maxlen: config.maxlen,
             ack_timeout: config.ack_timeout,
         })
@@ -81,25 +82,34 @@ impl Redis {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.ack_timeout / 2))
             .set_response_timeout(Some(self.ack_timeout));
-        match self.client.get_multiplexed_async_connection_with_config(&config).await {
+        match self.admitted(&config).await {
             Ok(connection) => {
                 self.log.reset();
-                tracing::info!(transport = self.name, "connected to redis");
+                tracing::info!(transport = self.blame.name, "connected to redis");
                 *link = Some(connection.clone());
                 Ok(connection)
             }
             Err(error) => {
-                let failure = failure(&error, "cannot connect to redis");
                 let failure = Failure {
                     class: FailureClass::Unavailable,
-                    ..failure
+                    ..self.failure(&error, "cannot connect to redis")
                 };
                 if let Some(held) = self.log.pass() {
-                    tracing::warn!(transport = self.name, held, "{}", failure.error);
+                    tracing::warn!(transport = self.blame.name, held, "{}", failure.error);
                 }
                 *self.lock_broken() = Some((Instant::now(), failure.clone()));
                 Err(failure)
             }
+        }
+    }
+
+    /// A connection the server takes commands on. One that wants a login closes the connection at the first long command and
+    /// says why to nobody, so it is asked with a short one.
+    async fn admitted(&self, config: &AsyncConnectionConfig) -> Result<MultiplexedConnection, RedisError> {
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(config).await?;
+        match redis::cmd("PING").query_async::<Value>(&mut connection).await {
+            Err(error) if error.code() == Some("NOAUTH") => Err(error),
+            Ok(_) | Err(_) => Ok(connection),
         }
     }
 
@@ -150,6 +160,32 @@ impl Redis {
         Ok(())
     }
 
+    fn outcome(&self, reply: redis::RedisResult<Value>, envelope: &Envelope) -> Outcome {
+        match reply {
+            Ok(Value::BulkString(_) | Value::SimpleString(_)) => Outcome::Acknowledged { duplicate: false },
+            Ok(other) => {
+                let error = format!(
+                    "redis answers XADD to {:?} with {other:?} instead of an entry id",
+                    &*envelope.destination
+                );
+                Outcome::Refused(Failure::new(FailureClass::Failed, "BAD_ANSWER", error))
+            }
+            Err(error) => Outcome::Refused(self.failure(&error, &format!("redis stream {:?}", &*envelope.destination))),
+        }
+    }
+
+    fn failure(&self, error: &RedisError, what: &str) -> Failure {
+        let words = error.to_string().replace(['\r', '\n'], " ");
+        let line = self.blame.line(&words).unwrap_or_else(|| format!("{what}: {words}"));
+        if error.is_timeout() {
+            return Failure::new(FailureClass::TimedOut, "TIMED_OUT", line);
+        }
+        match error.code() {
+            Some(code) => Failure::new(classify(code), code.to_owned(), line),
+            None => Failure::new(FailureClass::Unavailable, "CONNECTION", line),
+        }
+    }
+
     /// One round trip: sends `round`, answers each of it and returns who may go next.
     async fn round(&self, batch: &[Envelope], round: Vec<u32>, ledger: &mut Ledger, give_up: Instant) -> Vec<u32> {
         let mut pipeline = redis::pipe();
@@ -179,7 +215,7 @@ impl Redis {
                 .await
                 {
                     Ok(Ok(replies)) => Ok(replies),
-                    Ok(Err(error)) => Err(failure(&error, "redis")),
+                    Ok(Err(error)) => Err(self.failure(&error, "redis")),
                     Err(_) => Err(timed_out(self.ack_timeout)),
                 }
             }
@@ -188,7 +224,7 @@ impl Redis {
             Ok(replies) => {
                 let answers = sent.into_iter().zip(replies);
                 answers
-                    .filter_map(|(index, reply)| ledger.answer(index, outcome(reply, &batch[index as usize])))
+                    .filter_map(|(index, reply)| ledger.answer(index, self.outcome(reply, &batch[index as usize])))
                     .collect()
             }
             Err(failure) => {
@@ -205,34 +241,9 @@ impl Redis {
 /// `proto-max-bulk-len`'s default, bytes.
 const MAX_BULK: usize = 512 << 20;
 
-fn outcome(reply: redis::RedisResult<Value>, envelope: &Envelope) -> Outcome {
-    match reply {
-        Ok(Value::BulkString(_) | Value::SimpleString(_)) => Outcome::Acknowledged { duplicate: false },
-        Ok(other) => {
-            let error = format!(
-                "redis answers XADD to {:?} with {other:?} instead of an entry id",
-                &*envelope.destination
-            );
-            Outcome::Refused(Failure::new(FailureClass::Failed, "BAD_ANSWER", error))
-        }
-        Err(error) => Outcome::Refused(failure(&error, &format!("redis stream {:?}", &*envelope.destination))),
-    }
-}
-
 fn timed_out(after: Duration) -> Failure {
     let error = format!("no answer from redis within {}", humantime::format_duration(after));
     Failure::new(FailureClass::TimedOut, "TIMED_OUT", error)
-}
-
-fn failure(error: &RedisError, what: &str) -> Failure {
-    let line = format!("{what}: {error}").replace(['\r', '\n'], " ");
-    if error.is_timeout() {
-        return Failure::new(FailureClass::TimedOut, "TIMED_OUT", line);
-    }
-    match error.code() {
-        Some(code) => Failure::new(classify(code), code.to_owned(), line),
-        None => Failure::new(FailureClass::Unavailable, "CONNECTION", line),
-    }
 }
 
 #[async_trait]
@@ -261,7 +272,7 @@ impl Transport for Redis {
             pipeline
                 .query_async::<(Vec<Value>, String)>(&mut connection)
                 .await
-                .map_err(|error| failure(&error, "redis"))
+                .map_err(|error| self.failure(&error, "redis"))
         };
         let answer = timeout_at(give_up, ask)
             .await
