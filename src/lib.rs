@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod delivery;
+pub mod finding;
 pub mod http;
 pub mod message;
 pub mod relay;

@@ -164,6 +164,18 @@ impl Route {
     }
 }
 
+impl Route {
+    /// Where all of its messages go, as far as that is known without one: a destination without placeholders, or the one of a
+    /// pattern that is a topic's name.
+    #[must_use]
+    pub fn known_destination(&self) -> Option<Arc<str>> {
+        let is_name = !self.pattern.contains(['*', '?', '[', ']', '{', '}', '\\']);
+        let is_fixed = self.destination.0.iter().all(|part| matches!(part, Part::Text(_)));
+        let known = is_name || is_fixed;
+        known.then(|| self.destination.fill(&self.pattern, None).ok()).flatten()
+    }
+}
+
 /// All routes, in the order written.
 #[derive(Clone, Debug, Default)]
 pub struct Routes(Vec<Route>);
@@ -243,6 +255,15 @@ mod tests {
         assert_eq!((orders.route, &*orders.destination), (0, "orders.eu.paid"));
         let other = routes.resolve(&"users".into(), Some("7")).unwrap();
         assert_eq!((other.route, &*other.destination), (1, "all-users.7"));
+    }
+
+    #[test]
+    fn a_destination_is_known_where_no_message_decides_it() {
+        let known = |topic: &str, destination: &str| route(topic, 0, destination).unwrap().known_destination();
+        assert_eq!(known("orders", "eu.{topic}").as_deref(), Some("eu.orders"));
+        assert_eq!(known("orders.*", "all").as_deref(), Some("all"));
+        assert_eq!(known("orders.*", "{topic}"), None);
+        assert_eq!(known("orders", "{key}"), None);
     }
 
     #[test]

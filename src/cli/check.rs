@@ -1,93 +1,88 @@
-//! `outboxd check`: is the configuration right, and with `--connect`, is what it points at?
-//!
-//! A finding is a fault (the daemon would not start or not relay) or a warning, and says what to do. Whoever can look at
-//! something adds a function that returns findings to [`connected`].
+//! `outboxd check`: is the configuration right, and with `--connect`, is what it points at (`doctor`)?
 
 use std::process::ExitCode;
 
-use crate::config::Config;
-use crate::store::StoreError;
-use crate::store::postgres::schema;
+use serde::Serialize;
 
+use crate::config::Config;
+use crate::finding::{Finding, Level};
+
+use super::doctor::{self, Diagnosis};
 use super::terminal::{Out, Tone, safe};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Connect to what is configured, too
+    /// Connect to what is configured, too: what is wrong with it, why that matters, and what to do
     #[arg(long)]
     connect: bool,
+    /// With --connect: as JSON
+    #[arg(long, requires = "connect")]
+    json: bool,
 }
 
-/// What a look at one thing found.
-enum Finding {
-    /// Right, in a few words.
-    Fine(String),
-    /// Works, but not well: what, and what to do.
-    Warning(String),
-    /// Does not work: what, and what to do.
-    Fault(String),
+/// `--json`.
+#[derive(Serialize)]
+struct Report<'a> {
+    faults: usize,
+    warnings: usize,
+    findings: &'a [Finding],
 }
 
 /// Exit code 0 without faults, else 1. A wrong configuration never gets here: that is 64.
 pub(super) async fn check(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = Out::stdout();
-    out.line(format!(
-        "configuration ok: {}.{} in {} lanes, {} transport(s), {} route(s)",
-        config.outbox.schema,
-        config.outbox.table,
-        config.outbox.lanes,
-        config.transports.len(),
-        config.routes.iter().count()
-    ))?;
-    let mut code = ExitCode::SUCCESS;
+    if !args.json {
+        out.line(format!(
+            "configuration ok: {}.{} in {} lanes, {} transport(s), {} route(s)",
+            config.outbox.schema,
+            config.outbox.table,
+            config.outbox.lanes,
+            config.transports.len(),
+            config.routes.iter().count()
+        ))?;
+    }
+    let mut faults = 0;
     if args.connect {
-        for (subject, finding) in connected(config).await? {
-            let (tone, word, text) = match finding {
-                Finding::Fine(text) => (Tone::Good, "ok", text),
-                Finding::Warning(text) => (Tone::Heading, "warning", text),
-                Finding::Fault(text) => {
-                    code = ExitCode::FAILURE;
-                    (Tone::Bad, "fault", text)
-                }
-            };
-            let word = out.paint(tone, &format!("{word:<7}"));
-            out.line(format!("{word} {subject}: {}", safe(&text)))?;
+        let diagnosis = doctor::diagnose(config).await?;
+        faults = count(&diagnosis.findings, Level::Fault);
+        if args.json {
+            out.json(&Report {
+                faults,
+                warnings: count(&diagnosis.findings, Level::Warning),
+                findings: &diagnosis.findings,
+            })?;
+        } else {
+            show(&mut out, &diagnosis)?;
         }
     }
     out.finish()?;
-    Ok(code)
+    Ok(if faults > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
-async fn connected(config: &Config) -> anyhow::Result<Vec<(String, Finding)>> {
-    database(config).await
+fn count(findings: &[Finding], level: Level) -> usize {
+    findings.iter().filter(|finding| finding.level == level).count()
 }
 
-async fn database(config: &Config) -> anyhow::Result<Vec<(String, Finding)>> {
-    let subject = || "database".to_owned();
-    match schema::validate(&super::database(config)?, &super::names(config)).await {
-        Ok(schema) => {
-            let fine = format!(
-                "{}.{} holds {} payloads",
-                config.outbox.schema,
-                config.outbox.table,
-                schema.payload.as_str()
-            );
-            let warnings = schema
-                .warnings
-                .into_iter()
-                .map(|line| (subject(), Finding::Warning(line)));
-            Ok(std::iter::once((subject(), Finding::Fine(fine)))
-                .chain(warnings)
-                .collect())
-        }
-        Err(StoreError::Misconfigured(line)) => Ok(vec![(subject(), Finding::Fault(line))]),
-        Err(error @ StoreError::Unavailable(_)) => {
-            let line = super::one_line(&error.into());
-            Ok(vec![(
-                subject(),
-                Finding::Fault(format!("{line}: check database.url and that the server runs")),
-            )])
+fn show(out: &mut Out, diagnosis: &Diagnosis) -> std::io::Result<()> {
+    for line in &diagnosis.fine {
+        let word = out.paint(Tone::Good, "ok");
+        out.line(format!("{word} {}", safe(line)))?;
+    }
+    for finding in &diagnosis.findings {
+        let (tone, word) = match finding.level {
+            Level::Fault => (Tone::Bad, "fault"),
+            Level::Warning => (Tone::Heading, "warning"),
+        };
+        let word = out.paint(tone, word);
+        out.line(format!("\n{word} {}", finding.code))?;
+        for (label, text) in [("", &*finding.what), ("why: ", finding.why), ("do:  ", &finding.fix)] {
+            out.paragraph(label, &safe(text))?;
         }
     }
+    Ok(())
 }

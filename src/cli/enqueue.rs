@@ -73,7 +73,11 @@ pub(super) async fn enqueue(config: &Config, args: Args) -> anyhow::Result<ExitC
     };
     let (database, names) = (super::database(config)?, super::names(config));
     let column = schema::payload_type(&database, &names).await?;
-    let id = enqueue::enqueue(&database, &names, column, &message).await?;
+    let id = match enqueue::enqueue(&database, &names, column, &message).await {
+        Ok(id) => id,
+        Err(error @ EnqueueError::Refused(_)) => return Err(error.into()),
+        Err(EnqueueError::Store(error)) => return Err(error.into()),
+    };
     let mut out = Out::stdout();
     out.line(id)?;
     out.finish()?;

@@ -5,6 +5,7 @@
 //! end of the output and not an error.
 
 mod check;
+mod doctor;
 mod enqueue;
 mod export;
 mod failed;
@@ -15,6 +16,7 @@ mod prune;
 mod reference;
 mod replay;
 mod retention;
+mod roles;
 mod run;
 mod status;
 mod steps;
@@ -35,7 +37,9 @@ use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
 use crate::store::StoreError;
+use crate::store::postgres::connect::{Connection, parse_url};
 use crate::store::postgres::database::{ConnectOptions, Database, no_answer};
+use crate::store::postgres::rights::Duties;
 use crate::store::postgres::schema;
 use crate::store::postgres::sql::Names;
 
@@ -73,6 +77,8 @@ enum Verb {
     Check(check::Args),
     /// Create or update the tables
     Migrate(migrate::Args),
+    /// Print the SQL that makes roles of least privilege
+    Roles(roles::Args),
     /// Show how the outbox stands
     Status(status::Args),
     /// Look at failed messages, retry or discard them
@@ -144,6 +150,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 Verb::Run => run::run(config, &cli.config).await,
                 Verb::Check(args) => check::check(&config, &args).await,
                 Verb::Migrate(args) => migrate::migrate(&config, &args).await,
+                Verb::Roles(_) => roles::print(&config),
                 Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
                 Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
                 Verb::Replay(args) => explain(&config, replay::replay(&config, args).await).await,
@@ -157,15 +164,37 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         })
 }
 
-/// Where the database lacks something, says what and what to do, instead of what the statement that noticed said.
+/// Where the database or the role lacks something, says what and what to do, instead of what the statement that noticed said.
 async fn explain(config: &Config, result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     let error = match result {
         Err(error) if matches!(error.downcast_ref(), Some(StoreError::Misconfigured(_))) => error,
         Ok(_) | Err(_) => return result,
     };
-    match schema::validate(&database(config)?, &names(config)).await {
+    if let Some(refused) = refused_right(&error) {
+        return Err(StoreError::Misconfigured(refused).into());
+    }
+    match schema::validate(&database(config)?, &names(config), None).await {
         Err(better @ StoreError::Misconfigured(_)) => Err(better.into()),
         Ok(_) | Err(StoreError::Unavailable(_)) => Err(error),
+    }
+}
+
+/// `error`, where the role may not do what the command does, with what to do about it.
+fn refused_right(error: &anyhow::Error) -> Option<String> {
+    match error.downcast_ref() {
+        Some(StoreError::Misconfigured(line)) if line.ends_with("(42501)") => Some(format!(
+            "{line}: connect as a member of outboxd_operator (outboxd roles --print)"
+        )),
+        Some(StoreError::Misconfigured(_) | StoreError::Unavailable(_)) | None => None,
+    }
+}
+
+/// What the configuration asks of the daemon's role.
+fn duties(config: &Config) -> Duties {
+    let retains = config.retention.relayed.or(config.retention.failed).is_some();
+    Duties {
+        deletes_relayed: config.outbox.on_relayed == config::OnRelayed::Delete,
+        keeps_house: retains || config.http.token_file.is_some(),
     }
 }
 
@@ -178,6 +207,16 @@ fn database(config: &Config) -> Result<Database, StoreError> {
         application: "outboxd/cli".to_owned(),
         statement_timeout: STATEMENT_TIMEOUT,
     })
+}
+
+/// Where notifications are listened for; `None`: nowhere.
+fn listen(config: &Config) -> Result<Option<Connection>, Usage> {
+    let url = config.database.listen_url.as_ref().unwrap_or(&config.database.url);
+    let connection = || {
+        let wrong = |problem| Usage(format!("database.listen_url: {problem}"));
+        parse_url(url.expose_secret()).map_err(wrong)
+    };
+    config.relay.notify.then(connection).transpose()
 }
 
 /// The names of the configured tables and columns.

@@ -19,6 +19,7 @@ use crate::http;
 use crate::relay::{Options, Relay};
 use crate::store::StoreError;
 use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
+use crate::store::postgres::rights::Duties;
 use crate::store::postgres::sql::Names;
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
 use crate::telemetry::{Telemetry, log, systemd, trace};
@@ -67,7 +68,7 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     }
     let names = super::names(&config);
     tokio::select! {
-        valid = validated(&database, &names, &telemetry) => valid?,
+        valid = validated(&database, &names, super::duties(&config), &telemetry) => valid?,
         _ = signals.next(&level, path) => return Ok(ExitCode::SUCCESS),
     }
     let transports = transports::connect(&config).await?;
@@ -145,14 +146,7 @@ fn application(config: &Config) -> String {
 }
 
 fn store_options(config: &Config) -> anyhow::Result<StoreOptions> {
-    let listen = if config.relay.notify {
-        let url = config.database.listen_url.as_ref().unwrap_or(&config.database.url);
-        let connection = connect::parse_url(url.expose_secret())
-            .map_err(|problem| Usage(format!("database.listen_url: {problem}")))?;
-        Some(connection.named(&format!("{}/listen", application(config))))
-    } else {
-        None
-    };
+    let listen = super::listen(config)?.map(|connection| connection.named(&format!("{}/listen", application(config))));
     Ok(StoreOptions {
         instance: config.lease.instance.clone(),
         machine: config.lease.machine.clone(),
@@ -183,9 +177,9 @@ async fn drive(relay: Relay, signals: &mut Signals, level: &log::LevelHandle, pa
 }
 
 /// Waits for the database, then for nothing: what is wrong with the schema is an error.
-async fn validated(database: &Database, names: &Names, telemetry: &Telemetry) -> anyhow::Result<()> {
+async fn validated(database: &Database, names: &Names, duties: Duties, telemetry: &Telemetry) -> anyhow::Result<()> {
     loop {
-        match schema::validate(database, names).await {
+        match schema::validate(database, names, Some(duties)).await {
             Ok(schema) => {
                 telemetry.health.database_up();
                 database.settled_in();

@@ -45,6 +45,18 @@ impl Out {
         writeln!(self.writer, "{}", line.as_ref())
     }
 
+    /// `text` after `label`, indented and broken between words where the line ends.
+    pub(super) fn paragraph(&mut self, label: &str, text: &str) -> io::Result<()> {
+        const INDENT: usize = 2;
+        let room = self.width.saturating_sub(INDENT + label.len());
+        let mut lead = format!("{}{label}", " ".repeat(INDENT));
+        for line in broken(text, room) {
+            writeln!(self.writer, "{lead}{line}")?;
+            lead = " ".repeat(INDENT + label.len());
+        }
+        Ok(())
+    }
+
     pub(super) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.writer, value)?;
         writeln!(self.writer)
@@ -131,6 +143,21 @@ pub(super) fn safe(text: &str) -> String {
         .collect()
 }
 
+/// `text` in lines of at most `width` characters, but for words longer than that.
+fn broken(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// "3 messages", "1 message".
 pub(super) fn messages(count: u64) -> String {
     format!("{} message{}", grouped(count), if count == 1 { "" } else { "s" })
@@ -178,6 +205,12 @@ mod tests {
             ["0s", "1m 1s", "2h 1m", "1d 1h"]
         );
         assert_eq!(messages(1), "1 message");
+    }
+
+    #[test]
+    fn lines_break_between_words() {
+        assert_eq!(broken("one two  three", 7), ["one two", "three"]);
+        assert_eq!(broken("longer-than-that x", 5), ["longer-than-that", "x"]);
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! - **Identity.** The message id reaches the broker with every copy.
 //! - **No policy.** No retry loops, no counting of attempts, no backoff.
 //! - **Bounded.** `publish` and `probe` answer within the transport's own timeout, whatever the broker does; what is not
-//!   known by then is `TimedOut`.
+//!   known by then is `TimedOut`. So does `inspect`, for each thing it asks.
 
 pub mod chain;
 #[cfg(feature = "kafka")]
@@ -29,10 +29,12 @@ pub mod stdout;
 mod throttle;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use crate::delivery::{Failure, Order, Outcome};
+use crate::finding::Finding;
 use crate::message::Message;
 
 /// A message with the address its route gave it.
@@ -44,6 +46,17 @@ pub struct Envelope {
     pub destination: Arc<str>,
     /// The route's policy: how careful the transport must be within a key.
     pub order: Order,
+}
+
+/// A destination somebody means to send to, for [`Transport::inspect`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Kafka topic, NATS subject, Redis stream.
+    pub destination: Arc<str>,
+    /// From a message's first attempt to its last, at most.
+    pub retry_span: Duration,
+    /// Bytes of the largest message known to wait for it; 0: none does.
+    pub largest: u64,
 }
 
 /// What is wrong in a transport's section of the configuration. Never that a broker is away: that is waited for.
@@ -70,6 +83,15 @@ pub trait Transport: Send + Sync {
     /// # Errors
     /// The failure a message to it would meet.
     async fn probe(&self, destination: &str) -> Result<(), Failure>;
+
+    /// Looks for what will go wrong with `uses`, or is wrong already: destinations that are missing, settings of the broker that
+    /// do not fit. For people who ask; sends no message. Nothing to find where there is no broker.
+    ///
+    /// # Errors
+    /// Why the broker cannot be asked at all.
+    async fn inspect(&self, _uses: &[Use]) -> Result<Vec<Finding>, Failure> {
+        Ok(Vec::new())
+    }
 
     /// Drops whatever the client library still holds unsent: the lease is lost and someone else may be sending.
     fn abandon(&self) {}

@@ -50,7 +50,7 @@ language sql volatile as $$
     left join outboxd_lanes l on l.lane = w.lane
 $$;
 
-create function audit.message_written() returns trigger language plpgsql stable as $$
+create function audit.message_written() returns trigger language plpgsql stable security definer as $$
 begin
     -- An operator's or a test's own update is nobody's lease.
     if audit.instance() = '' then
@@ -74,7 +74,7 @@ $$;
 create trigger audit after update on outbox_messages referencing old table as before new table as after
     for each statement execute function audit.message_written();
 
-create function audit.lane_written() returns trigger language plpgsql as $$
+create function audit.lane_written() returns trigger language plpgsql security definer as $$
 begin
     insert into audit.lanes (lane, owner_before, owner, epoch_before, epoch, by)
     values (new.lane, old.owner, new.owner, old.epoch, new.epoch, audit.instance());

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use super::logins;
 use super::postgres::TestDatabase;
 
 /// A database and a configuration file that points at it.
@@ -58,11 +59,17 @@ impl Site {
         site
     }
 
-    /// Migrated.
+    /// Migrated, the roles granted.
     pub(crate) fn migrated() -> Self {
         let site = Self::empty();
         site.call(&["migrate"]).done();
         site
+    }
+
+    /// Makes the roles for the configuration as it is now.
+    pub(crate) fn grant(&self) {
+        let script = self.call(&["roles", "--print"]);
+        self.database.psql(script.done());
     }
 
     /// Replaces the configuration: what stands in `[outbox]`, and sections after it.
@@ -80,6 +87,7 @@ impl Site {
     /// A call, to be finished.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outboxd"));
+        logins::sign_in(&mut command, &self.file(), args);
         command
             .args(args)
             .env("OUTBOXD_CONFIG", self.file())
@@ -90,7 +98,12 @@ impl Site {
 
     /// Calls the program.
     pub(crate) fn call(&self, args: &[&str]) -> Called {
-        finish(self.command(args).stdin(Stdio::null()).output().unwrap())
+        let called = finish(self.command(args).stdin(Stdio::null()).output().unwrap());
+        let has_tables = args.first() == Some(&"migrate") && !args.contains(&"--print") && !args.contains(&"--status");
+        if has_tables && called.code == 0 {
+            self.grant();
+        }
+        called
     }
 
     /// Calls the program with something on its standard input.

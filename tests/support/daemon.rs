@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::postgres::Database;
 use super::processes::{guarded, scratch, signal, spawn};
-use super::{eventually, ports, processes};
+use super::{eventually, logins, ports, postgres, processes};
 
 /// The program under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outboxd");
@@ -89,10 +89,12 @@ impl Site {
         std::fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
     }
 
-    fn command(&self, mut command: Command) -> Command {
+    fn command(&self, mut command: Command, arguments: &[&str]) -> Command {
+        logins::sign_in(&mut command, &self.config(), arguments);
         command
             .arg("--config")
             .arg(self.config())
+            .args(arguments)
             .env("RUNTIME_DIRECTORY", &self.dir)
             .env("XDG_RUNTIME_DIR", &self.dir);
         command
@@ -100,12 +102,8 @@ impl Site {
 
     /// Runs a verb to its end.
     pub(crate) fn outboxd(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command(Command::new(BINARY));
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the binary starts")
+        let mut command = self.command(Command::new(BINARY), arguments);
+        command.stdin(Stdio::null()).output().expect("the binary starts")
     }
 
     /// Runs a verb that must succeed; answers its standard output.
@@ -121,9 +119,19 @@ impl Site {
         said
     }
 
-    /// Makes the tables.
+    /// Makes the tables, and grants what the roles need of them.
     pub(crate) fn migrate(&self) {
         self.succeed(&["migrate"]);
+        self.grant();
+    }
+
+    /// Makes the roles for the configuration as it is now.
+    pub(crate) fn grant(&self) {
+        let script = self.succeed(&["roles", "--print"]);
+        let (_, owner) = logins::urls(&self.config()).swap_remove(0);
+        let output = postgres::psql(&owner, &script);
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the roles are refused: {complained}");
     }
 
     /// Starts the daemon without waiting for it.
@@ -133,11 +141,8 @@ impl Site {
             .append(true)
             .open(self.dir.join("daemon.log"))
             .expect("a log file");
-        let mut command = self.command(guarded(BINARY, "KILL"));
-        command
-            .arg("run")
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log);
+        let mut command = self.command(guarded(BINARY, "KILL"), &["run"]);
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         Daemon {
             child: spawn(command),
             port: self.port,

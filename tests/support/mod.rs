@@ -23,6 +23,7 @@ pub(crate) mod isolation;
 pub(crate) mod kafka;
 pub(crate) mod kills;
 pub(crate) mod load;
+pub(crate) mod logins;
 pub(crate) mod nats;
 pub(crate) mod pgbouncer;
 pub(crate) mod ports;

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use super::logins::LOGINS;
 use super::ports;
 use super::postgres::{Database, as_owner};
 use super::process::on_path;
@@ -27,10 +28,14 @@ impl PgBouncer {
         };
         let port = bouncer.port;
         let settings = format!(
-            "[databases]\n* = host=127.0.0.1 port={target} user=postgres\n\
-             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-             pool_mode = transaction\ndefault_pool_size = {size}\nmax_client_conn = 200\nserver_login_retry = 1\n"
+            "[databases]\n* = host=127.0.0.1 port={target}\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\n\
+             pool_mode = transaction\ndefault_pool_size = {size}\nmax_client_conn = 200\nserver_login_retry = 1\n",
+            bouncer.dir.join("users.txt").display()
         );
+        let logins = LOGINS.iter().map(|(login, _)| *login).chain(["postgres"]);
+        let users: String = logins.map(|user| format!("\"{user}\" \"\"\n")).collect();
+        std::fs::write(bouncer.dir.join("users.txt"), users).expect("the scratch directory is writable");
         std::fs::write(bouncer.dir.join("pgbouncer.ini"), settings).expect("the scratch directory is writable");
         if uid() == 0 {
             super::processes::run(

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::NoTls;
 
 use super::processes::{run, scratch, scratch_root, signal, spawn, uid};
-use super::{eventually, ports};
+use super::{eventually, logins, ports};
 
 /// A running cluster; stopped and removed on drop.
 pub(crate) struct Cluster {
@@ -424,7 +424,7 @@ impl TestDatabase {
     }
 }
 
-fn psql(url: &str, sql: &str) -> std::process::Output {
+pub(crate) fn psql(url: &str, sql: &str) -> std::process::Output {
     let mut command = Command::new(bin("psql"));
     command
         .args(["-XqAt", "-v", "ON_ERROR_STOP=1", url, "-c", sql])
@@ -468,6 +468,23 @@ fn give_away(dir: &Path) {
     }
 }
 
+/// Logins and groups, in a cluster whose server does not run.
+fn make_logins(data: &Path) {
+    let mut command = as_owner("KILL", bin("postgres"));
+    command.arg("--single").arg("-D").arg(data).arg("postgres");
+    let mut server = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the server starts");
+    let mut statements = server.stdin.take().expect("piped");
+    let written = std::io::Write::write_all(&mut statements, logins::creation().as_bytes());
+    written.expect("the server reads");
+    drop(statements);
+    assert!(server.wait().expect("it is ours").success(), "no logins could be made");
+}
+
 /// A freshly made cluster to copy from: `initdb` takes longer than everything else here.
 fn template() -> PathBuf {
     let initdb = bin("initdb");
@@ -478,7 +495,7 @@ fn template() -> PathBuf {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    let template = scratch_root().join(format!("template-{version}"));
+    let template = scratch_root().join(format!("template-{version}-logins"));
     if template.join("PG_VERSION").exists() {
         return template;
     }
@@ -497,6 +514,7 @@ fn template() -> PathBuf {
         panic!("setpriv is missing: install util-linux");
     }
     run(command.arg(fresh.join("data")));
+    make_logins(&fresh.join("data"));
     // Another test binary may have been quicker; then its template serves.
     std::fs::rename(fresh.join("data"), &template).ok();
     std::fs::remove_dir_all(&fresh).ok();

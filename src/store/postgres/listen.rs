@@ -81,6 +81,38 @@ pub(super) async fn listen(listener: Listener) {
     }
 }
 
+/// Whether a notification from `database` arrives at `connection`, tried once.
+///
+/// # Errors
+/// Why it is impossible to listen at all.
+pub(super) async fn hears(
+    connection: Connection,
+    sql: String,
+    database: Database,
+    probe: Statement,
+) -> Result<bool, String> {
+    let listener = Listener {
+        connection,
+        sql,
+        database,
+        probe,
+        hint: Arc::default(),
+        membership: Arc::default(),
+    };
+    let connecting = tokio::time::timeout(listener.connection.patience(), listener.connection.connect());
+    let (client, mut connection) = match connecting.await {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("no answer".to_owned()),
+    };
+    let mut messages = poll_fn(move |context| connection.poll_message(context));
+    match prove(&client, &listener, &mut messages).await {
+        Ok(()) => Ok(true),
+        Err(Ended::Deaf) => Ok(false),
+        Err(Ended::Lost(error)) => Err(error.map_or_else(|| "the connection was closed".to_owned(), |e| e.to_string())),
+    }
+}
+
 async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
     let connecting = tokio::time::timeout(listener.connection.patience(), listener.connection.connect());
     let (client, mut connection) = match connecting.await {

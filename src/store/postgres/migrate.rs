@@ -42,7 +42,7 @@ pub struct Migration {
 }
 
 /// All of them, oldest first.
-pub const MIGRATIONS: [Migration; 4] = [
+pub const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "0001_outbox.sql",
@@ -62,6 +62,11 @@ pub const MIGRATIONS: [Migration; 4] = [
         version: 4,
         name: "0004_paused.sql",
         text: include_str!("../../../sql/migrations/0004_paused.sql"),
+    },
+    Migration {
+        version: 5,
+        name: "0005_enqueue_insert_only.sql",
+        text: include_str!("../../../sql/migrations/0005_enqueue_insert_only.sql"),
     },
 ];
 

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use super::database::{Database, Role};
 use super::migrate::{self, MigrationState, PayloadType};
+use super::rights::{self, Duties};
 use super::sql::{Names, Statement};
+use crate::finding::Finding;
 use crate::store::StoreError;
 
 const COLUMNS: &str = include_str!("../../../sql/validate_columns.sql");
@@ -88,19 +90,64 @@ pub struct Schema {
     pub sequence: String,
     /// Numbers a session takes from it at a time. Above 1, late rows are found by the sweep instead of at once.
     pub sequence_cache: i64,
-    /// What works, but not well: one line each, saying what to do.
-    pub warnings: Vec<String>,
+    /// What works, but not well.
+    pub warnings: Vec<Finding>,
 }
 
 type Columns = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Checks everything.
+/// Why the daemon would not start, and of what kind that is.
+pub(super) struct Wrong {
+    pub(super) code: &'static str,
+    pub(super) error: StoreError,
+}
+
+/// Says of what kind an error is.
+fn of(code: &'static str) -> impl Fn(StoreError) -> Wrong {
+    move |error| Wrong { code, error }
+}
+
+/// Checks everything, and that the role may do what the daemon does where `duties` are its own.
 ///
 /// # Errors
 /// [`StoreError::Misconfigured`] with one line that names what is missing and what to do; [`StoreError::Unavailable`].
-pub async fn validate(database: &Database, names: &Names) -> Result<Schema, StoreError> {
-    let columns = columns(database, names).await?;
-    let payload = outbox(names, &columns)?;
+pub async fn validate(database: &Database, names: &Names, duties: Option<Duties>) -> Result<Schema, StoreError> {
+    examine(database, names, duties).await.map_err(|wrong| wrong.error)
+}
+
+pub(super) async fn examine(database: &Database, names: &Names, duties: Option<Duties>) -> Result<Schema, Wrong> {
+    let role = rights::enters(database, names).await.map_err(of("grants"))?;
+    let columns = columns(database, names).await.map_err(of("schema"))?;
+    let payload = outbox(names, &columns).map_err(of("schema"))?;
+    let mut warnings = Vec::new();
+    if let Some(duties) = duties {
+        let found = rights::warnings(database, names, duties, &role).await;
+        warnings = found.map_err(of("grants"))?;
+        let sees = rights::sees_all(database, names, &role).await;
+        sees.map_err(of("row_security"))?;
+    }
+    migrations(database, names).await.map_err(of("migrations"))?;
+    service(names, &columns).map_err(of("schema"))?;
+    lanes(database, names).await.map_err(of("lanes"))?;
+    let (sequence, sequence_cache) = sequence(database, names).await.map_err(of("schema"))?;
+    warnings.extend(indexes(database, names).await.map_err(of("schema"))?);
+    if sequence_cache > 1 {
+        warnings.push(Finding::warning(
+            "sequence_cache",
+            format!("sequence {sequence} has CACHE {sequence_cache}"),
+            "sessions keep numbers for later, so rows are found late (by the sweep) and out of order",
+            format!("alter sequence {sequence} cache 1"),
+        ));
+    }
+    Ok(Schema {
+        payload,
+        sequence,
+        sequence_cache,
+        warnings,
+    })
+}
+
+async fn migrations(database: &Database, names: &Names) -> Result<(), StoreError> {
     for file in migrate::status(database, names).await? {
         match file.state {
             MigrationState::Applied | MigrationState::Unknown => {}
@@ -110,22 +157,7 @@ pub async fn validate(database: &Database, names: &Names) -> Result<Schema, Stor
             MigrationState::Changed => return fault(migrate::changed_line(&file.name)),
         }
     }
-    service(names, &columns)?;
-    lanes(database, names).await?;
-    let (sequence, sequence_cache) = sequence(database, names).await?;
-    let mut warnings = indexes(database, names).await?;
-    if sequence_cache > 1 {
-        warnings.push(format!(
-            "sequence {sequence} has CACHE {sequence_cache}: rows are found late and out of order; \
-             run: alter sequence {sequence} cache 1"
-        ));
-    }
-    Ok(Schema {
-        payload,
-        sequence,
-        sequence_cache,
-        warnings,
-    })
+    Ok(())
 }
 
 /// The type of the payload column, after a look at the outbox's columns alone.
@@ -250,7 +282,7 @@ async fn sequence(database: &Database, names: &Names) -> Result<(String, i64), S
     Ok((row.get(0), row.get(1)))
 }
 
-async fn indexes(database: &Database, names: &Names) -> Result<Vec<String>, StoreError> {
+async fn indexes(database: &Database, names: &Names) -> Result<Vec<Finding>, StoreError> {
     let rows = database
         .query(
             Role::Side,
@@ -261,13 +293,16 @@ async fn indexes(database: &Database, names: &Names) -> Result<Vec<String>, Stor
             &[],
         )
         .await?;
-    let line = |row: &tokio_postgres::Row| {
+    let finding = |row: &tokio_postgres::Row| {
+        const WHY: &str = "starts, retries, sweeps and status read the whole table instead";
         let (name, exists): (String, bool) = (row.get(0), row.get(1));
         if exists {
-            format!("index {name} is invalid: run: reindex index concurrently {name}")
+            let fix = format!("reindex index concurrently {}", names.qualified(&name));
+            Finding::warning("index_invalid", format!("index {name} is invalid"), WHY, fix)
         } else {
-            format!("index {name} is missing: create it as sql/migrations/0001_outbox.sql does, concurrently")
+            let fix = "create it concurrently, as sql/migrations/0001_outbox.sql does";
+            Finding::warning("index_missing", format!("index {name} is missing"), WHY, fix)
         }
     };
-    Ok(rows.iter().map(line).collect())
+    Ok(rows.iter().map(finding).collect())
 }

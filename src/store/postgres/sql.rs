@@ -1,7 +1,7 @@
 //! The statements: files of `sql/`, one each, with the schema, table and columns named by placeholder.
 //!
 //! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{paused}`, `{migrations}` are quoted,
-//! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table; `{lane}` is the lane
+//! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table, `{text.seq}` ... their names as literals; `{lane}` is the lane
 //! expression over the alias `m`; `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
 //! what belongs to the messages table; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
 //! `{message}` are the columns of a message over `m`, `{passing}` and `{passed}` those of the cursor's statements: see `rows`.
@@ -123,7 +123,7 @@ impl Names {
         format!("{}_{suffix}", &self.table[..end])
     }
 
-    fn qualified(&self, table: &str) -> String {
+    pub(super) fn qualified(&self, table: &str) -> String {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(table))
     }
 
@@ -175,6 +175,9 @@ impl Names {
     fn value(&self, name: &str) -> Option<String> {
         if let Some(column) = name.strip_prefix("c.") {
             return COLUMNS.contains(&column).then(|| quote_identifier(self.column(column)));
+        }
+        if let Some(column) = name.strip_prefix("text.") {
+            return COLUMNS.contains(&column).then(|| quote_literal(self.column(column)));
         }
         if let Some(suffix) = name.strip_prefix("name.") {
             return Some(quote_identifier(&self.beside(suffix)));

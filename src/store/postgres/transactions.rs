@@ -36,7 +36,7 @@ pub async fn open(database: &Database, names: &Names) -> Result<Vec<OpenTransact
 }
 
 /// For how long the oldest open transaction of the database has been open, in seconds; 0: none is. Those of other roles are
-/// seen by members of `pg_monitor` only.
+/// seen by members of `pg_read_all_stats` only.
 ///
 /// # Errors
 /// See [`Database::query`].

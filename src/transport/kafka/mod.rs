@@ -33,6 +33,7 @@ pub mod config;
 mod classify;
 mod flight;
 mod health;
+mod inspect;
 mod record;
 mod session;
 mod topics;
@@ -55,8 +56,9 @@ use self::flight::Flight;
 use self::health::Health;
 use self::session::Session;
 use self::topics::{Limits, Topics};
-use super::{ConnectError, Envelope, Transport};
+use super::{ConnectError, Envelope, Transport, Use};
 use crate::delivery::{Failure, FailureClass, Outcome};
+use crate::finding::Finding;
 
 /// A Kafka transport. See the module.
 #[derive(Debug)]
@@ -203,19 +205,21 @@ impl Kafka {
         (self.ack_timeout / 4).min(Duration::from_secs(1))
     }
 
-    async fn metadata(&self, topic: &str) -> Result<Metadata, Failure> {
+    /// What the brokers say of `topic`; without one, of all they have.
+    async fn metadata(&self, topic: Option<&str>) -> Result<Metadata, Failure> {
         let client_failure = |error: KafkaError| {
             let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+            let subject = topic.map_or_else(String::new, |topic| format!(" about topic {topic:?}"));
             let failure = Failure::new(
                 classify(code),
                 code_name(code),
-                format!("cannot ask kafka about topic {topic:?}: {error}"),
+                format!("cannot ask kafka{subject}: {error}"),
             );
             self.health.outage().unwrap_or(failure)
         };
         let asking = self.topics.asking().map_err(client_failure)?;
-        let (name, timeout) = (topic.to_owned(), self.ack_timeout);
-        tokio::task::spawn_blocking(move || asking.client.inner().fetch_metadata(Some(&name), timeout))
+        let (name, timeout) = (topic.map(str::to_owned), self.ack_timeout);
+        tokio::task::spawn_blocking(move || asking.client.inner().fetch_metadata(name.as_deref(), timeout))
             .await
             .expect("fetch_metadata does not panic")
             .map_err(client_failure)
@@ -284,12 +288,16 @@ impl Transport for Kafka {
 
     async fn probe(&self, destination: &str) -> Result<(), Failure> {
         record::check_topic(destination)?;
-        let metadata = self.metadata(destination).await?;
+        let metadata = self.metadata(Some(destination)).await?;
         let topic = self.topics.get(&destination.into());
         self.topics.learn_anew(destination, &topic, self.patience()).await;
         judge(destination, &metadata, topic.limits())?;
         self.health.success();
         topic.stuck().map_or(Ok(()), Err)
+    }
+
+    async fn inspect(&self, uses: &[Use]) -> Result<Vec<Finding>, Failure> {
+        self.look(uses).await
     }
 
     fn abandon(&self) {

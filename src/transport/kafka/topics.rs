@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -216,6 +216,16 @@ impl Topics {
     }
 
     async fn describe(&self, name: &str, patience: Duration) -> Option<Limits> {
+        let resource = self.settings(name, patience).await?;
+        let read = |key: &str| resource.get(key).and_then(|entry| entry.value.clone());
+        Some(Limits {
+            message_bytes: read("max.message.bytes").and_then(|value| value.parse().ok()),
+            in_sync: read("min.insync.replicas").and_then(|value| value.parse().ok()),
+        })
+    }
+
+    /// All settings of the topic called `name`; `None` where they cannot be had.
+    pub(super) async fn settings(&self, name: &str, patience: Duration) -> Option<ConfigResource> {
         let asking = self.asking().ok()?;
         let options = AdminOptions::new().request_timeout(Some(patience));
         let answer = asking
@@ -223,11 +233,6 @@ impl Topics {
             .describe_configs(&[ResourceSpecifier::Topic(name)], &options)
             .await
             .ok()?;
-        let resource = answer.into_iter().next()?.ok()?;
-        let read = |key: &str| resource.get(key).and_then(|entry| entry.value.clone());
-        Some(Limits {
-            message_bytes: read("max.message.bytes").and_then(|value| value.parse().ok()),
-            in_sync: read("min.insync.replicas").and_then(|value| value.parse().ok()),
-        })
+        answer.into_iter().next()?.ok()
     }
 }

@@ -25,6 +25,7 @@ pub mod config;
 mod acks;
 mod classify;
 mod flight;
+mod inspect;
 mod link;
 mod reply;
 mod wire;
@@ -48,8 +49,9 @@ use self::config::NatsConfig;
 use self::flight::Flight;
 use self::link::Link;
 use super::settings::Section;
-use super::{ConnectError, Envelope, Transport};
+use super::{ConnectError, Envelope, Transport, Use};
 use crate::delivery::{Failure, FailureClass, Outcome};
+use crate::finding::Finding;
 
 /// A JetStream transport. See the module.
 #[derive(Debug)]
@@ -129,16 +131,7 @@ impl Nats {
 
     /// Whether a stream captures `subject`, and has a leader that answers.
     async fn stream_of(&self, subject: &str) -> Result<(), Failure> {
-        let request = serde_json::json!({ "subject": subject }).to_string();
-        let reply = self.ask("$JS.API.STREAM.NAMES".to_owned(), request).await?;
-        let stream = match serde_json::from_slice::<StreamNames<'_>>(&reply.payload) {
-            Ok(StreamNames { error: Some(error), .. }) => return Err(error.failure(subject)),
-            Ok(StreamNames { streams, .. }) => match streams.unwrap_or_default().first() {
-                Some(stream) => stream.clone().into_owned(),
-                None => return Err(reply::no_responders(subject)),
-            },
-            Err(error) => return Err(unreadable("list of streams", &error)),
-        };
+        let stream = self.stream_named(subject).await?;
         if self.link.info_denied() {
             return Ok(());
         }
@@ -150,6 +143,20 @@ impl Nats {
             }) => cluster.judge(&stream),
             Ok(_) => Ok(()),
             Err(error) => Err(unreadable("description of a stream", &error)),
+        }
+    }
+
+    /// The name of the stream that captures `subject`.
+    async fn stream_named(&self, subject: &str) -> Result<String, Failure> {
+        let request = serde_json::json!({ "subject": subject }).to_string();
+        let reply = self.ask("$JS.API.STREAM.NAMES".to_owned(), request).await?;
+        match serde_json::from_slice::<StreamNames<'_>>(&reply.payload) {
+            Ok(StreamNames { error: Some(error), .. }) => Err(error.failure(subject)),
+            Ok(StreamNames { streams, .. }) => match streams.unwrap_or_default().first() {
+                Some(stream) => Ok(stream.clone().into_owned()),
+                None => Err(reply::no_responders(subject)),
+            },
+            Err(error) => Err(unreadable("list of streams", &error)),
         }
     }
 
@@ -268,6 +275,10 @@ impl Transport for Nats {
                 "no answer from jetstream's API",
             )),
         }
+    }
+
+    async fn inspect(&self, uses: &[Use]) -> Result<Vec<Finding>, Failure> {
+        self.look(uses).await
     }
 
     /// What the client holds in its buffer cannot be taken back; of batches under way nothing more is sent.

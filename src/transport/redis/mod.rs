@@ -15,6 +15,7 @@
 pub mod config;
 
 mod classify;
+mod inspect;
 
 use std::sync::Mutex as StdMutex;
 use std::time::Duration;
@@ -29,8 +30,9 @@ pub use classify::classify;
 use self::config::RedisConfig;
 use super::chain::{Ledger, is_ordered};
 use super::throttle::Throttle;
-use super::{ConnectError, Envelope, Transport};
+use super::{ConnectError, Envelope, Transport, Use};
 use crate::delivery::{Failure, FailureClass, Outcome};
+use crate::finding::Finding;
 use crate::message::Headers;
 
 /// A Redis Streams transport. See the module.
@@ -280,6 +282,10 @@ impl Transport for Redis {
             ),
             Ok(_) => Ok(()),
         }
+    }
+
+    async fn inspect(&self, uses: &[Use]) -> Result<Vec<Finding>, Failure> {
+        self.look(uses).await
     }
 
     async fn close(&self) {

@@ -8,14 +8,15 @@ use outboxd::message::Seq;
 use outboxd::store::Leases;
 use outboxd::store::postgres::database::{self, ConnectOptions};
 use outboxd::store::postgres::migrate::{PayloadType, migrate};
+use outboxd::store::postgres::rights::{self, Duties};
 use outboxd::store::postgres::sql::Names;
 use outboxd::store::postgres::{PostgresStore, StoreOptions, connect};
 use uuid::Uuid;
 
 use super::laws::{ROOM, Reader, read_all, uphold};
 use super::{Facts, Fixture, Fresh, Open};
-use crate::support::eventually;
 use crate::support::postgres::{Cluster, Database, Session};
+use crate::support::{eventually, logins};
 
 const APPLICATION: &str = "outboxd/conformance";
 
@@ -39,13 +40,17 @@ impl Real {
         // The shared cluster allows prepared transactions, which silences the wake trigger.
         session.run("set outboxd.wake = on").await;
         let real = Self { database, session };
-        migrate(&real.connections(), &names(), payload).await.unwrap();
+        migrate(&real.connections(&real.database.url()), &names(), payload)
+            .await
+            .unwrap();
+        let roles = rights::script(&names(), Duties::default());
+        real.session.run(&roles).await;
         real
     }
 
-    fn connections(&self) -> database::Database {
+    fn connections(&self, url: &str) -> database::Database {
         database::Database::new(&ConnectOptions {
-            url: self.database.url(),
+            url: url.to_owned(),
             pool_size: 4,
             prepared_statements: true,
             application: APPLICATION.into(),
@@ -91,15 +96,16 @@ impl Fixture for Real {
     type Store = PostgresStore;
 
     async fn instance(&self, name: &str) -> Arc<PostgresStore> {
+        let relay = logins::as_login(&self.database.url(), "tests_relay");
         let options = StoreOptions {
             instance: name.into(),
             // A machine each, so that names do not prove anyone dead but themselves.
             machine: format!("machine of {name}"),
             delete_relayed: false,
             durable_marks: false,
-            listen: Some(connect::parse_url(&self.database.url()).unwrap().named("listener")),
+            listen: Some(connect::parse_url(&relay).unwrap().named("listener")),
         };
-        Arc::new(PostgresStore::new(self.connections(), names(), options))
+        Arc::new(PostgresStore::new(self.connections(&relay), names(), options))
     }
 
     async fn insert(&self, rows: &[Fresh]) -> Vec<Seq> {

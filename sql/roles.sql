@@ -1,0 +1,93 @@
+-- Roles of least privilege for this outbox: groups without a login. Made for the configuration it was printed with; run it
+-- again after a change of [outbox], [retention] or http.token_file, and after an upgrade. It can be run any number of times.
+--
+-- Run it in the outbox's database, after outboxd migrate, as the tables' owner; making the roles needs CREATEROLE. Then
+--   grant outboxd_writer   to ...;   -- the application's role
+--   grant outboxd_relay    to ...;   -- the role in database.url of outboxd run
+--   grant outboxd_operator to ...;   -- people: status, failed, replay, pause, prune, enqueue
+--
+-- Grants of your own to these three on the tables of the outbox are taken back: give those to your login roles. A writer
+-- cannot read, so it chooses the id itself or calls outbox_enqueue; `insert ... returning "id"` asks for a
+-- `grant select (id)` of your own.
+--
+-- Locks: none that a query or an insert waits for.
+
+do $$
+declare
+    wanted text;
+begin
+    foreach wanted in array array['outboxd_writer', 'outboxd_relay', 'outboxd_operator'] loop
+        if not exists (select from pg_roles where rolname = wanted) then
+            begin
+                execute format('create role %I nologin', wanted);
+            exception when duplicate_object or unique_violation then
+                null; -- made by somebody else just now
+            end;
+        end if;
+    end loop;
+end
+$$;
+
+revoke all on {messages}, {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations}
+    from outboxd_writer, outboxd_relay, outboxd_operator;
+grant usage on schema {schema} to outboxd_writer, outboxd_relay, outboxd_operator;
+
+-- The application inserts messages. What becomes of them is not its to say.
+grant insert ({c.id}, {c.topic}, {c.key}, {c.payload}, {c.headers}, {c.priority}, {c.available_at}, {c.max_attempts})
+    on {messages} to outboxd_writer;
+grant execute on function {enqueue} to outboxd_writer, outboxd_operator;
+
+-- The daemon reads messages and writes how they stand.
+grant select on {messages}, {lanes}, {instances}, {attempts}, {paused}, {migrations} to outboxd_relay;
+grant update ({c.attempt}, {c.last_error}, {c.available_at}, {c.relayed_at}, {c.failed_at}, {c.updated_at})
+    on {messages} to outboxd_relay;
+grant update (owner, epoch) on {lanes} to outboxd_relay;
+grant insert, update, delete on {instances} to outboxd_relay;
+grant insert on {attempts} to outboxd_relay;
+
+-- People look, retry, discard, replay, pause, prune and enqueue. The audit takes their word for who they are, but writes
+-- down the role itself.
+grant select on {messages}, {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations} to outboxd_operator;
+grant insert ({c.id}, {c.topic}, {c.key}, {c.payload}, {c.headers}, {c.priority}, {c.available_at}, {c.max_attempts}, {c.replay}),
+    update ({c.attempt}, {c.last_error}, {c.available_at}, {c.relayed_at}, {c.failed_at}, {c.replay}, {c.updated_at}), delete
+    on {messages} to outboxd_operator;
+grant delete on {attempts} to outboxd_operator;
+grant insert (topic, who), delete on {paused} to outboxd_operator;
+grant insert (who, command, action, filter, count, detail) on {audit} to outboxd_operator;
+
+do $$
+declare
+    numbers text := pg_get_serial_sequence({messages_text}, {seq_text});
+    wanted text;
+begin
+    if numbers is not null then
+        -- The last number taken, which is where the cursor starts.
+        execute format('grant select on sequence %s to outboxd_relay', numbers);
+        if exists (select from pg_attribute where attrelid = {messages_text}::regclass and attname = {seq_text} and attidentity = '') then
+            execute format('grant usage on sequence %s to outboxd_writer, outboxd_operator', numbers);
+        end if;
+    end if;
+    -- Where row-level security is on, a row that is not seen is a row that is not sent. Writers are the application's business.
+    if (select relrowsecurity from pg_class where oid = {messages_text}::regclass) then
+        foreach wanted in array array['outboxd_relay', 'outboxd_operator'] loop
+            if not exists (select from pg_policy where polrelid = {messages_text}::regclass and polname = wanted) then
+                execute format('create policy %I on %s to %I using (true) with check (true)', wanted, {messages_text}, wanted);
+            end if;
+        end loop;
+    end if;
+    -- Whose transaction is open, and for how long: for the metric, and to name whoever keeps rows or vacuum waiting. It also
+    -- shows the statements of others; to do without, revoke it after this.
+    foreach wanted in array array['outboxd_relay', 'outboxd_operator'] loop
+        if not pg_has_role(wanted, 'pg_read_all_stats', 'member') then
+            begin
+                execute format('grant pg_read_all_stats to %I', wanted);
+            exception
+                when insufficient_privilege then
+                    raise notice 'pg_read_all_stats was not granted to %: whose transactions are open stays unknown', wanted;
+                when unique_violation then
+                    null; -- granted by somebody else just now
+            end;
+        end if;
+    end loop;
+end
+$$;

@@ -1,0 +1,166 @@
+//! `outboxd check --connect`: looks at the database and the brokers as the daemon would find them, and gathers what is wrong.
+//!
+//! Every look is somebody else's: the store's adapter knows what may be wrong with a database, each transport's what may be
+//! wrong with its broker. Here they are told what the configuration is about to ask of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::config::Config;
+use crate::finding::Finding;
+use crate::route::Route;
+use crate::store::StoreError;
+use crate::store::postgres::doctor::{Examination, WaitingTopic};
+use crate::transport::Use;
+
+use super::transports;
+
+/// What is right, and what is not.
+pub(super) struct Diagnosis {
+    /// One line for each thing that answered.
+    pub(super) fine: Vec<String>,
+    /// Worst first.
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// What is wrong with the configuration itself.
+pub(super) async fn diagnose(config: &Config) -> anyhow::Result<Diagnosis> {
+    let mut diagnosis = Diagnosis {
+        fine: Vec::new(),
+        findings: Vec::new(),
+    };
+    let topics = diagnosis.database(config).await?;
+    diagnosis.brokers(config, &topics).await?;
+    diagnosis.findings.sort_by_key(|finding| finding.level);
+    Ok(diagnosis)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this machine's clock is what is compared with the database's"
+)]
+fn clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Diagnosis {
+    /// The topics that wait, where the database can be read.
+    async fn database(&mut self, config: &Config) -> anyhow::Result<Vec<WaitingTopic>> {
+        let (database, names) = (super::database(config)?, super::names(config));
+        let listen = super::listen(config)?;
+        let connections = config.database.pool_size + usize::from(listen.is_some());
+        let examination = Examination {
+            database: &database,
+            names: &names,
+            duties: super::duties(config),
+            connections: u32::try_from(connections).unwrap_or(u32::MAX),
+            listen: listen.map(|connection| connection.named("outboxd/cli/listen")),
+            clock,
+        };
+        let examined = match examination.run().await {
+            Ok(examined) => examined,
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {
+                self.findings.push(Finding::fault(
+                    "database_unreachable",
+                    super::one_line(&error.into()),
+                    "the daemon waits for it, and nothing is relayed meanwhile",
+                    "check database.url and that the server runs",
+                ));
+                return Ok(Vec::new());
+            }
+        };
+        if let Some(schema) = examined.schema {
+            let (table, payload) = (names.messages(), schema.payload.as_str());
+            self.fine.push(format!("database: {table} holds {payload} payloads"));
+        }
+        self.findings.extend(examined.findings);
+        Ok(examined.topics)
+    }
+
+    async fn brokers(&mut self, config: &Config, topics: &[WaitingTopic]) -> anyhow::Result<()> {
+        let mut uses = self.uses(config, topics);
+        let connected = transports::connect(config).await?;
+        for (index, (transport, configured)) in connected.iter().zip(&config.transports).enumerate() {
+            let uses = uses.remove(&index).unwrap_or_default();
+            let subject = format!("transports.{}", configured.name);
+            match transport.inspect(&uses).await {
+                Ok(found) => {
+                    let kind = configured.config.kind();
+                    self.fine.push(format!(
+                        "{subject}: {kind} answers, {} destination(s) known",
+                        uses.len()
+                    ));
+                    self.findings.extend(found);
+                }
+                Err(failure) => self.findings.push(Finding::fault(
+                    "broker_unreachable",
+                    format!("{subject}: {} ({})", failure.error, failure.code),
+                    "its messages wait in the database until it answers",
+                    format!(
+                        "check the keys of [{subject}.{}] and that the broker runs",
+                        configured.config.kind()
+                    ),
+                )),
+            }
+            transport.close().await;
+        }
+        Ok(())
+    }
+
+    /// Where messages are going to be sent, as far as that is known: by transport.
+    fn uses(&mut self, config: &Config, topics: &[WaitingTopic]) -> BTreeMap<usize, Vec<Use>> {
+        let mut uses: BTreeMap<usize, Vec<Use>> = BTreeMap::new();
+        let mut add = |route: &Route, destination: Arc<str>, largest| {
+            let list = uses.entry(route.transport).or_default();
+            let retry_span = retry_span(config, route);
+            match list.iter_mut().find(|used| used.destination == destination) {
+                Some(known) => {
+                    known.retry_span = known.retry_span.max(retry_span);
+                    known.largest = known.largest.max(largest);
+                }
+                None => list.push(Use {
+                    destination,
+                    retry_span,
+                    largest,
+                }),
+            }
+        };
+        for route in config.routes.iter() {
+            if let Some(destination) = route.known_destination() {
+                add(route, destination, 0);
+            }
+        }
+        for waiting in topics {
+            match config
+                .routes
+                .resolve(&waiting.topic.as_str().into(), waiting.key.as_deref())
+            {
+                Ok(found) => add(config.routes.get(found.route), found.destination, waiting.largest),
+                Err(problem) => self.findings.push(Finding::warning(
+                    "no_destination",
+                    format!("topic {} is waiting: {problem}", waiting.topic),
+                    "its messages are set aside as failed as soon as they are looked at",
+                    "add a route for it: [[routes]]",
+                )),
+            }
+        }
+        uses
+    }
+}
+
+/// From the first attempt to the last, every one of them ending in a timeout.
+fn retry_span(config: &Config, route: &Route) -> Duration {
+    if route.max_attempts < 2 {
+        return Duration::ZERO;
+    }
+    let timeout = config.transports[route.transport]
+        .config
+        .ack_timeout()
+        .unwrap_or_default();
+    let timeouts = timeout.saturating_mul(u32::try_from(route.max_attempts - 1).unwrap_or_default());
+    route.backoff.span(route.max_attempts).saturating_add(timeouts)
+}

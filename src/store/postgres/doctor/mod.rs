@@ -1,0 +1,180 @@
+//! What may be wrong with a database that answers: everything that stops a start, and what lets the outbox slow down, swell
+//! or lose what was promised. Reads only; each look is one statement, and one that fails is a finding itself.
+//!
+//! `examine` in [`schema`] says what is fatal; the rest here are looks at one thing each: `server`, `table`.
+
+mod server;
+mod table;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
+
+use super::connect::Connection;
+use super::database::{Database, Role};
+use super::listen;
+use super::rights::Duties;
+use super::schema::{self, Schema};
+use super::sql::{Names, Statement};
+use crate::finding::Finding;
+use crate::store::StoreError;
+
+/// How to look.
+#[derive(Clone, Debug)]
+pub struct Examination<'a> {
+    /// The connections.
+    pub database: &'a Database,
+    /// The tables.
+    pub names: &'a Names,
+    /// What the daemon's role has to be able to do.
+    pub duties: Duties,
+    /// Connections the daemon makes.
+    pub connections: u32,
+    /// Where the daemon listens; `None`: it polls only.
+    pub listen: Option<Connection>,
+    /// What this machine's clock shows: since 1970.
+    pub clock: fn() -> Duration,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Examined {
+    /// The schema, where the daemon would start.
+    pub schema: Option<Schema>,
+    /// Faults and warnings.
+    pub findings: Vec<Finding>,
+    /// Topics that wait.
+    pub topics: Vec<WaitingTopic>,
+}
+
+/// A topic among the first pending messages.
+#[derive(Clone, Debug)]
+pub struct WaitingTopic {
+    /// Its name.
+    pub topic: String,
+    /// A key of it.
+    pub key: Option<String>,
+    /// Bytes of the largest payload looked at.
+    pub largest: u64,
+}
+
+/// Pending messages looked at for their topics and sizes.
+const TOPICS_SEARCH: i64 = 1_000;
+
+type Param<'a> = &'a (dyn ToSql + Sync);
+
+impl Examination<'_> {
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database does not answer the first question.
+    pub async fn run(&self) -> Result<Examined, StoreError> {
+        let mut findings = Vec::new();
+        let schema = match schema::examine(self.database, self.names, Some(self.duties)).await {
+            Ok(mut schema) => {
+                findings.append(&mut schema.warnings);
+                Some(schema)
+            }
+            Err(wrong) => match wrong.error {
+                StoreError::Misconfigured(line) => {
+                    findings.push(fatal(wrong.code, &line));
+                    None
+                }
+                error @ StoreError::Unavailable(_) => return Err(error),
+            },
+        };
+        let looks = async {
+            let mut found = note("server", server::look(self)).await;
+            found.extend(note("sessions", server::sessions(self)).await);
+            found.extend(note("slots", server::slots(self)).await);
+            if schema.is_some() {
+                found.extend(note("table", table::look(self)).await);
+                found.extend(note("sequence", table::sequence(self)).await);
+                found.extend(note("indexes", table::indexes(self)).await);
+                found.extend(note("triggers", table::triggers(self)).await);
+                found.extend(self.listens().await);
+            }
+            found
+        };
+        findings.extend(looks.await);
+        let topics = match &schema {
+            Some(_) => self.topics().await.unwrap_or_else(|error| {
+                findings.push(unknown("topics", &error));
+                Vec::new()
+            }),
+            None => Vec::new(),
+        };
+        Ok(Examined {
+            schema,
+            findings,
+            topics,
+        })
+    }
+
+    async fn query(&self, file: &str, types: &'static [Type], params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
+        let text = self.names.fill(file);
+        self.database
+            .query(Role::Side, &Statement { text, types }, params)
+            .await
+    }
+
+    async fn topics(&self) -> Result<Vec<WaitingTopic>, StoreError> {
+        let file = include_str!("../../../../sql/doctor_topics.sql");
+        let rows = self.query(file, const { &[Type::INT8] }, &[&TOPICS_SEARCH]).await?;
+        let topic = |row: &Row| WaitingTopic {
+            topic: row.get("topic"),
+            key: row.get("key"),
+            largest: u64::try_from(row.get::<_, i64>("largest")).unwrap_or_default(),
+        };
+        Ok(rows.iter().map(topic).collect())
+    }
+
+    /// Whether a notification arrives where the daemon listens.
+    async fn listens(&self) -> Option<Finding> {
+        const WHY: &str =
+            "new messages wait for the next poll (relay.poll_interval_max), and lanes for the next renewal of a lease";
+        let connection = self.listen.clone()?;
+        let sql = self.names.fill(include_str!("../../../../sql/listen.sql"));
+        let probe = Statement {
+            text: self.names.fill(include_str!("../../../../sql/probe_listen.sql")),
+            types: const { &[Type::TEXT] },
+        };
+        let deaf = match listen::hears(connection, sql, self.database.clone(), probe).await {
+            Ok(true) => return None,
+            Ok(false) => "a notification does not arrive: a pooler in transaction mode is in between".to_owned(),
+            Err(error) => format!("it is impossible to listen: {error}"),
+        };
+        let fix =
+            "set database.listen_url to the server's own address, or relay.notify = false to say that polling is meant";
+        Some(Finding::warning("listen", deaf, WHY, fix))
+    }
+}
+
+/// What stops a start, as a finding.
+fn fatal(code: &'static str, line: &str) -> Finding {
+    let (what, fix) = line
+        .split_once(": run: ")
+        .or_else(|| line.rsplit_once(": "))
+        .unwrap_or((line, ""));
+    Finding::fault(code, what, "outboxd run does not start", fix)
+}
+
+/// What a look found, or that it could not be had.
+async fn note(subject: &str, look: impl Future<Output = Result<Vec<Finding>, StoreError>>) -> Vec<Finding> {
+    match look.await {
+        Ok(found) => found,
+        Err(error) => vec![unknown(subject, &error)],
+    }
+}
+
+fn unknown(subject: &str, error: &StoreError) -> Finding {
+    let said = match error {
+        StoreError::Unavailable(error) => error.source().map_or_else(|| error.to_string(), ToString::to_string),
+        StoreError::Misconfigured(line) => line.clone(),
+    };
+    let what = format!("the {subject} could not be looked at: {said}");
+    let why = "what is wrong there stays unknown";
+    Finding::warning("not_examined", what, why, "see the error, and try again")
+}
