@@ -60,10 +60,9 @@ pub fn url(input: &[u8]) {
             .and_then(|(_, rest)| rest.split_once('@'))
             .and_then(|(login, _)| login.split_once(':'))
             .map_or("", |(_, password)| password);
-        assert!(
-            password.len() < 8 || !line.contains(password),
-            "{line:?} shows the password"
-        );
+        // One made of the letters of parameters could be the name of one.
+        let telling = password.len() >= 8 && password.contains(|char: char| char != '_' && !char.is_ascii_lowercase());
+        assert!(!telling || !line.contains(password), "{line:?} shows the password");
     }
 }
 

@@ -233,7 +233,11 @@ fn strip_url(url: &str, extra: &mut Extra) -> Result<String, String> {
         let (name, value) = pair
             .split_once('=')
             .ok_or_else(|| "a parameter after ? has no value".to_owned())?;
-        if !extra.take(&decode(name)?, &decode(value)?) {
+        let name = decode(name)?;
+        if !is_name(&name) {
+            return Err("what stands before a = after ? is no parameter's name".to_owned());
+        }
+        if !extra.take(&name, &decode(value)?) {
             kept.push(pair);
         }
     }
@@ -242,6 +246,12 @@ fn strip_url(url: &str, extra: &mut Extra) -> Result<String, String> {
     } else {
         format!("{base}?{}", kept.join("&"))
     })
+}
+
+/// Whether `text` can be a parameter's name. What cannot may be part of a mistyped URL, password included, and the driver would
+/// repeat it.
+fn is_name(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 fn decode(text: &str) -> Result<String, String> {
@@ -266,15 +276,12 @@ fn strip_pairs(text: &str, extra: &mut Extra) -> Result<String, String> {
     let mut kept = String::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        // What is no name may be a URL with its scheme mistyped, and is not repeated.
-        let is_name = |name: &str| {
-            name.trim()
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-        };
-        let (name, after) = rest.split_once('=').filter(|(name, _)| is_name(name)).ok_or_else(|| {
-            "is neither a URL (postgres://user@host:5432/database) nor a list of key=value pairs".to_owned()
-        })?;
+        let (name, after) = rest
+            .split_once('=')
+            .filter(|(name, _)| is_name(name.trim()))
+            .ok_or_else(|| {
+                "is neither a URL (postgres://user@host:5432/database) nor a list of key=value pairs".to_owned()
+            })?;
         let (value, after) = pair_value(after.trim_start())?;
         if !extra.take(name.trim(), &value) {
             let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
