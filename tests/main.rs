@@ -46,4 +46,5 @@ mod tidy;
 mod tls;
 mod traces;
 mod wait;
+mod watchdog;
 mod wire;

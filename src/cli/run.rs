@@ -199,6 +199,7 @@ async fn validated(database: &Database, names: &Names, telemetry: &Telemetry) ->
             }
             Err(StoreError::Unavailable(error)) => {
                 telemetry.health.database_down(&*error, Instant::now());
+                systemd::status(&telemetry.status_line());
                 tokio::time::sleep(DATABASE_RETRY).await;
             }
             Err(error @ StoreError::Misconfigured(_)) => return Err(error.into()),
