@@ -45,6 +45,7 @@ mod support;
 mod tidy;
 mod tls;
 mod traces;
+mod units;
 mod wait;
 mod watchdog;
 mod wire;
