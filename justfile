@@ -33,6 +33,14 @@ chaos *ARGS:
 fuzz *ARGS:
     dev/fuzz {{ARGS}}
 
+# The release binary as a Debian package (--tarball, --version V); prints its path
+deb *ARGS:
+    dev/deb {{ARGS}}
+
+# The package in a fresh Debian 12 with systemd: start, watchdog, boot, upgrade, purge (root; --keep)
+packaging *ARGS:
+    dev/packaging {{ARGS}}
+
 fmt:
     cargo fmt
 

@@ -49,6 +49,8 @@ mod simulation;
 mod support;
 mod tidy;
 mod traces;
+mod units;
 mod upgrade;
 mod wait;
+mod watchdog;
 mod wire;

@@ -193,6 +193,7 @@ async fn validated(database: &Database, names: &Names, duties: Duties, telemetry
             }
             Err(StoreError::Unavailable(error)) => {
                 telemetry.health.database_down(&*error, Instant::now());
+                systemd::status(&telemetry.status_line());
                 tokio::time::sleep(DATABASE_RETRY).await;
             }
             Err(error @ StoreError::Misconfigured(_)) => return Err(error.into()),
