@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Redis, failure, timed_out};
+use super::{Redis, timed_out};
 use crate::delivery::Failure;
 use crate::finding::Finding;
 use crate::transport::{Transport, Use};
@@ -52,7 +52,7 @@ impl Redis {
         let ask = async {
             let mut connection = self.connection().await?;
             let answer = command.query_async(&mut connection).await;
-            answer.map_err(|error| failure(&error, "redis"))
+            answer.map_err(|error| self.failure(&error, "redis"))
         };
         timeout_at(Instant::now() + self.ack_timeout, ask)
             .await
