@@ -166,7 +166,13 @@ impl Mode {
             Some("verify-full") => Self::VerifyFull,
             Some(other) => {
                 let accepted = "disable, allow, prefer, require, verify-ca or verify-full";
-                return Err(format!("sslmode {other:?} is not accepted: one of {accepted}"));
+                // A URL pasted twice ends up here, with its password.
+                let shown = if other.contains(':') {
+                    String::new()
+                } else {
+                    format!(" {other:?}")
+                };
+                return Err(format!("sslmode{shown} is not accepted: one of {accepted}"));
             }
         })
     }
