@@ -22,6 +22,7 @@ use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::rights::Duties;
 use crate::store::postgres::sql::Names;
 use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
+use crate::telemetry::health::Health;
 use crate::telemetry::{Telemetry, log, systemd, trace};
 
 use super::{Usage, retention, transports, upkeep, web};
@@ -39,15 +40,15 @@ const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// Runs until told to stop.
 pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode> {
     let level = log::start(config.log.level, config.log.format)?;
-    let mut signals = Signals::new()?;
-    let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
-    let database = database(&config)?;
     let transport_names: Vec<Arc<str>> = config
         .transports
         .iter()
         .map(|transport| Arc::clone(&transport.name))
         .collect();
     let (telemetry, exporter) = traced(Telemetry::new(&transport_names, &config.routes), &config);
+    let mut signals = Signals::new(Arc::clone(&telemetry.health))?;
+    let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
+    let database = database(&config)?;
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
@@ -241,11 +242,13 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    health: Arc<Health>,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new(health: Arc<Health>) -> std::io::Result<Self> {
         Ok(Self {
+            health,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
@@ -258,20 +261,26 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => reload(level, path),
+                _ = self.hangup.recv() => self.reload(level, path),
             }
         }
     }
-}
 
-fn reload(level: &log::LevelHandle, path: &Path) {
-    systemd::reloading();
-    match config::load(path, std::env::vars_os()) {
-        Ok(new) => {
-            level.set(new.log.level);
-            tracing::info!("log.level reloaded; every other key takes effect at the next start");
+    fn reload(&self, level: &log::LevelHandle, path: &Path) {
+        let started = self.health.facts().lanes.is_some();
+        if started {
+            systemd::reloading();
         }
-        Err(error) => tracing::error!(%error, "the configuration was not reloaded: the old one stays"),
+        match config::load(path, std::env::vars_os()) {
+            Ok(new) => {
+                level.set(new.log.level);
+                tracing::info!("log.level reloaded; every other key takes effect at the next start");
+            }
+            Err(error) => tracing::error!(%error, "the configuration was not reloaded: the old one stays"),
+        }
+        // Before, READY=1 would say that the start is over.
+        if started {
+            systemd::ready();
+        }
     }
-    systemd::ready();
 }

@@ -138,7 +138,7 @@ async fn tell(telemetry: &Telemetry) {
     let interval = systemd::watchdog_interval().unwrap_or(TELL_INTERVAL).min(TELL_INTERVAL);
     loop {
         systemd::status(&telemetry.status_line());
-        if telemetry.health.watchdog_ok() {
+        if telemetry.watchdog_ok() {
             systemd::watchdog();
         }
         tokio::time::sleep(interval).await;

@@ -209,10 +209,10 @@ impl Health {
         self.facts().readiness(Instant::now(), max_age)
     }
 
-    /// Whether systemd may be told that all is well.
+    /// Whether systemd may be told that all is well; `in_flight` messages are in memory.
     #[must_use]
-    pub fn watchdog_ok(&self) -> bool {
-        self.facts().watchdog_ok(Instant::now())
+    pub fn watchdog_ok(&self, in_flight: usize) -> bool {
+        self.facts().watchdog_ok(Instant::now(), in_flight)
     }
 
     /// One line for `systemctl status`; `in_flight` messages are in memory.
@@ -308,7 +308,7 @@ impl Facts {
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
 
-    fn watchdog_ok(&self, now: Instant) -> bool {
+    fn watchdog_ok(&self, now: Instant, in_flight: usize) -> bool {
         if now.saturating_duration_since(self.reported) > SILENCE_MAX {
             return false;
         }
@@ -317,8 +317,10 @@ impl Facts {
             || self.commits.is_some()
             || self.database_error.is_some()
             || self.lanes.is_none_or(|(held, _)| held == 0);
+        // The table is looked at as a whole: with nothing in memory, what is due may be for the others' lanes.
+        let of_others = in_flight == 0 && self.lanes.is_some_and(|(held, of)| held < of);
         let young = self.oldest_due_age(now).is_none_or(|age| age <= STALL_MAX);
-        nothing_due || explained || young || self.idle(now) <= STALL_MAX
+        nothing_due || explained || of_others || young || self.idle(now) <= STALL_MAX
     }
 
     fn status_line(&self, now: Instant, in_flight: usize) -> String {
@@ -457,7 +459,7 @@ mod tests {
             reasons[0].message.contains("for 10m: no stream takes orders; "),
             "{reasons:?}"
         );
-        assert!(health.watchdog_ok());
+        assert!(health.watchdog_ok(0));
         assert!(
             health
                 .status_line(3)
@@ -466,9 +468,9 @@ mod tests {
             health.status_line(3)
         );
         health.destination_recovered("main", "orders");
-        assert!(!health.watchdog_ok());
+        assert!(!health.watchdog_ok(0));
         health.progress();
-        assert!(health.watchdog_ok());
+        assert!(health.watchdog_ok(0));
         assert_eq!(kinds(&health), [""; 0]);
     }
 
@@ -477,15 +479,15 @@ mod tests {
         let health = running();
         advance(MINUTE).await;
         health.backlog(due(1, 5));
-        assert!(health.watchdog_ok(), "due for 5 s only");
+        assert!(health.watchdog_ok(0), "due for 5 s only");
         advance(STALL_MAX).await;
         health.backlog(due(1, 35));
-        assert!(!health.watchdog_ok());
+        assert!(!health.watchdog_ok(0));
         health.backlog(due(0, 0));
-        assert!(health.watchdog_ok());
+        assert!(health.watchdog_ok(0));
         health.backlog(due(1, 300));
         health.database_down(&std::io::Error::other("gone"), Instant::now());
-        assert!(health.watchdog_ok());
+        assert!(health.watchdog_ok(0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -493,11 +495,11 @@ mod tests {
         let health = running();
         health.backlog(due(0, 0));
         advance(SILENCE_MAX).await;
-        assert!(health.watchdog_ok());
+        assert!(health.watchdog_ok(0));
         advance(Duration::from_secs(1)).await;
-        assert!(!health.watchdog_ok());
+        assert!(!health.watchdog_ok(0));
         health.lanes(64, 64);
-        assert!(health.watchdog_ok());
+        assert!(health.watchdog_ok(0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -507,7 +509,17 @@ mod tests {
         health.lanes(0, 64);
         advance(STALL_MAX * 2).await;
         health.backlog(due(9, 90));
-        assert!(health.watchdog_ok());
+        assert!(health.watchdog_ok(0));
         assert_eq!(health.status_line(0), "standing by: other instances hold all 64 lanes");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_of_other_instances_lanes_are_no_reason_for_a_restart() {
+        let health = running();
+        health.lanes(21, 64);
+        advance(STALL_MAX * 2).await;
+        health.backlog(due(9, 90));
+        assert!(health.watchdog_ok(0));
+        assert!(!health.watchdog_ok(9), "these are its own");
     }
 }

@@ -227,6 +227,12 @@ impl Telemetry {
             .take(&self.metrics, &self.health.facts(), &self.routes, &self.transports);
     }
 
+    /// Whether systemd may be told that all is well.
+    #[must_use]
+    pub fn watchdog_ok(&self) -> bool {
+        self.health.watchdog_ok(self.metrics.in_flight())
+    }
+
     /// One line for `systemctl status`.
     #[must_use]
     pub fn status_line(&self) -> String {

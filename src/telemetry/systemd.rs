@@ -28,7 +28,7 @@ pub fn status(text: &str) {
     send(&[NotifyState::Status(&line)]);
 }
 
-/// `WATCHDOG=1`: still making progress. See [`super::health::Health::watchdog_ok`].
+/// `WATCHDOG=1`: still making progress. See [`super::Telemetry::watchdog_ok`].
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
