@@ -50,19 +50,24 @@ pub fn config(input: &[u8]) {
     }
 }
 
+/// Ends each password, so that one made of our own words is told from these.
+const MARK: &str = "Mk7";
+
 /// `database.url`: accepted, or refused in one line without the password (what stands between `://user:` and `@`).
 pub fn url(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
+    let parts = text.split_once("://").and_then(|(scheme, rest)| {
+        let (login, rest) = rest.split_once('@')?;
+        let (user, password) = login.split_once(':')?;
+        Some((scheme, user, format!("{password}{MARK}"), rest))
+    });
+    let (text, password) = match parts {
+        Some((scheme, user, password, rest)) => (format!("{scheme}://{user}:{password}@{rest}"), password),
+        None => (text.into_owned(), MARK.to_owned()),
+    };
     if let Err(line) = parse_url(&text) {
         assert!(is_line(&line), "{line:?}");
-        let password = text
-            .split_once("://")
-            .and_then(|(_, rest)| rest.split_once('@'))
-            .and_then(|(login, _)| login.split_once(':'))
-            .map_or("", |(_, password)| password);
-        // One made of the letters of parameters could be the name of one.
-        let telling = password.len() >= 8 && password.contains(|char: char| char != '_' && !char.is_ascii_lowercase());
-        assert!(!telling || !line.contains(password), "{line:?} shows the password");
+        assert!(!line.contains(&password), "{line:?} shows the password");
     }
 }
 
