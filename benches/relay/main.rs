@@ -103,6 +103,9 @@ enum What {
     Peers {
         #[arg(long, default_value_t = 500_000)]
         rows: usize,
+        /// Drains of each, in turn; the latencies are taken once.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
         #[arg(long, default_value_t = 20)]
         seconds: usize,
         #[arg(long, default_value = "kafka")]
@@ -190,7 +193,12 @@ fn main() {
                 let (span, rest) = (Duration::from_secs(seconds), Duration::from_secs(after));
                 idle::idle(span, rest, to.kind(), config).await
             }
-            What::Peers { rows, seconds, to } => peer::peers(rows, seconds, to.kind(), config).await,
+            What::Peers {
+                rows,
+                runs,
+                seconds,
+                to,
+            } => peer::peers((rows, runs), seconds, to.kind(), config).await,
             What::InsertCost { seconds } => steady::insert_cost(seconds).await,
             What::Floor { .. } => unreachable!("handled above"),
         }

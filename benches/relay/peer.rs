@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::drain::{Parts, Rows, floor, relay, warm};
 use crate::floor::Mark;
-use crate::scene::{Haul, Scene, Set, heads, line, number};
+use crate::scene::{Haul, Scene, Set, heads, line, median, number};
 use crate::steady;
 use crate::support::broker::{Broker, Kind};
 use crate::support::eventually;
@@ -25,22 +25,25 @@ use crate::support::processes::{self, cpu_seconds, guarded, package, run, scratc
 const DEFAULT_POLL: u32 = 500;
 
 /// Rates, CPU, memory and latencies of both, in one run.
-pub(crate) async fn peers(count: usize, seconds: usize, kind: Kind, config: &str) -> Value {
+pub(crate) async fn peers((count, runs): (usize, usize), seconds: usize, kind: Kind, config: &str) -> Value {
     println!("peers: {count} rows of about 480 bytes to {kind:?}, Debezium Server and outboxd");
     let broker = warm(kind).await;
     let set = Set::one(&broker, config);
     let tailed = Set { logical: true, ..set };
     heads();
-    let theirs = drain(tailed, count).await;
-    line("Debezium Server", &theirs);
-    let ours = relay(set, Rows::usual(count)).await;
-    line("outboxd", &ours);
-    // What would be left of the relay if it did nothing but fetch, publish and mark.
-    let least = floor(&broker, Parts::All, Mark::Update, Rows::usual(count)).await;
-    line("floor", &least);
-    let ratio = |name: &str| number(&ours, name) / number(&theirs, name);
+    let (mut theirs, mut ours, mut least) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..runs {
+        theirs.push(drain(tailed, count).await);
+        line(&format!("{} Debezium Server", run + 1), &theirs[run]);
+        ours.push(relay(set, Rows::usual(count)).await);
+        line(&format!("{} outboxd", run + 1), &ours[run]);
+        // What would be left of the relay if it did nothing but fetch, publish and mark.
+        least.push(floor(&broker, Parts::All, Mark::Update, Rows::usual(count)).await);
+        line(&format!("{} floor", run + 1), &least[run]);
+    }
+    let ratio = |name: &str| median(&ours, name) / median(&theirs, name);
     println!(
-        "outboxd: {:.1} times the rows/s, 1/{:.0} of the CPU per row, 1/{:.0} of the memory",
+        "outboxd, by the medians: {:.1} times the rows/s, 1/{:.0} of the CPU per row, 1/{:.0} of the memory",
         ratio("rows_per_second"),
         1.0 / ratio("relay_cpu_s_per_million"),
         1.0 / ratio("peak_rss_mb")
