@@ -243,7 +243,7 @@ fn strip_url(url: &str, extra: &mut Extra) -> Result<String, String> {
         if !is_name(&name) {
             return Err("what stands before a = after ? is no parameter's name".to_owned());
         }
-        if !extra.take(&name, &decode(value)?) {
+        if !extra.take(&name, &decode(value)?)? {
             kept.push(pair);
         }
     }
@@ -289,7 +289,7 @@ fn strip_pairs(text: &str, extra: &mut Extra) -> Result<String, String> {
                 "is neither a URL (postgres://user@host:5432/database) nor a list of key=value pairs".to_owned()
             })?;
         let (value, after) = pair_value(after.trim_start())?;
-        if !extra.take(name.trim(), &value) {
+        if !extra.take(name.trim(), &value)? {
             let quoted = value.replace('\\', "\\\\").replace('\'', "\\'");
             kept.push_str(&format!("{}='{quoted}' ", name.trim()));
         }
@@ -319,7 +319,14 @@ fn pair_value(text: &str) -> Result<(String, &str), String> {
 
 impl Extra {
     /// Whether `name` is ours; then it is kept here. An empty value counts as not given, as in libpq.
-    fn take(&mut self, name: &str, value: &str) -> bool {
+    ///
+    /// # Errors
+    /// A URL where a file's name is expected: what is said of a file names it, and the URL may have a password.
+    fn take(&mut self, name: &str, value: &str) -> Result<bool, String> {
+        let is_file = matches!(name, "sslrootcert" | "sslcert" | "sslkey" | "passfile");
+        if is_file && value.contains("://") {
+            return Err(format!("{name} is the name of a file, not a URL"));
+        }
         let text = (!value.is_empty()).then(|| value.to_owned());
         match name {
             "sslmode" => self.sslmode = text,
@@ -331,9 +338,9 @@ impl Extra {
             "application_name" | "fallback_application_name" => {}
             // Compression was removed from PostgreSQL; old URLs still carry it.
             "sslcompression" | "gssencmode" | "client_encoding" => {}
-            _ => return false,
+            _ => return Ok(false),
         }
-        true
+        Ok(true)
     }
 }
 
