@@ -56,9 +56,10 @@ const MARK: &str = "Mk7";
 /// `database.url`: accepted, or refused in one line without the password (what stands between `://user:` and `@`).
 pub fn url(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
+    // In key=value pairs, a URL within a value has nobody's password.
     let parts = text.split_once("://").and_then(|(scheme, rest)| {
         let (login, rest) = rest.split_once('@')?;
-        let (user, password) = login.split_once(':')?;
+        let (user, password) = login.split_once(':').filter(|_| !scheme.contains('='))?;
         Some((scheme, user, format!("{password}{MARK}"), rest))
     });
     let Some((scheme, user, password, rest)) = parts else {

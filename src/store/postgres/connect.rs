@@ -219,9 +219,9 @@ fn tls_for(mode: Mode, extra: &Extra, home: Option<&Path>) -> Result<MakeRustlsC
     let client = match (certificate, key) {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
-        (Some(certificate), None) => return Err(format!("sslcert {} needs sslkey", certificate.display())),
+        (Some(_), None) => return Err("sslcert needs sslkey".to_owned()),
         (None, Some(_)) if extra.sslkey.is_none() => None,
-        (None, Some(key)) => return Err(format!("sslkey {} needs sslcert", key.display())),
+        (None, Some(_)) => return Err("sslkey needs sslcert".to_owned()),
     };
     tls::connector(check, client)
 }
