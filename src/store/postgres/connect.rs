@@ -166,8 +166,9 @@ impl Mode {
             Some("verify-full") => Self::VerifyFull,
             Some(other) => {
                 let accepted = "disable, allow, prefer, require, verify-ca or verify-full";
-                // A URL pasted twice ends up here, with its password.
-                let shown = if other.contains(':') {
+                // A URL pasted twice ends up here, with its password: only what could be a mode's name is repeated.
+                let shown = if other.len() > 15 || !other.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+                {
                     String::new()
                 } else {
                     format!(" {other:?}")
