@@ -54,8 +54,8 @@ pub struct KafkaConfig {
     #[serde(default = "default_progress_topic")]
     pub progress_topic: String,
     /// Settings of librdkafka by its own names; they win over ours, except those the promises stand on.
-    #[serde(default, deserialize_with = "texts")]
     /// Some hold passwords.
+    #[serde(default, deserialize_with = "texts")]
     pub librdkafka: BTreeMap<String, SecretString>,
 }
 
