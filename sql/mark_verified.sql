@@ -6,9 +6,4 @@ update {messages} m
 set {c.relayed_at} = now(), {c.updated_at} = now()
 from unnest($1::bigint[], $6::text[]) i(seq, id)
 where m.{c.seq} = i.seq and m.{c.id}::text = i.id and {pending}
-  and (
-    select count(*) from {lanes} l
-    join unnest($2::int[], $3::bigint[]) e(lane, epoch) on e.lane = l.lane and e.epoch = l.epoch
-    where l.owner = $4
-  ) = cardinality($2::int[])
-  and (select set_config('synchronous_commit', coalesce($5::text, current_setting('synchronous_commit')), true)) is not null
+  and {fenced}

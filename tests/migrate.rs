@@ -131,6 +131,22 @@ async fn the_partial_indexes_serve_the_conditions_of_the_statements() {
     }
 }
 
+/// Marking rows writes a second version of each; the primary key takes them in without another page.
+#[tokio::test]
+async fn the_primary_key_has_room_for_second_versions() {
+    let (scratch, _database) = migrated(PayloadType::Jsonb).await;
+    scratch.psql("insert into outbox_messages (topic, payload) select 't', '{}' from generate_series(1, 20000)");
+    let pages = || -> u32 {
+        let pages = scratch.psql("select pg_relation_size('outbox_messages_pkey') / 8192");
+        pages.parse().expect("a number")
+    };
+    let before = pages();
+    scratch.psql("update outbox_messages set relayed_at = now()");
+    let after = pages();
+    // The last one may be split.
+    assert!(after <= before + 1, "{before} pages, then {after}");
+}
+
 #[tokio::test]
 async fn concurrent_runs_come_one_after_the_other() {
     let scratch = TestDatabase::create();

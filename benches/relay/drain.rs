@@ -116,9 +116,8 @@ fn name(kind: Kind) -> &'static str {
 pub(crate) async fn warm(kind: Kind) -> Broker {
     let broker = Broker::start(kind);
     if kind == Kind::Kafka {
-        for _ in 0..3 {
-            floor(&broker, Parts::All, Mark::Delete, Rows::usual(300_000)).await;
-        }
+        floor(&broker, Parts::Producer, Mark::Delete, Rows::usual(3_000_000)).await;
+        floor(&broker, Parts::All, Mark::Delete, Rows::usual(300_000)).await;
     }
     broker
 }

@@ -43,7 +43,7 @@ pub struct Migration {
 }
 
 /// All of them, oldest first.
-pub const MIGRATIONS: [Migration; 5] = [
+pub const MIGRATIONS: [Migration; 6] = [
     Migration {
         version: 1,
         name: "0001_outbox.sql",
@@ -68,6 +68,11 @@ pub const MIGRATIONS: [Migration; 5] = [
         version: 5,
         name: "0005_enqueue_insert_only.sql",
         text: include_str!("../../../sql/migrations/0005_enqueue_insert_only.sql"),
+    },
+    Migration {
+        version: 6,
+        name: "0006_room_in_primary_key.sql",
+        text: include_str!("../../../sql/migrations/0006_room_in_primary_key.sql"),
     },
 ];
 

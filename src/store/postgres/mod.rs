@@ -97,10 +97,8 @@ struct Statements {
     recall: Statement,
     holds: Statement,
     holds_among: Statement,
-    mark: Statement,
-    mark_verified: Statement,
-    delete: Statement,
-    delete_verified: Statement,
+    /// How messages that were relayed end: marked or deleted.
+    relayed: Relayed,
     fail: Statement,
     renew: Statement,
     peers: Statement,
@@ -119,8 +117,29 @@ macro_rules! statement {
     };
 }
 
+/// The same for messages whose numbers lie close together, for others, and for those whose identity is to be compared.
+struct Relayed {
+    dense: Statement,
+    listed: Statement,
+    verified: Statement,
+}
+
+macro_rules! relayed {
+    ($names:expr, $dense:literal, $listed:literal, $verified:literal) => {
+        Relayed {
+            dense: statement!($names, $dense, [BYTEA, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, INT8, INT8]),
+            listed: statement!($names, $listed, [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT]),
+            verified: statement!(
+                $names,
+                $verified,
+                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY]
+            ),
+        }
+    };
+}
+
 impl Statements {
-    fn new(names: &Names) -> Self {
+    fn new(names: &Names, delete_relayed: bool) -> Self {
         Self {
             start: statement!(names, "start", []),
             fetch: statement!(names, "fetch", [INT8, INT8, BYTEA]),
@@ -134,18 +153,11 @@ impl Statements {
             recall: statement!(names, "recall", [INT8_ARRAY, BYTEA]),
             holds: statement!(names, "holds", [BYTEA, BOOL]),
             holds_among: statement!(names, "holds_among", [BYTEA, INT8_ARRAY]),
-            mark: statement!(names, "mark", [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT]),
-            mark_verified: statement!(
-                names,
-                "mark_verified",
-                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY]
-            ),
-            delete: statement!(names, "delete", [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT]),
-            delete_verified: statement!(
-                names,
-                "delete_verified",
-                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY]
-            ),
+            relayed: if delete_relayed {
+                relayed!(names, "delete", "delete_listed", "delete_verified")
+            } else {
+                relayed!(names, "mark", "mark_listed", "mark_verified")
+            },
             fail: statement!(
                 names,
                 "fail",
@@ -184,7 +196,7 @@ impl PostgresStore {
         }
         Self {
             database,
-            sql: Statements::new(&names),
+            sql: Statements::new(&names, options.delete_relayed),
             names,
             options,
             session: Uuid::new_v4(),

@@ -1,6 +1,7 @@
 //! Writing what became of messages: marks by list in one statement, failures with their history in another.
 //!
-//! Marks check the fence as a whole (every lane involved still has its owner and epoch, or nothing is written), which costs
+//! Marks of numbers that lie close together, as a backlog's do, go as bits over their range: PostgreSQL then walks along the
+//! index once instead of descending it for each. Marks check the fence as a whole (every lane involved still has its owner and epoch, or nothing is written), which costs
 //! one look at a tiny table per statement. Only when that fails are the marks sorted by lanes still held.
 
 use std::collections::BTreeSet;
@@ -11,6 +12,33 @@ use crate::store::{Epoch, FailedAttempt, Lane, Mark, Settled, Settlement, StoreE
 
 /// `last_error` and history keep this many characters.
 const ERROR_LENGTH: usize = 2_000;
+
+type Param = dyn tokio_postgres::types::ToSql + Sync;
+
+/// Numbers that lie close together, as bits over the range from the first to the last.
+#[derive(Debug, PartialEq)]
+struct Stretch {
+    first: i64,
+    last: i64,
+    bits: Vec<u8>,
+}
+
+impl Stretch {
+    /// `None` when most of the range are other numbers: passing over their rows would cost more than it saves.
+    fn of(seqs: &[i64]) -> Option<Self> {
+        let (first, last) = (*seqs.iter().min()?, *seqs.iter().max()?);
+        let span = usize::try_from(last.checked_sub(first)?).ok()?;
+        if span >= 2 * seqs.len() {
+            return None;
+        }
+        let mut bits = vec![0; span / 8 + 1];
+        for seq in seqs {
+            let at = usize::try_from(seq - first).ok()?;
+            bits[at / 8] |= 1 << (at % 8);
+        }
+        Some(Self { first, last, bits })
+    }
+}
 
 impl PostgresStore {
     pub(super) async fn settle_all(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
@@ -56,25 +84,20 @@ impl PostgresStore {
         let (lanes, epochs): (Vec<i32>, Vec<i64>) =
             fence.iter().map(|(lane, epoch)| (i32::from(*lane), *epoch)).unzip();
         let commit = (!self.options.durable_marks).then_some("off");
+        let by = &self.sql.relayed;
+        let (lanes, epochs): (&Param, &Param) = (&lanes, &epochs);
+        let fence: [&Param; 4] = [lanes, epochs, &self.options.instance, &commit];
+        let execute = async |statement, what: &Param, more: &[&Param]| {
+            let params = [&[what], &fence[..], more].concat();
+            self.database.execute(Role::Settle, statement, &params).await
+        };
         let written = if verify {
             let ids: Vec<String> = marks.map(|mark| mark.id.to_string()).collect();
-            let statement = if self.options.delete_relayed {
-                &self.sql.delete_verified
-            } else {
-                &self.sql.mark_verified
-            };
-            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-                [&seqs, &lanes, &epochs, &self.options.instance, &commit, &ids];
-            self.database.execute(Role::Settle, statement, &params).await?
+            execute(&by.verified, &seqs, &[&ids]).await?
+        } else if let Some(stretch) = Stretch::of(&seqs) {
+            execute(&by.dense, &stretch.bits, &[&stretch.first, &stretch.last]).await?
         } else {
-            let statement = if self.options.delete_relayed {
-                &self.sql.delete
-            } else {
-                &self.sql.mark
-            };
-            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-                [&seqs, &lanes, &epochs, &self.options.instance, &commit];
-            self.database.execute(Role::Settle, statement, &params).await?
+            execute(&by.listed, &seqs, &[]).await?
         };
         Ok(usize::try_from(written).unwrap_or(usize::MAX))
     }
@@ -122,4 +145,20 @@ fn storable(text: &str) -> String {
         .take(ERROR_LENGTH)
         .collect();
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_close_together_are_bits_over_their_range() {
+        let bits = |seqs: &[i64]| Stretch::of(seqs).map(|stretch| (stretch.first, stretch.last, stretch.bits));
+        assert_eq!(bits(&[7]), Some((7, 7, vec![1])));
+        assert_eq!(bits(&[-2, 5, 6, 1, 3]), Some((-2, 6, vec![0b1010_1001, 1])));
+        assert_eq!(bits(&[1, 3]), Some((1, 3, vec![0b101])));
+        assert_eq!(bits(&[1, 5]), None);
+        assert_eq!(bits(&[i64::MIN, i64::MAX]), None);
+        assert_eq!(bits(&[]), None);
+    }
 }

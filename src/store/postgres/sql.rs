@@ -4,6 +4,7 @@
 //! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table, `{text.seq}` ... their names as literals; `{lane}` is the lane
 //! expression over the alias `m`; `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
 //! what belongs to the messages table; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
+//! `{among}` and `{fenced}` are what the statements that mark and delete have in common;
 //! `{message}` are the columns of a message over `m`, `{passing}` and `{passed}` those of the cursor's statements: see `rows`.
 
 use tokio_postgres::types::Type;
@@ -45,6 +46,22 @@ pub const COLUMNS: [&str; 16] = [
     "inserted_at",
     "updated_at",
 ];
+
+/// What the cursor's statements bring of the rows they pass.
+const PASSED: &str = "p.seq, p.lane, p.id, p.topic, p.key, case when p.state = 1 then p.payload end as payload, \
+    case when p.state = 1 then p.headers end as headers, p.attempt, p.max_attempts, p.replay, \
+    p.inserted_at, p.now, p.state, case when p.state = 2 then p.available_at end as available_at, p.late";
+
+/// Of the statements that end messages: one of those whose bit is set in $1, which begins with $6 and ends with $7.
+const AMONG: &str = "m.{c.seq} between $6 and $7 \
+    and case when m.{c.seq} between $6 and $7 then get_bit($1::bytea, (m.{c.seq} - $6)::int) = 1 end";
+
+/// Of the same: every lane ($2, at epoch $3) is still held by instance $4; and how durable the commit is ($5).
+const FENCED: &str = "(select count(*) from {lanes} l \
+    join unnest($2::int[], $3::bigint[]) e(lane, epoch) on e.lane = l.lane and e.epoch = l.epoch \
+    where l.owner = $4) = cardinality($2::int[]) \
+    and (select set_config('synchronous_commit', coalesce($5::text, current_setting('synchronous_commit')), true)) \
+    is not null";
 
 impl Names {
     /// Names for `schema.table` with every column called as we call it.
@@ -206,6 +223,8 @@ impl Names {
             "enqueue" => self.qualified("outbox_enqueue"),
             "wake" => self.qualified("outboxd_wake"),
             "pending" => format!("m.{} is null and m.{} is null", c("relayed_at"), c("failed_at")),
+            "among" => self.fill(AMONG),
+            "fenced" => self.fill(FENCED),
             "waiting" => format!(
                 "(m.{} > 1 or m.{} > 0 or m.{} > m.{})",
                 c("attempt"),
@@ -227,10 +246,7 @@ impl Names {
                  case when not ({pending}) or get_bit($3::bytea, {lane}::int) = 0 then 0 \
                  when {waiting} then 2 else 1 end as state",
             ),
-            "passed" => "p.seq, p.lane, p.id, p.topic, p.key, case when p.state = 1 then p.payload end as payload, \
-                 case when p.state = 1 then p.headers end as headers, p.attempt, p.max_attempts, p.replay, \
-                 p.inserted_at, p.now, p.state, case when p.state = 2 then p.available_at end as available_at, p.late"
-                .to_owned(),
+            "passed" => PASSED.to_owned(),
             "lane" => format!(
                 "((case when m.{key} is null then hashint8extended(m.{seq}, 0) \
                  else hashtextextended(m.{key}, hashtextextended(m.{topic}, 0)) end & 9223372036854775807) % {lanes})",

@@ -29,7 +29,7 @@ macro_rules! uphold {
             a_restarted_instance_takes_its_lanes_back ordered room_is_respected late_commits_are_read_once
             a_rollback_closes_its_gap what_is_open_at_the_start_comes_before_its_successor
             what_was_open_long_before_the_start_is_swept reopening_starts_over fenced_by_owner_and_epoch
-            fenced_by_attempt fenced_by_identity retries_are_due_after_their_delay delayed_rows_are_due_in_their_time
+            fenced_by_attempt fenced_by_identity what_is_marked_is_what_was_sent retries_are_due_after_their_delay delayed_rows_are_due_in_their_time
             due_rows_come_in_pages rereads_come_in_pages recall_brings_what_is_pending holds_tell_who_holds idempotent
             a_commit_wakes);
     };
@@ -530,6 +530,30 @@ pub async fn fenced_by_identity(fixture: &impl Fixture) {
     assert!(!fixture.row(seqs[0]).await.relayed && fixture.row(seqs[1]).await.relayed);
     assert_eq!(store.settle(&failed(&rows[0], &lanes, None)).await.unwrap(), STALE);
     assert!(!fixture.row(seqs[0]).await.failed);
+}
+
+/// Marked are the messages named, however close together their numbers lie: none that stand between them.
+pub async fn what_is_marked_is_what_was_sent(fixture: &impl Fixture) {
+    let all = fixture.insert(&vec![keyless(); 60]).await;
+    let (mut store, lanes) = opened(fixture).await;
+    let rows = read_all(&mut store, ROOM).await;
+    assert_eq!(seqs(&rows), all);
+    let (close, far): (Vec<usize>, Vec<usize>) = ((0..20).filter(|n| n % 7 != 3).collect(), vec![21, 40, 59]);
+    for sent in [&close, &far] {
+        let named: Vec<Row> = sent.iter().rev().map(|n| rows[*n].clone()).collect();
+        let written = named.len();
+        let marks = relayed(&named, &lanes);
+        assert_eq!(store.settle(&marks).await.unwrap(), Settled { written, stale: 0 });
+        let again = Settled {
+            written: 0,
+            stale: written,
+        };
+        assert_eq!(store.settle(&marks).await.unwrap(), again, "marked once");
+    }
+    for (n, seq) in all.iter().enumerate() {
+        let sent = close.contains(&n) || far.contains(&n);
+        assert_eq!(fixture.row(*seq).await.relayed, sent, "{n}");
+    }
 }
 
 /// *One clock*: a retry is due once its delay has passed, and only `due` shows it.

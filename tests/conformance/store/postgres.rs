@@ -233,8 +233,8 @@ async fn plan(real: &Real, file: &str, params: &[&str]) -> String {
         .join("\n")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_hot_statements_use_their_indexes_on_a_big_table() {
+/// 200,000 relayed rows, and pending and waiting ones behind them.
+async fn big_table() -> Real {
     let real = Real::new().await;
     real.insert_relayed(200_000).await;
     real.session
@@ -245,6 +245,19 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
              analyze outbox_messages",
         )
         .await;
+    real
+}
+
+async fn uses_index(real: &Real, name: &str, file: &str, params: &[&str], index: &str) {
+    let plan = plan(real, file, params).await;
+    let uses = |index: &str| plan.contains(&format!("outbox_messages_{index}"));
+    assert!(index.split('|').any(uses), "{name} does not use {index}:\n{plan}");
+    assert!(!plan.contains("Seq Scan on outbox_messages"), "{name}:\n{plan}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hot_statements_use_their_indexes_on_a_big_table() {
+    let real = big_table().await;
     let mask = "'\\xff'::bytea";
     let range = "'{5, 1000}'::bigint[]";
     for (name, file, params, index) in [
@@ -291,17 +304,25 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
             vec![range, mask],
             "pkey|pending",
         ),
-        (
-            "mark",
-            include_str!("../../../sql/mark.sql"),
-            vec![range, "'{1}'", "'{1}'", "'one'", "'off'"],
-            "pkey|pending",
-        ),
     ] {
-        let plan = plan(&real, file, &params).await;
-        let uses = |index: &str| plan.contains(&format!("outbox_messages_{index}"));
-        assert!(index.split('|').any(uses), "{name} does not use {index}:\n{plan}");
-        assert!(!plan.contains("Seq Scan on outbox_messages"), "{name}:\n{plan}");
+        uses_index(&real, name, file, &params, index).await;
+    }
+}
+
+/// What was relayed ends by its index too, close together or far apart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn marks_and_deletes_use_their_indexes_on_a_big_table() {
+    let real = big_table().await;
+    let fence = ["'{1}'", "'{1}'", "'one'", "'off'"];
+    let close = [&["'\\xff'::bytea"], &fence[..], &["200001::bigint", "200008::bigint"]].concat();
+    let far = [&["'{5, 1000}'::bigint[]"], &fence[..]].concat();
+    for (name, file, params) in [
+        ("mark", include_str!("../../../sql/mark.sql"), &close),
+        ("mark_listed", include_str!("../../../sql/mark_listed.sql"), &far),
+        ("delete", include_str!("../../../sql/delete.sql"), &close),
+        ("delete_listed", include_str!("../../../sql/delete_listed.sql"), &far),
+    ] {
+        uses_index(&real, name, file, params, "pkey|pending").await;
     }
 }
 
