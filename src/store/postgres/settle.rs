@@ -1,6 +1,6 @@
 //! Writing what became of messages: marks by list in one statement, failures with their history in another.
 //!
-//! Marks of numbers that lie close together, as a backlog's do, go as bits over their range: PostgreSQL then walks along the
+//! Many marks of numbers that lie close together, as a backlog's do, go as bits over their range: PostgreSQL then walks along the
 //! index once instead of descending it for each. Marks check the fence as a whole (every lane involved still has its owner and epoch, or nothing is written), which costs
 //! one look at a tiny table per statement. Only when that fails are the marks sorted by lanes still held.
 
@@ -12,6 +12,9 @@ use crate::store::{Epoch, FailedAttempt, Lane, Mark, Settled, Settlement, StoreE
 
 /// `last_error` and history keep this many characters.
 const ERROR_LENGTH: usize = 2_000;
+
+/// Marks worth planning a statement for: PostgreSQL plans a range anew each time, a list once.
+const MANY: usize = 100;
 
 type Param = dyn tokio_postgres::types::ToSql + Sync;
 
@@ -94,7 +97,7 @@ impl PostgresStore {
         let written = if verify {
             let ids: Vec<String> = marks.map(|mark| mark.id.to_string()).collect();
             execute(&by.verified, &seqs, &[&ids]).await?
-        } else if let Some(stretch) = Stretch::of(&seqs) {
+        } else if let (true, Some(stretch)) = (seqs.len() >= MANY, Stretch::of(&seqs)) {
             execute(&by.dense, &stretch.bits, &[&stretch.first, &stretch.last]).await?
         } else {
             execute(&by.listed, &seqs, &[]).await?

@@ -534,11 +534,11 @@ pub async fn fenced_by_identity(fixture: &impl Fixture) {
 
 /// Marked are the messages named, however close together their numbers lie: none that stand between them.
 pub async fn what_is_marked_is_what_was_sent(fixture: &impl Fixture) {
-    let all = fixture.insert(&vec![keyless(); 60]).await;
+    let all = fixture.insert(&vec![keyless(); 260]).await;
     let (mut store, lanes) = opened(fixture).await;
     let rows = read_all(&mut store, ROOM).await;
     assert_eq!(seqs(&rows), all);
-    let (close, far): (Vec<usize>, Vec<usize>) = ((0..20).filter(|n| n % 7 != 3).collect(), vec![21, 40, 59]);
+    let (close, far): (Vec<usize>, Vec<usize>) = ((0..200).filter(|n| n % 7 != 3).collect(), vec![210, 240, 259]);
     for sent in [&close, &far] {
         let named: Vec<Row> = sent.iter().rev().map(|n| rows[*n].clone()).collect();
         let written = named.len();
