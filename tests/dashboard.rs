@@ -202,6 +202,7 @@ async fn a_failed_message_is_looked_at_and_retried() {
     );
     assert_eq!(stage.session.count(FAILED).await, 3);
     stage.browser.click("#retry");
+    stage.wait("it asks again", "document.querySelector('#confirm').open");
     stage.browser.click("#confirm-yes");
     stage.shows("#toast", "Retried 1 message.");
     stage.shows("#failed-note", "No failed message matches.");

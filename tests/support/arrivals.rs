@@ -42,11 +42,12 @@ pub(crate) async fn nats_ordered(url: &str, stream: &str) -> Result<Ordered, Unr
     Ok(consumer.messages().await?)
 }
 
-/// Everything a JetStream stream holds.
+/// Everything a JetStream stream holds. It is asked again at the end: a cluster that has just lost its leader may answer with
+/// a number that is behind.
 pub(crate) async fn nats_arrivals(url: &str, stream: &str) -> Result<Vec<Arrival>, Unread> {
     let client = async_nats::connect(url).await?;
     let mut info = async_nats::jetstream::new(client).get_stream(stream).await?;
-    let held = usize::try_from(info.info().await?.state.messages)?;
+    let mut held = usize::try_from(info.info().await?.state.messages)?;
     let mut messages = nats_ordered(url, stream).await?;
     let mut arrivals = Vec::with_capacity(held);
     while arrivals.len() < held {
@@ -55,6 +56,9 @@ pub(crate) async fn nats_arrivals(url: &str, stream: &str) -> Result<Vec<Arrival
             .map_err(|_| format!("{} of the stream's {held} messages came", arrivals.len()))?
             .ok_or("the stream ended")??;
         arrivals.push(nats_arrival(&message)?);
+        if arrivals.len() == held {
+            held = usize::try_from(info.info().await?.state.messages)?;
+        }
     }
     Ok(arrivals)
 }

@@ -145,7 +145,7 @@ fn mark(row: &Row, lanes: &Tenancy) -> Mark {
     }
 }
 
-fn relayed(rows: &[Row], lanes: &Tenancy) -> Settlement {
+pub fn relayed(rows: &[Row], lanes: &Tenancy) -> Settlement {
     Settlement {
         relayed: rows.iter().map(|row| mark(row, lanes)).collect(),
         ..Settlement::default()
@@ -539,16 +539,15 @@ pub async fn what_is_marked_is_what_was_sent(fixture: &impl Fixture) {
     let rows = read_all(&mut store, ROOM).await;
     assert_eq!(seqs(&rows), all);
     let (close, far): (Vec<usize>, Vec<usize>) = ((0..200).filter(|n| n % 7 != 3).collect(), vec![210, 240, 259]);
+    let older: Tenancy = lanes.iter().map(|(lane, epoch)| (*lane, epoch - 1)).collect();
     for sent in [&close, &far] {
         let named: Vec<Row> = sent.iter().rev().map(|n| rows[*n].clone()).collect();
-        let written = named.len();
-        let marks = relayed(&named, &lanes);
-        assert_eq!(store.settle(&marks).await.unwrap(), Settled { written, stale: 0 });
-        let again = Settled {
-            written: 0,
-            stale: written,
-        };
-        assert_eq!(store.settle(&marks).await.unwrap(), again, "marked once");
+        let all = named.len();
+        for (lanes, written) in [(&older, 0), (&lanes, all), (&lanes, 0)] {
+            let settled = store.settle(&relayed(&named, lanes)).await.unwrap();
+            let stale = all - written;
+            assert_eq!(settled, Settled { written, stale }, "fenced, then marked, once");
+        }
     }
     for (n, seq) in all.iter().enumerate() {
         let sent = close.contains(&n) || far.contains(&n);

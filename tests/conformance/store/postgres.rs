@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outboxd::message::Seq;
-use outboxd::store::Leases;
 use outboxd::store::postgres::database::{self, ConnectOptions};
 use outboxd::store::postgres::migrate::{PayloadType, migrate};
 use outboxd::store::postgres::rights::{self, Duties};
 use outboxd::store::postgres::sql::Names;
 use outboxd::store::postgres::{PostgresStore, StoreOptions, connect};
+use outboxd::store::{Leases, Row, Store as _, Tenancy};
 use uuid::Uuid;
 
-use super::laws::{ROOM, Reader, read_all, uphold};
-use super::{Facts, Fixture, Fresh, Open};
+use super::laws::{ROOM, Reader, read_all, relayed, uphold};
+use super::{Facts, Fixture, Fresh, Open, keyless};
 use crate::support::postgres::{Cluster, Database, Session};
 use crate::support::{eventually, logins};
 
@@ -30,6 +30,19 @@ fn names() -> Names {
 }
 
 impl Real {
+    fn store(&self, name: &str, delete_relayed: bool) -> Arc<PostgresStore> {
+        let relay = logins::as_login(&self.database.url(), "tests_relay");
+        let options = StoreOptions {
+            instance: name.into(),
+            // A machine each, so that names do not prove anyone dead but themselves.
+            machine: format!("machine of {name}"),
+            delete_relayed,
+            durable_marks: false,
+            listen: Some(connect::parse_url(&relay).unwrap().named("listener")),
+        };
+        Arc::new(PostgresStore::new(self.connections(&relay), names(), options))
+    }
+
     async fn new() -> Self {
         Self::of(PayloadType::Text).await
     }
@@ -96,16 +109,7 @@ impl Fixture for Real {
     type Store = PostgresStore;
 
     async fn instance(&self, name: &str) -> Arc<PostgresStore> {
-        let relay = logins::as_login(&self.database.url(), "tests_relay");
-        let options = StoreOptions {
-            instance: name.into(),
-            // A machine each, so that names do not prove anyone dead but themselves.
-            machine: format!("machine of {name}"),
-            delete_relayed: false,
-            durable_marks: false,
-            listen: Some(connect::parse_url(&relay).unwrap().named("listener")),
-        };
-        Arc::new(PostgresStore::new(self.connections(&relay), names(), options))
+        self.store(name, false)
     }
 
     async fn insert(&self, rows: &[Fresh]) -> Vec<Seq> {
@@ -218,6 +222,37 @@ async fn every_payload_type_is_read_as_stored() {
         };
         assert_eq!(rows[0].message.payload, stored.as_bytes(), "{payload:?}");
     }
+}
+
+/// Deleted are the messages named, close together and far apart, by who holds their lanes: none that stand between them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_deleted_is_what_was_sent() {
+    let real = Real::new().await;
+    let all = real.insert(&vec![keyless(); 260]).await;
+    let duties = Duties {
+        deletes_relayed: true,
+        ..Duties::default()
+    };
+    real.session.run(&rights::script(&names(), duties)).await;
+    let store = real.store("one", true);
+    let lanes = store.renew(Duration::from_secs(60)).await.unwrap().lanes;
+    let rows = read_all(&mut Reader::open(Arc::clone(&store), &lanes).await, ROOM).await;
+    let older: Tenancy = lanes.iter().map(|(lane, epoch)| (*lane, epoch - 1)).collect();
+    let kept = |n: usize| if n < 200 { n % 7 == 3 } else { ![210, 240].contains(&n) };
+    for part in [0..200, 200..260] {
+        let named: Vec<Row> = part.filter(|n| !kept(*n)).map(|n| rows[n].clone()).collect();
+        for (lanes, written) in [(&older, 0), (&lanes, named.len()), (&lanes, 0)] {
+            let settled = store.settle(&relayed(&named, lanes)).await.unwrap();
+            assert_eq!(settled.written, written, "fenced, then deleted, once");
+        }
+    }
+    let left = real
+        .session
+        .query("select seq from outbox_messages order by seq", &[])
+        .await;
+    let left: Vec<i64> = left.unwrap().iter().map(|row| row.get(0)).collect();
+    let kept: Vec<i64> = (0..260).filter(|n| kept(*n)).map(|n| all[n].0).collect();
+    assert_eq!(left, kept);
 }
 
 /// The plan of a file of `sql/`, filled in, with these parameters.
