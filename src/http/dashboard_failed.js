@@ -325,12 +325,15 @@ export class Failed {
     say(yes, action === "retry" ? "Retry" : "Discard");
     yes.className = action === "retry" ? "primary" : "primary danger";
     yes.disabled = false;
+    // The close event of the question before may still be on its way.
+    this.withdraw?.();
     const agreed = await new Promise((resolve) => {
       const end = new AbortController();
       const on = (node, event, then) => node.addEventListener(event, then, { signal: end.signal });
       const finish = (answer) => { end.abort(); resolve(answer); };
+      this.withdraw = () => finish(false);
       on(yes, "click", () => finish(true));
-      on(dialog, "close", () => finish(false));
+      on(dialog, "close", () => dialog.open || finish(false));
       dialog.showModal();
       byId("confirm-no").focus();
     });
