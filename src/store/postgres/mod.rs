@@ -97,7 +97,6 @@ struct Statements {
     recall: Statement,
     holds: Statement,
     holds_among: Statement,
-    /// How messages that were relayed end: marked or deleted.
     relayed: Relayed,
     fail: Statement,
     renew: Statement,
@@ -117,7 +116,8 @@ macro_rules! statement {
     };
 }
 
-/// The same for messages whose numbers lie close together, for others, and for those whose identity is to be compared.
+/// How messages that were relayed end (marked or deleted): those whose numbers lie close together, others, and those whose
+/// identity is to be compared.
 struct Relayed {
     dense: Statement,
     listed: Statement,

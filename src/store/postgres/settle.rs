@@ -1,8 +1,9 @@
-//! Writing what became of messages: marks by list in one statement, failures with their history in another.
+//! Writing what became of messages: marks in one statement, failures with their history in another.
 //!
-//! Many marks of numbers that lie close together, as a backlog's do, go as bits over their range: PostgreSQL then walks along the
-//! index once instead of descending it for each. Marks check the fence as a whole (every lane involved still has its owner and epoch, or nothing is written), which costs
-//! one look at a tiny table per statement. Only when that fails are the marks sorted by lanes still held.
+//! Many marks of numbers that lie close together, as a backlog's do, go as bits over their range: PostgreSQL then walks
+//! along the index once instead of descending it for each. Others go as a list. Marks check the fence as a whole (every
+//! lane involved still has its owner and epoch, or nothing is written), which costs one look at a tiny table per
+//! statement. Only when that fails are the marks sorted by lanes still held.
 
 use std::collections::BTreeSet;
 
@@ -88,8 +89,7 @@ impl PostgresStore {
             fence.iter().map(|(lane, epoch)| (i32::from(*lane), *epoch)).unzip();
         let commit = (!self.options.durable_marks).then_some("off");
         let by = &self.sql.relayed;
-        let (lanes, epochs): (&Param, &Param) = (&lanes, &epochs);
-        let fence: [&Param; 4] = [lanes, epochs, &self.options.instance, &commit];
+        let fence: [&Param; 4] = [&lanes, &epochs, &self.options.instance, &commit];
         let execute = async |statement, what: &Param, more: &[&Param]| {
             let params = [&[what], &fence[..], more].concat();
             self.database.execute(Role::Settle, statement, &params).await
@@ -122,7 +122,7 @@ impl PostgresStore {
         let codes = text(&|failed| storable(&failed.code));
         let errors = text(&|failed| storable(&failed.error));
         let latencies = column(&|failed| milliseconds(failed.latency));
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 11] = [
+        let params: [&Param; 11] = [
             &seqs,
             &ids,
             &lanes,
