@@ -12,6 +12,7 @@ pub mod message;
 pub mod relay;
 pub mod route;
 pub mod store;
+pub mod stuck;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -21,10 +21,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("message", &[]),
     ("backoff", &[]),
     ("finding", &[]),
+    ("stuck", &[]),
     ("delivery", &["message", "backoff"]),
     ("route", &["delivery", "backoff", "message"]),
-    ("store", &["message", "delivery"]),
-    ("store::postgres", &["store", "message", "delivery", "finding"]),
+    ("store", &["message", "delivery", "stuck"]),
+    ("store::postgres", &["store", "message", "delivery", "finding", "stuck"]),
     ("transport", &["message", "delivery", "finding"]),
     ("transport::kafka", &["transport", "message", "delivery", "finding"]),
     ("transport::nats", &["transport", "message", "delivery", "finding"]),
@@ -39,6 +40,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "backoff",
             "route",
             "message",
+            "stuck",
             "telemetry",
         ],
     ),
@@ -60,7 +62,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry::trace",
         ],
     ),
-    ("telemetry", &["delivery", "message", "route"]),
+    ("telemetry", &["delivery", "message", "route", "stuck"]),
     (
         "http",
         &[
@@ -70,11 +72,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "store",
             "message",
             "delivery",
+            "stuck",
             // What people ask the database is one thing, asked by the command line and over HTTP.
             "store::postgres",
         ],
     ),
-    ("testing", &["store", "transport", "delivery", "message"]),
+    ("testing", &["store", "transport", "delivery", "message", "stuck"]),
     ("cli", &["*"]),
     ("main", &["*"]),
 ];
@@ -89,7 +92,7 @@ const PORTS_END_AT: &[&str] = &[
 ];
 
 /// Modules that know no runtime: plain functions over plain values.
-const PURE: &[&str] = &["message", "delivery", "backoff", "finding", "route"];
+const PURE: &[&str] = &["message", "delivery", "backoff", "finding", "route", "stuck"];
 
 /// Where a text that begins like SQL is advice for a person, never run.
 const ADVICE: &[&str] = &["store::postgres::doctor"];

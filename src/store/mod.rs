@@ -33,6 +33,7 @@ use async_trait::async_trait;
 
 use crate::delivery::FailureClass;
 use crate::message::{Message, MessageId, Seq};
+use crate::stuck::StuckReason;
 
 /// One of the `outbox.lanes` shares of the work: a stable hash of (topic, key).
 pub type Lane = u16;
@@ -215,12 +216,37 @@ impl Settlement {
 }
 
 /// What [`Store::settle`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
     /// Rows written.
     pub written: usize,
-    /// Rows that no longer matched (lane lost, attempt changed, row gone or settled before): not written.
+    /// Rows that no longer matched (lane lost, attempt changed, row gone, exchanged or settled before): not written.
     pub stale: usize,
+    /// Rows that could not be written for their own sake: to be tried again later. Neither written nor stale.
+    pub stuck: Vec<Stuck>,
+}
+
+impl Settled {
+    /// So many written, so many that no longer matched, none stuck.
+    #[must_use]
+    pub const fn of(written: usize, stale: usize) -> Self {
+        Self {
+            written,
+            stale,
+            stuck: Vec::new(),
+        }
+    }
+}
+
+/// A row that could not be written, or read, for its own sake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// The row.
+    pub seq: Seq,
+    /// Why.
+    pub reason: StuckReason,
+    /// One line for people, without anything of the row.
+    pub detail: String,
 }
 
 /// Lanes an instance holds, with their epochs.

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::log::Repeat;
 pub use super::metrics::Pending;
+use crate::stuck::StuckRow;
 
 /// The engine reports something at least this often while it lives (upkeep every few seconds, or a failed connection).
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -72,6 +73,8 @@ pub struct Facts {
     pub progress: Option<Instant>,
     /// The table, and when it was looked at.
     pub backlog: Option<(Instant, Backlog)>,
+    /// Rows that are stuck.
+    pub stuck: Vec<StuckRow>,
 }
 
 /// One reason for not being ready.
@@ -109,6 +112,7 @@ impl Health {
             commits: None,
             progress: None,
             backlog: None,
+            stuck: Vec::new(),
         }))
     }
 
@@ -122,6 +126,11 @@ impl Health {
         let mut facts = self.lock();
         facts.reported = now;
         change(&mut facts, now)
+    }
+
+    /// These rows are stuck now, and no others.
+    pub fn stuck(&self, rows: Vec<StuckRow>) {
+        self.report(|facts, _| facts.stuck = rows);
     }
 
     /// The database answered a statement.

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use super::about::DatabaseError;
 use super::connect::Connection;
 use super::database::Role;
 use crate::store::StoreError;
@@ -223,7 +224,8 @@ pub fn no_answer(error: &StoreError) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
     while let Some(error) = cause {
         let driver = error.downcast_ref::<tokio_postgres::Error>();
-        if driver.is_some_and(|error| error.as_db_error().is_some()) {
+        let answered = error.downcast_ref::<DatabaseError>().and_then(DatabaseError::code);
+        if answered.is_some() || driver.is_some_and(|error| error.as_db_error().is_some()) {
             return false;
         }
         cause = error.source();
@@ -235,7 +237,7 @@ pub fn no_answer(error: &StoreError) -> bool {
 #[must_use]
 pub fn classify(error: tokio_postgres::Error) -> StoreError {
     let Some(database) = error.as_db_error() else {
-        return StoreError::Unavailable(Box::new(error));
+        return StoreError::Unavailable(Box::new(DatabaseError::of(&error)));
     };
     let code = database.code();
     let person = [
@@ -251,8 +253,8 @@ pub fn classify(error: tokio_postgres::Error) -> StoreError {
         SqlState::DATATYPE_MISMATCH,
     ];
     if person.contains(code) {
-        StoreError::Misconfigured(format!("database: {} ({})", database.message(), code.code()))
+        StoreError::Misconfigured(format!("database: {}", DatabaseError::of(&error)))
     } else {
-        StoreError::Unavailable(Box::new(error))
+        StoreError::Unavailable(Box::new(DatabaseError::of(&error)))
     }
 }

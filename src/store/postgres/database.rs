@@ -21,6 +21,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::about::{About, DatabaseError, about};
 use super::checkout::{
     CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, explained, is_another_server, loses_prepared_statements,
 };
@@ -355,14 +356,17 @@ impl Database {
                 if is_another_server(&error) {
                     self.lose_all();
                 }
-                let error = if self.facts.settled_in.load(Ordering::Relaxed) {
-                    StoreError::Unavailable(Box::new(error))
+                // Where the connection or the server may be what is wrong, the connection goes too.
+                connection.answered = match about(&error) {
+                    About::Row | About::Lock | About::Duration | About::Role => true,
+                    About::Schema => !loses_prepared_statements(&error),
+                    About::Connection | About::Server => false,
+                };
+                Err(if self.facts.settled_in.load(Ordering::Relaxed) {
+                    StoreError::Unavailable(Box::new(DatabaseError::of(&error)))
                 } else {
                     classify(error)
-                };
-                // After an error that passes, the connection goes too: it may be what is wrong.
-                connection.answered = !matches!(error, StoreError::Unavailable(_));
-                Err(error)
+                })
             }
             Err(limit) => {
                 let cancel = connection.cancel_token();

@@ -3,6 +3,7 @@
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::about::database_error;
 use super::database::{Database, Role};
 use super::lines::NewLine;
 use super::migrate::{PayloadType, sql_state};
@@ -185,17 +186,6 @@ fn refused(error: &StoreError, payload: PayloadType) -> Option<String> {
     if !(state.starts_with("22") || state.starts_with("23")) {
         return None;
     }
-    let StoreError::Unavailable(source) = error else {
-        return None;
-    };
-    let database = source.downcast_ref::<tokio_postgres::Error>()?.as_db_error()?;
-    let detail = database
-        .detail()
-        .map(|detail| format!(" ({detail})"))
-        .unwrap_or_default();
-    Some(format!(
-        "the outbox (payload {}) refuses it: {}{detail}",
-        payload.as_str(),
-        database.message()
-    ))
+    let said = database_error(error)?;
+    Some(format!("the outbox (payload {}) refuses it: {said}", payload.as_str()))
 }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio_postgres::error::SqlState;
 
+use super::about::{DatabaseError, database_error};
 use super::database::{Database, Role};
 use super::sql::{Names, Statement, quote_literal};
 use crate::finding::Finding;
@@ -43,7 +44,7 @@ pub struct Migration {
 }
 
 /// All of them, oldest first.
-pub const MIGRATIONS: [Migration; 6] = [
+pub const MIGRATIONS: [Migration; 7] = [
     Migration {
         version: 1,
         name: "0001_outbox.sql",
@@ -73,6 +74,11 @@ pub const MIGRATIONS: [Migration; 6] = [
         version: 6,
         name: "0006_room_in_primary_key.sql",
         text: include_str!("../../../sql/migrations/0006_room_in_primary_key.sql"),
+    },
+    Migration {
+        version: 7,
+        name: "0007_outboxes_and_stuck_rows.sql",
+        text: include_str!("../../../sql/migrations/0007_outboxes_and_stuck_rows.sql"),
     },
 ];
 
@@ -313,12 +319,7 @@ pub async fn status(database: &Database, names: &Names) -> Result<Vec<MigrationS
 }
 
 pub(super) fn sql_state(error: &StoreError) -> Option<&SqlState> {
-    match error {
-        StoreError::Unavailable(source) => source
-            .downcast_ref::<tokio_postgres::Error>()
-            .and_then(tokio_postgres::Error::code),
-        StoreError::Misconfigured(_) => None,
-    }
+    database_error(error).and_then(DatabaseError::code)
 }
 
 /// What the files refuse themselves (`raise exception`) is for a person, and already one line that says what to do.
@@ -331,14 +332,10 @@ fn refusal(error: StoreError) -> StoreError {
     }
     let prerequisite = state == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
     match error {
-        StoreError::Unavailable(source) if prerequisite => match source.downcast_ref::<tokio_postgres::Error>() {
-            Some(error) => StoreError::Misconfigured(
-                error
-                    .as_db_error()
-                    .map_or_else(|| error.to_string(), |e| e.message().to_owned()),
-            ),
-            None => StoreError::Unavailable(source),
-        },
+        StoreError::Unavailable(source) if prerequisite => {
+            let line = source.to_string();
+            StoreError::Misconfigured(line.strip_suffix(" (55000)").unwrap_or(&line).to_owned())
+        }
         StoreError::Unavailable(_) | StoreError::Misconfigured(_) => error,
     }
 }

@@ -3,6 +3,7 @@
 //! Four statements make the hot path: `fetch.sql` (with `holders.sql` while gaps are open), `mark.sql`, and every few
 //! seconds `renew.sql`. Everything about names is decided once, when the statements are filled in.
 
+pub mod about;
 mod checkout;
 pub mod connect;
 pub mod contents;

@@ -309,7 +309,14 @@ impl Store for MemoryStore {
                 state.lose_settlements = state.lose_settlements.saturating_sub(1);
                 let all = settlement.failures.len() + settlement.relayed.len();
                 let stale = all - written;
-                (Settled { written, stale }, lost)
+                (
+                    Settled {
+                        written,
+                        stale,
+                        stuck: Vec::new(),
+                    },
+                    lost,
+                )
             })
             .await?;
         if lost {

@@ -168,8 +168,8 @@ fn failed(row: &Row, lanes: &Tenancy, retry_in: Option<Duration>) -> Settlement 
     }
 }
 
-const WRITTEN: Settled = Settled { written: 1, stale: 0 };
-const STALE: Settled = Settled { written: 0, stale: 1 };
+const WRITTEN: Settled = Settled::of(1, 0);
+const STALE: Settled = Settled::of(0, 1);
 
 async fn due_all<S: Store>(store: &Reader<S>, room: Room) -> Vec<Row> {
     let (mut rows, mut after) = (Vec::new(), None::<DuePosition>);
@@ -497,7 +497,7 @@ pub async fn fenced_by_owner_and_epoch(fixture: &impl Fixture) {
     }
     let stale = mixed.relayed.iter().filter(|mark| mark.lane == lost).count();
     let written = mixed.relayed.len() - stale;
-    assert_eq!(store.settle(&mixed).await.unwrap(), Settled { written, stale });
+    assert_eq!(store.settle(&mixed).await.unwrap(), Settled::of(written, stale));
     for row in &rows {
         assert_eq!(fixture.row(row.message.seq).await.relayed, row.lane != lost);
     }
@@ -526,7 +526,7 @@ pub async fn fenced_by_identity(fixture: &impl Fixture) {
         verify_identity: true,
         ..relayed(&rows, &lanes)
     };
-    assert_eq!(store.settle(&marks).await.unwrap(), Settled { written: 1, stale: 1 });
+    assert_eq!(store.settle(&marks).await.unwrap(), Settled::of(1, 1));
     assert!(!fixture.row(seqs[0]).await.relayed && fixture.row(seqs[1]).await.relayed);
     assert_eq!(store.settle(&failed(&rows[0], &lanes, None)).await.unwrap(), STALE);
     assert!(!fixture.row(seqs[0]).await.failed);
@@ -546,7 +546,7 @@ pub async fn what_is_marked_is_what_was_sent(fixture: &impl Fixture) {
         for (lanes, written) in [(&older, 0), (&lanes, all), (&lanes, 0)] {
             let settled = store.settle(&relayed(&named, lanes)).await.unwrap();
             let stale = all - written;
-            assert_eq!(settled, Settled { written, stale }, "fenced, then marked, once");
+            assert_eq!(settled, Settled::of(written, stale), "fenced, then marked, once");
         }
     }
     for (n, seq) in all.iter().enumerate() {
@@ -754,7 +754,7 @@ pub async fn idempotent(fixture: &impl Fixture) {
         settlement.verify_identity = verify_identity;
         let settled = store.settle(&settlement).await.unwrap();
         let (written, stale) = if verify_identity { (0, 2) } else { (2, 0) };
-        assert_eq!(settled, Settled { written, stale });
+        assert_eq!(settled, Settled::of(written, stale));
         assert!(fixture.row(all[0]).await.relayed);
         let row = fixture.row(all[1]).await;
         assert_eq!((row.attempt, row.failed), (2, true));

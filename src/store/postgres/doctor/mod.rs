@@ -171,7 +171,7 @@ async fn note(subject: &str, look: impl Future<Output = Result<Vec<Finding>, Sto
 
 fn unknown(subject: &str, error: &StoreError) -> Finding {
     let said = match error {
-        StoreError::Unavailable(error) => error.source().map_or_else(|| error.to_string(), ToString::to_string),
+        StoreError::Unavailable(error) => error.to_string(),
         StoreError::Misconfigured(line) => line.clone(),
     };
     let what = format!("the {subject} could not be looked at: {said}");

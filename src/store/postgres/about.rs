@@ -1,0 +1,244 @@
+//! What an error of PostgreSQL is about, and what may be said of it.
+//!
+//! An error that is about a row (its value, a constraint, somebody's trigger) says nothing about the server: the row is set
+//! aside and everything else goes on. And whatever is about rows may quote them: of such an error only the class, the code and
+//! the names of database objects are ever repeated. DETAIL, HINT and CONTEXT never are.
+//!
+//! Source of the classes: PostgreSQL manual, appendix A.
+
+use tokio_postgres::error::{DbError, SqlState};
+
+use crate::store::StoreError;
+
+/// What an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// One row or a few of those the statement touched: a value, a constraint, a trigger's own error, damaged storage.
+    Row,
+    /// A lock that another transaction holds, or a deadlock.
+    Lock,
+    /// The statement took too long, or was cancelled.
+    Duration,
+    /// The connection: it is lost, refused, or a pooler's server knows nothing of it.
+    Connection,
+    /// The server as a whole: it is starting, stopping, full, out of memory or connections, or takes no writes.
+    Server,
+    /// What the role may do, and how it logs in.
+    Role,
+    /// Tables, columns, functions and types: not as they should be.
+    Schema,
+}
+
+/// What an error of the driver is about.
+#[must_use]
+pub fn about(error: &tokio_postgres::Error) -> About {
+    error.code().map_or(About::Connection, of_state)
+}
+
+fn of_state(code: &SqlState) -> About {
+    let state = code.code();
+    match state {
+        "42501" => return About::Role,
+        "55P03" | "40P01" => return About::Lock,
+        "57014" => return About::Duration,
+        // Serialization failures of somebody's stricter isolation; a statement that is too complex or too big for a row.
+        "40001" | "40002" | "40003" | "54000" => return About::Row,
+        // A constraint or trigger function of the application may be missing something of its own; what we name ourselves is
+        // checked at the start.
+        "55000" | "55006" => return About::Schema,
+        "26000" | "42P05" | "25P02" | "25P03" => return About::Connection,
+        "25006" => return About::Server,
+        _ => {}
+    }
+    match &state[..2] {
+        // Triggered data change violation, no data, cardinality, data exception, integrity, triggers, functions that raise,
+        // with check option, damaged storage or a bug of the server that a row may call forth.
+        "02" | "09" | "20" | "21" | "22" | "23" | "27" | "2F" | "38" | "39" | "3B" | "44" | "45" | "P0" | "XX" => {
+            About::Row
+        }
+        "08" => About::Connection,
+        "28" => About::Role,
+        "0A" | "2B" | "3D" | "3F" | "42" => About::Schema,
+        _ => About::Server,
+    }
+}
+
+/// Whether the message of an error of this kind speaks of objects and states only. What a row's value, a trigger or a function
+/// may have put into it stays unsaid.
+fn is_safe_to_repeat(code: &SqlState) -> bool {
+    let state = code.code();
+    let quotes_literals = ["42601", "42804", "42846"].contains(&state);
+    !quotes_literals
+        && [
+            "08", "0A", "25", "26", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "XX",
+        ]
+        .contains(&&state[..2])
+}
+
+/// An error of PostgreSQL or of the way there, without anything that may quote a row. It has no source: nobody can print one.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct DatabaseError {
+    code: Option<SqlState>,
+    about: About,
+    text: String,
+}
+
+impl DatabaseError {
+    /// What is to be kept of the driver's error.
+    #[must_use]
+    pub fn of(error: &tokio_postgres::Error) -> Self {
+        let about = about(error);
+        let text = error.as_db_error().map_or_else(|| chain(error), said);
+        Self {
+            code: error.code().cloned(),
+            about,
+            text,
+        }
+    }
+
+    /// The SQLSTATE; `None`: the server said nothing.
+    #[must_use]
+    pub fn code(&self) -> Option<&SqlState> {
+        self.code.as_ref()
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn about(&self) -> About {
+        self.about
+    }
+}
+
+/// The database's error behind a store's, if there is one.
+#[must_use]
+pub fn database_error(error: &StoreError) -> Option<&DatabaseError> {
+    match error {
+        StoreError::Unavailable(source) => source.downcast_ref(),
+        StoreError::Misconfigured(_) => None,
+    }
+}
+
+/// One line for people: what happened to which object, and the code.
+fn said(error: &DbError) -> String {
+    let code = error.code();
+    let mut line = if is_safe_to_repeat(code) {
+        error.message().to_owned()
+    } else {
+        kind(code).to_owned()
+    };
+    let objects = [
+        ("constraint", error.constraint()),
+        ("column", error.column()),
+        ("type", error.datatype()),
+        ("function", error.where_().and_then(function)),
+    ];
+    for (what, name) in objects {
+        if let Some(name) = name
+            && !line.contains(name)
+        {
+            line.push_str(&format!(", {what} {name}"));
+        }
+    }
+    line.push_str(&format!(" ({})", code.code()));
+    line.replace(['\n', '\r'], " ")
+}
+
+/// What a code means, for the classes whose message is not repeated.
+fn kind(code: &SqlState) -> &'static str {
+    match code.code() {
+        "P0001" => "a trigger or function raised an error",
+        "22001" => "a value is too long for its column",
+        "22003" => "a number is out of range",
+        "22008" => "a time is out of range",
+        "22P02" | "22P03" => "a value is not of its column's type",
+        "22021" => "text has a byte its encoding does not know",
+        "23502" => "a column must not be null",
+        "23503" => "a foreign key has no counterpart",
+        "23505" => "a unique value is there already",
+        "23514" | "44000" => "a check constraint is violated",
+        "23P01" => "an exclusion constraint is violated",
+        other => match &other[..2] {
+            "22" => "a value is not acceptable",
+            "23" => "a constraint is violated",
+            "P0" => "a function of the database failed",
+            _ => "the database refused",
+        },
+    }
+}
+
+/// The innermost function of an error's context: only its name, because the rest may quote a statement.
+fn function(context: &str) -> Option<&str> {
+    let rest = context.lines().next()?.strip_prefix("PL/pgSQL function ")?;
+    let name = &rest[..rest.find('(')?];
+    let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '$');
+    (!name.is_empty() && name.chars().all(is_name)).then_some(name)
+}
+
+fn chain(error: &tokio_postgres::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(&format!(": {text}"));
+        }
+        cause = error.source();
+    }
+    line.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_about_something() {
+        let cases = [
+            ("P0001", About::Row),
+            ("23503", About::Row),
+            ("23514", About::Row),
+            ("22001", About::Row),
+            ("22008", About::Row),
+            ("XX001", About::Row),
+            ("40001", About::Row),
+            ("55P03", About::Lock),
+            ("40P01", About::Lock),
+            ("57014", About::Duration),
+            ("57P01", About::Server),
+            ("53300", About::Server),
+            ("53100", About::Server),
+            ("25006", About::Server),
+            ("08006", About::Connection),
+            ("26000", About::Connection),
+            ("42501", About::Role),
+            ("28P01", About::Role),
+            ("42P01", About::Schema),
+            ("42703", About::Schema),
+            ("0A000", About::Schema),
+        ];
+        for (code, expected) in cases {
+            assert_eq!(of_state(&SqlState::from_code(code)), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_may_quote_a_row_is_never_repeated() {
+        for code in [
+            "P0001", "22P02", "23505", "23514", "44000", "21000", "42804", "P0004", "38001", "99999",
+        ] {
+            assert!(!is_safe_to_repeat(&SqlState::from_code(code)), "{code}");
+        }
+        for code in ["42P01", "42501", "55P03", "57014", "53300", "XX001"] {
+            assert!(is_safe_to_repeat(&SqlState::from_code(code)), "{code}");
+        }
+    }
+
+    #[test]
+    fn of_a_context_only_the_functions_name_is_kept() {
+        let context = "PL/pgSQL function refuse(text) line 3 at RAISE\nSQL statement \"select 'secret'\"";
+        assert_eq!(function(context), Some("refuse"));
+        assert_eq!(function("SQL statement \"select 'secret'\""), None);
+        assert_eq!(function("PL/pgSQL function inline_code_block line 1 at RAISE"), None);
+    }
+}
