@@ -9,7 +9,7 @@ where a.xact_start <= clock_timestamp() - $1 * interval '1 second'
   and a.pid in (
     select l.pid from pg_locks l
     where l.locktype = 'relation' and l.granted
-      and l.relation = pg_get_serial_sequence({messages_text}, {seq_text})::regclass::oid
+      and l.relation = {sequence}
       and l.database = (select d.oid from pg_database d where d.datname = current_database())
   )
 union all

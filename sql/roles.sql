@@ -57,7 +57,7 @@ grant insert (who, command, action, filter, count, detail) on {audit} to outboxd
 
 do $$
 declare
-    numbers text := pg_get_serial_sequence({messages_text}, {seq_text});
+    numbers text := ({sequence})::regclass::text;
     wanted text;
 begin
     if numbers is not null then

@@ -1,9 +1,5 @@
--- The last number taken, somewhat below which the cursor starts, and the sequence whose lock tells which transactions have
--- taken numbers.
+-- The last number taken, somewhat below which the cursor starts: the sequence's, or, where that may not be known, the highest
+-- there is.
 -- Locks nothing. Index: primary key (its last entry). Law: no gaps.
-select greatest(
-    coalesce((select max(m.{c.seq}) from {messages} m), 0),
-    coalesce(case when has_sequence_privilege(s.oid, 'select') then pg_sequence_last_value(s.oid) end, 0)
-  ) as last,
-  s.oid as sequence
-from (select pg_get_serial_sequence({messages_text}, {seq_text})::regclass::oid as oid) s
+-- $1 the sequence's last number or null
+select coalesce($1::bigint, (select max(m.{c.seq}) from {messages} m), 0) as last

@@ -2,4 +2,4 @@
 -- Locks nothing; reads the catalog.
 select s.seqrelid::regclass::text, s.seqcache
 from pg_sequence s
-where s.seqrelid = pg_get_serial_sequence({messages_text}, {seq_text})::regclass
+where s.seqrelid = {sequence}

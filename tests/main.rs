@@ -20,6 +20,7 @@ mod engine;
 mod failed;
 mod failover;
 mod fencing;
+mod gaps;
 mod hostile;
 mod http;
 mod http_api;

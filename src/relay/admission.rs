@@ -108,9 +108,15 @@ impl Engine {
             }
             return Admission::Lagging;
         }
+        if found == Found::Due && !self.is_next_of_its_key(&message, order, is_holder) {
+            return Admission::Passed;
+        }
         let size = message.size();
         if !self.window.admit(message.seq, lane, size) {
             return Admission::Passed;
+        }
+        if let (true, Some(key)) = (is_holder, &message.key) {
+            self.holds.goes(&message.topic, key, message.seq);
         }
         self.destinations.take(id, size, now);
         let envelope = Envelope {
@@ -130,6 +136,20 @@ impl Engine {
         Admission::Queued(self.lanes.queue(lane, transport), entry)
     }
 
+    /// Whether a row that is due may go: of those of its key that retry, the earlier ones are on their way. Where it may not, it
+    /// is found again once they are done with.
+    fn is_next_of_its_key(&mut self, message: &Message, order: Order, is_holder: bool) -> bool {
+        let (Order::Key | Order::Strict, Some(key)) = (order, &message.key) else {
+            return true;
+        };
+        if message.attempt > 1 && !is_holder {
+            // Nobody here counted that attempt: there may be others of the key.
+            self.reading.unknown_holder = true;
+            return false;
+        }
+        self.holds.may_go(&message.topic, key, message.seq)
+    }
+
     fn may_enter(&self, id: DestinationId, seq: Seq, found: Found) -> bool {
         let destination = self.destinations.get(id);
         let decided = !destination.in_commit_order || seq <= self.reading.decided;
@@ -142,7 +162,7 @@ impl Engine {
             Found::Behind(lagging) => lagging == id && !destination.is_open(),
             // A row that becomes due must not overtake earlier rows of its key that the lag has yet to read.
             Found::Due => {
-                let passed = destination.lag.as_ref().is_none_or(|lag| seq <= lag.next);
+                let passed = destination.lag.as_ref().is_none_or(|lag| !lag.is_past(seq));
                 !destination.is_open() && ((passed && decided) || self.holds.is_holder(seq))
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::Seq;
+use crate::message::{Message, Seq};
 use crate::store::{
     DuePage, DuePosition, Hold, LaneSet, OpenTransaction, Reread, Room, Row, Scope, Store, StoreError, Tenancy,
 };
@@ -70,16 +70,24 @@ impl Engine {
         self.window.read_begins(Read::Side);
         self.reading.side_room = Some(room);
         self.reading.side_first = false;
-        let upto = if let Side::Behind(id) = &side {
-            self.limit_of(*id)
-        } else {
-            self.reading.cursor
+        let upto = match &side {
+            Side::Behind(id) => self.limit_of(*id),
+            // What is parked may stand past the cursor: numbers written by hand do.
+            Side::Recall(_, Recall::Between(_, to)) => *to,
+            Side::Arrive(..)
+            | Side::Recall(_, Recall::Rows(_))
+            | Side::Due(_)
+            | Side::Arriving
+            | Side::Reopened(..)
+            | Side::CheckHolds(_)
+            | Side::NameBlockers
+            | Side::Sweep(_) => self.reading.cursor,
         };
         let scope = self.scope(&side);
         let after = match &side {
             Side::Arriving => self.territory.behind().map_or(upto, |(_, next)| next),
             Side::Behind(id) => self.destinations.get(*id).lag.as_ref().map_or(upto, |lag| lag.next),
-            Side::Recall(_, Recall::From(seq)) => Seq(seq.0 - 1),
+            Side::Recall(_, Recall::Between(from, _)) => Seq(from.0.saturating_sub(1)),
             Side::Sweep(seq) | Side::Reopened(_, seq) => *seq,
             Side::Arrive(..)
             | Side::Recall(_, Recall::Rows(_))
@@ -116,7 +124,7 @@ impl Engine {
                 topics: Some(vec![Arc::clone(topic)]),
                 ..all(lanes())
             },
-            Side::Recall(id, Recall::From(_)) => Scope {
+            Side::Recall(id, Recall::Between(..)) => Scope {
                 topics: Some(vec![Arc::clone(&id.0)]),
                 key: Some(id.1.clone()),
                 lanes: lanes(),
@@ -131,7 +139,12 @@ impl Engine {
 
     fn choose_side(&mut self, now: Instant) -> Option<(Side, Room)> {
         let nothing = Room { rows: 0, bytes: 0 };
-        if let Some(arriving) = self.territory.arriving() {
+        let anew = self
+            .reading
+            .holds_to_read(now)
+            .then(|| self.territory.held())
+            .filter(|held| !held.is_empty());
+        if let Some(arriving) = self.territory.arriving().or(anew) {
             return Some((Side::Arrive(Arc::new(arriving), self.routes.any_strict()), nothing));
         }
         let room = self.reading.room(&self.window, self.reading.batch_size);
@@ -255,7 +268,7 @@ impl Engine {
                 rows.retain(is_fresh);
                 self.release(id, rows, upto, now);
             }
-            (Side::Recall(id, Recall::From(_)), Answer::Reread(reread)) => {
+            (Side::Recall(id, Recall::Between(..)), Answer::Reread(reread)) => {
                 self.release(id, reread.rows, reread.position, now)
             }
             (Side::Due(_), Answer::Due(page)) => self.book_due(page, now),
@@ -331,13 +344,17 @@ impl Engine {
         reading.sweep_at = now + pause.max((took * NET_SHARE).min(NET_PAUSE_MAX));
     }
 
-    fn book_due(&mut self, page: DuePage, now: Instant) {
+    fn book_due(&mut self, mut page: DuePage, now: Instant) {
+        // Those of a key that failed together are due in any order, and go in their own.
+        page.rows.sort_by_key(|row| row.message.seq);
         self.admit_all(page.rows, Found::Due, now);
         self.reading.due_after = page.next;
         if page.next.is_none() {
             let walk = now.saturating_duration_since(self.reading.due_started);
             let next = page.next_due.unwrap_or(DUE_INTERVAL).min(DUE_INTERVAL);
-            self.reading.due_at = now + next.max(walk * 5).max(Duration::from_millis(1));
+            let pause = next.max(walk * 5).max(Duration::from_millis(1));
+            let anew = std::mem::take(&mut self.reading.due_anew);
+            self.reading.due_at = if anew { now } else { now + pause };
         }
     }
 
@@ -351,7 +368,9 @@ impl Engine {
             .holds
             .missed_from(&id)
             .map_or(upto, |missed| upto.min(Seq(missed.0 - 1)));
-        rows.retain(|row| row.message.seq <= upto);
+        // By its number alone another table's row may have come.
+        let is_of_key = |message: &Message| message.topic == id.0 && message.key.as_deref() == Some(&*id.1);
+        rows.retain(|row| row.message.seq <= upto && is_of_key(&row.message));
         let mut entries = Vec::with_capacity(rows.len());
         let route = self.routes.find(&id.0).map(|route| self.routes.get(route));
         let queue = rows
@@ -367,7 +386,7 @@ impl Engine {
             // Another read may have queued some of them already, or all, behind later ones.
             entries.extend(self.lanes.remove_from(queue, |entry| {
                 let message = &entry.envelope.message;
-                message.seq <= upto && message.topic == id.0 && message.key.as_deref() == Some(&*id.1)
+                message.seq <= upto && is_of_key(message)
             }));
             entries.sort_by_key(|entry| entry.envelope.message.seq);
             for entry in &mut entries {
@@ -390,9 +409,11 @@ async fn fetch(
     Ok(match side {
         Side::Arrive(_, failed_too) => Answer::Holds(store.holds(lanes, None, *failed_too).await?),
         Side::Recall(_, Recall::Rows(seqs)) => Answer::Rows(store.recall(lanes, seqs, room).await?),
-        Side::Recall(_, Recall::From(_)) | Side::Arriving | Side::Behind(_) | Side::Reopened(..) | Side::Sweep(_) => {
-            Answer::Reread(store.reread(scope, after, upto, room).await?)
-        }
+        Side::Recall(_, Recall::Between(..))
+        | Side::Arriving
+        | Side::Behind(_)
+        | Side::Reopened(..)
+        | Side::Sweep(_) => Answer::Reread(store.reread(scope, after, upto, room).await?),
         Side::Due(position) => Answer::Due(store.due(lanes, *position, upto, room).await?),
         Side::CheckHolds(seqs) => Answer::Holds(store.holds(lanes, Some(seqs), true).await?),
         Side::NameBlockers => Answer::Transactions(store.open_transactions().await?),

@@ -45,7 +45,7 @@ impl Gates {
             return true;
         }
         let shut = self.is_shut(topic);
-        let Some(lag) = self.lags.get(topic).filter(|lag| shut || seq > lag.next) else {
+        let Some(lag) = self.lags.get(topic).filter(|lag| shut || lag.is_past(seq)) else {
             return !shut;
         };
         !shut

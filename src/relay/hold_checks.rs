@@ -35,7 +35,7 @@ impl Engine {
             let row = still.iter().find(|hold| hold.seq == *seq);
             let holds = row.is_some_and(|hold| !hold.failed || self.holds.is_strict(*seq));
             if !holds && !self.window.holds(*seq) {
-                self.holds.resolve(*seq);
+                self.resolve(*seq);
             }
         }
     }

@@ -40,6 +40,8 @@ pub(crate) struct Holder {
 struct Hold {
     lane: Lane,
     holders: BTreeSet<Seq>,
+    /// Holders that are queued or in flight: those behind them may follow.
+    going: BTreeSet<Seq>,
     parked: BTreeSet<Seq>,
     /// Rows in this range are parked too, but not remembered one by one.
     unremembered: Option<(Seq, Seq)>,
@@ -56,6 +58,7 @@ impl Hold {
         Self {
             lane,
             holders: BTreeSet::new(),
+            going: BTreeSet::new(),
             parked: BTreeSet::new(),
             unremembered: None,
             recalling: false,
@@ -70,8 +73,8 @@ impl Hold {
 pub(crate) enum Recall {
     /// These rows.
     Rows(Vec<Seq>),
-    /// The key's pending rows from here on.
-    From(Seq),
+    /// The key's pending rows in this range.
+    Between(Seq, Seq),
 }
 
 /// By key.
@@ -109,6 +112,33 @@ impl Holds {
         self.keys.get_mut(topic)?.get_mut(key)
     }
 
+    /// Whether this row, which holds its key, may be sent: the holders before it are on their way. Rows of a key that failed
+    /// together go in `seq` order, whichever of them is due first.
+    pub(crate) fn may_go(&mut self, topic: &str, key: &str, seq: Seq) -> bool {
+        let Some((_, hold)) = self.get_mut(topic, key) else {
+            return true;
+        };
+        hold.holders.range(..seq).all(|other| hold.going.contains(other))
+    }
+
+    /// It is queued.
+    pub(crate) fn goes(&mut self, topic: &str, key: &str, seq: Seq) {
+        if let Some((_, hold)) = self.get_mut(topic, key)
+            && hold.holders.contains(&seq)
+        {
+            hold.going.insert(seq);
+        }
+    }
+
+    /// It left memory, and is found again when it is due.
+    pub(crate) fn stays(&mut self, seq: Seq) {
+        let Some((id, _)) = self.holders.get(&seq) else { return };
+        let id = Arc::clone(id);
+        if let Some((_, hold)) = self.get_mut(&id.0, &id.1) {
+            hold.going.remove(&seq);
+        }
+    }
+
     /// Whether `seq` goes on holding its key once it has failed for good.
     pub(crate) fn is_strict(&self, seq: Seq) -> bool {
         self.holders.get(&seq).is_some_and(|(_, strict)| *strict)
@@ -123,6 +153,7 @@ impl Holds {
             (Arc::new((Arc::clone(topic), key.into())), Hold::new(lane))
         });
         hold.holders.insert(seq);
+        hold.going.remove(&seq);
         self.holders.insert(seq, (Arc::clone(id), strict));
     }
 
@@ -132,7 +163,11 @@ impl Holds {
         let Some((_, hold)) = self.get_mut(topic, key) else {
             return false;
         };
-        if hold.holders.contains(&seq) || (released && hold.holders.is_empty()) {
+        if hold.holders.contains(&seq) {
+            // Behind a holder that failed again it waits for that one, in the database.
+            return !hold.holders.range(..seq).all(|other| hold.going.contains(other));
+        }
+        if released && hold.holders.is_empty() {
             return false;
         }
         if hold.fetching {
@@ -153,17 +188,22 @@ impl Holds {
         true
     }
 
-    /// `seq` no longer holds its key. When it was the last, the key's parked rows are released.
-    pub(crate) fn resolve(&mut self, seq: Seq) {
+    /// `seq` no longer holds its key. When it was the last, the key's parked rows are released. Answers whether others hold it
+    /// still: they may be due, and were not let in.
+    pub(crate) fn resolve(&mut self, seq: Seq) -> bool {
         let Some((id, _)) = self.holders.remove(&seq) else {
-            return;
+            return false;
         };
         let (_, hold) = self.get_mut(&id.0, &id.1).expect("a holder's key is held");
         hold.holders.remove(&seq);
-        if !hold.holders.is_empty() || hold.recalling {
-            return;
+        hold.going.remove(&seq);
+        if !hold.holders.is_empty() {
+            return true;
         }
-        self.release(id);
+        if !hold.recalling {
+            self.release(id);
+        }
+        false
     }
 
     fn release(&mut self, id: KeyId) {
@@ -197,7 +237,7 @@ impl Holds {
             hold.fetching = true;
             let first = hold.parked.first().copied();
             let recall = match hold.unremembered {
-                Some((from, _)) if first.is_none_or(|first| from <= first) => Recall::From(from),
+                Some((from, to)) if first.is_none_or(|first| from <= first) => Recall::Between(from, to),
                 Some((from, _)) => Recall::Rows(hold.parked.range(..from).take(rows).copied().collect()),
                 None => Recall::Rows(hold.parked.iter().take(rows).copied().collect()),
             };
@@ -236,7 +276,10 @@ impl Holds {
         let Some((_, hold)) = self.get_mut(&id.0, &id.1).filter(|(_, hold)| hold.fetching) else {
             return; // Its destination lags since the first of these rows was offered.
         };
-        let rest = hold.parked.split_off(&Seq(upto.0 + 1));
+        let rest = match upto.0.checked_add(1) {
+            Some(next) => hold.parked.split_off(&Seq(next)),
+            None => BTreeSet::new(),
+        };
         let gone = std::mem::replace(&mut hold.parked, rest).len();
         if let Some((from, to)) = hold.unremembered
             && from <= upto
@@ -335,8 +378,38 @@ mod tests {
         assert_eq!(recall, Recall::Rows(vec![Seq(9)]));
         holds.recalled(id, Seq(9));
         let (id, recall) = holds.next_recall(10).unwrap();
-        assert_eq!(recall, Recall::From(Seq(11)));
+        assert_eq!(recall, Recall::Between(Seq(11), Seq(11)));
         holds.recalled(id, Seq(11));
+        assert!(holds.is_empty());
+    }
+
+    #[test]
+    fn rows_that_failed_together_go_in_order() {
+        let mut holds = Holds::default();
+        for seq in [3, 1, 2] {
+            holds.hold(&topic(), "k", holder(seq));
+        }
+        assert!(holds.may_go("t", "k", Seq(1)) && !holds.may_go("t", "k", Seq(2)));
+        holds.goes("t", "k", Seq(1));
+        assert!(holds.may_go("t", "k", Seq(2)) && !holds.may_go("t", "k", Seq(3)));
+        holds.goes("t", "k", Seq(2));
+        // The first fails again: the second, queued behind it, does not go either.
+        holds.hold(&topic(), "k", holder(1));
+        assert!(holds.park("t", "k", Seq(2), false));
+        holds.stays(Seq(2));
+        assert!(!holds.park("t", "k", Seq(1), false));
+        assert!(holds.resolve(Seq(1)), "others hold the key still");
+        assert!(holds.may_go("t", "k", Seq(2)) && !holds.may_go("t", "k", Seq(3)));
+    }
+
+    #[test]
+    fn the_last_number_there_is_is_recalled_once() {
+        let mut holds = Holds::default();
+        holds.hold(&topic(), "k", holder(1));
+        assert!(holds.park("t", "k", Seq(i64::MAX), false));
+        holds.resolve(Seq(1));
+        let (id, _) = holds.next_recall(10).unwrap();
+        holds.recalled(id, Seq(i64::MAX));
         assert!(holds.is_empty());
     }
 
@@ -351,7 +424,7 @@ mod tests {
         // A late commit, below what this recall covers.
         assert!(holds.park("t", "k", Seq(7), false));
         holds.recalled(id, Seq(9));
-        assert_eq!(holds.next_recall(10).unwrap().1, Recall::From(Seq(7)));
+        assert_eq!(holds.next_recall(10).unwrap().1, Recall::Between(Seq(7), Seq(7)));
     }
 
     #[test]
@@ -387,10 +460,10 @@ mod tests {
         assert!(matches!(recall, Recall::Rows(rows) if rows.len() == PARKED_PER_KEY));
         holds.recalled(id, Seq(1_000));
         let (id, recall) = holds.next_recall(5_000).unwrap();
-        assert_eq!(recall, Recall::From(Seq(1_001)));
+        assert_eq!(recall, Recall::Between(Seq(1_001), Seq(5_000)));
         holds.recalled(id, Seq(3_000));
         let (id, recall) = holds.next_recall(5_000).unwrap();
-        assert_eq!(recall, Recall::From(Seq(3_001)));
+        assert_eq!(recall, Recall::Between(Seq(3_001), Seq(5_000)));
         holds.recalled(id, Seq(5_000));
         assert!(holds.is_empty());
         assert_eq!(holds.parked, 0);

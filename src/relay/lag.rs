@@ -25,9 +25,14 @@ impl Lag {
         }
     }
 
+    /// Whether rows before this one are left behind: those past `next`, and what a reread under way goes back to.
+    pub(crate) fn is_past(&self, seq: Seq) -> bool {
+        seq > self.back_to.map_or(self.next, |back| back.min(self.next))
+    }
+
     /// The row `seq` waits too.
     pub(crate) fn include(&mut self, seq: Seq) {
-        let before = Seq(seq.0 - 1);
+        let before = Seq(seq.0.saturating_sub(1));
         if self.reading {
             self.back_to = Some(self.back_to.map_or(before, |old| old.min(before)));
         } else {

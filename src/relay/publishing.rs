@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::delivery::{Disposition, Failure, FailureClass, Order, Outcome, Policy, decide};
-use crate::message::Message;
+use crate::message::{Message, Seq};
 use crate::store::{Epoch, FailedAttempt, Lane, Mark};
 use crate::telemetry::trace::{Attempt, PublishSpan};
 use crate::transport::Envelope;
@@ -144,8 +144,16 @@ impl Engine {
         (batch, slips)
     }
 
+    /// The row no longer holds its key: what waits behind it may go.
+    pub(super) fn resolve(&mut self, seq: Seq) {
+        if !self.holds.is_empty() && self.holds.resolve(seq) {
+            self.reading.due_again();
+        }
+    }
+
     /// The row leaves memory; the database still has it.
     pub(super) fn let_go(&mut self, entry: &Entry) {
+        self.holds.stays(entry.envelope.message.seq);
         self.destinations.give_back(entry.destination, entry.size);
         self.window.release(entry.size);
         self.window.forget(entry.envelope.message.seq);
@@ -243,9 +251,7 @@ impl Engine {
                 .relayed(slip.route, message.age + latency, duplicate);
             self.leave_for_settling(&slip);
             self.settler.relayed(mark, now);
-            if !self.holds.is_empty() {
-                self.holds.resolve(message.seq);
-            }
+            self.resolve(message.seq);
             return None;
         }
         let route = self.routes.get(slip.route);
@@ -355,12 +361,8 @@ impl Engine {
         self.window.forget(failed.mark.seq);
         match failed.retry_in {
             Some(delay) => self.reading.due_in(delay, now),
-            None if self.holds.is_empty() => {}
-            None => {
-                if !self.holds.is_strict(failed.mark.seq) {
-                    self.holds.resolve(failed.mark.seq);
-                }
-            }
+            None if self.holds.is_strict(failed.mark.seq) => {}
+            None => self.resolve(failed.mark.seq),
         }
     }
 }

@@ -51,6 +51,11 @@ pub(super) struct Reading {
     pub(super) due_at: Instant,
     pub(super) due_after: Option<DuePosition>,
     pub(super) due_started: Instant,
+    /// The walk over due rows under way is followed by another: it has passed rows that may be let in now.
+    pub(super) due_anew: bool,
+    /// A row has turned up that retries and is not known to hold its key: holds are read again.
+    pub(super) unknown_holder: bool,
+    holds_read_at: Instant,
     pub(super) hold_check_at: Instant,
     pub(super) hold_checked: Seq,
     /// Lanes behind are not read before: nothing of theirs could be sent.
@@ -89,6 +94,9 @@ impl Reading {
             due_at: now,
             due_after: None,
             due_started: now,
+            due_anew: false,
+            unknown_holder: false,
+            holds_read_at: now,
             hold_check_at: now,
             hold_checked: Seq(i64::MIN),
             lanes_at: now,
@@ -106,6 +114,7 @@ impl Reading {
         self.cursor = cursor;
         self.decide(Seq(i64::MIN), now);
         self.due_after = None;
+        self.due_anew = false;
         self.due_at = now;
         self.sweep_after = Seq(i64::MIN);
         self.sweep_at = now + self.sweep_interval;
@@ -143,6 +152,17 @@ impl Reading {
     /// Rows that were due could not be sent and may be now.
     pub(super) fn due_again(&mut self) {
         self.due_at = self.due_started;
+        self.due_anew = true;
+    }
+
+    /// Whether holds are to be read again now: somebody else has written rows that retry.
+    pub(super) fn holds_to_read(&mut self, now: Instant) -> bool {
+        let due = self.unknown_holder && now >= self.holds_read_at;
+        if due {
+            self.unknown_holder = false;
+            self.holds_read_at = now + DUE_INTERVAL;
+        }
+        due
     }
 
     /// When a read may be due, as far as time alone decides; `cursor_waits`: for a lag, whose end is an event of its own.
@@ -154,6 +174,9 @@ impl Reading {
         }
         if self.side.is_none() && self.lanes_at > now {
             at = at.min(self.lanes_at);
+        }
+        if self.side.is_none() && self.unknown_holder {
+            at = at.min(self.holds_read_at);
         }
         if self.main.is_none() && room && !cursor_waits {
             at = at.min(self.pace.next());
@@ -268,6 +291,10 @@ impl Engine {
             .fetch_latency(now.saturating_duration_since(started));
         self.telemetry.metrics.gaps_open(page.gaps);
         self.telemetry.health.database_up();
+        if page.exchanged {
+            self.drain("another table stands behind the name");
+            return Ok(());
+        }
         if sabotaged!(LateCommitsSkipped) {
             page.rows.retain(|row| row.message.seq > self.reading.cursor);
         }

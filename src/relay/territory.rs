@@ -59,6 +59,11 @@ impl Territory {
         (!self.arriving.is_empty()).then(|| self.arriving.clone())
     }
 
+    /// The lanes worked for, with their epochs.
+    pub(super) fn held(&self) -> Tenancy {
+        self.epochs.clone()
+    }
+
     /// Takes over what the lease holds and gives up what it wants back. Answers the lanes given up; `None`: a lane was lost,
     /// or taken anew under another epoch, without having been asked for.
     pub(super) fn follow(&mut self, held: &Tenancy, wanted_back: &Tenancy) -> Option<LaneSet> {
@@ -123,7 +128,7 @@ impl Territory {
         let Some(lag) = self
             .lag
             .as_mut()
-            .filter(|lag| self.behind.contains(lane) && seq > lag.next)
+            .filter(|lag| self.behind.contains(lane) && lag.is_past(seq))
         else {
             return true;
         };

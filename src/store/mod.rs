@@ -10,7 +10,8 @@
 //!   returns a row behind one of the same key it returned before, late commits excepted.
 //! - **No gaps.** Sequence numbers are not commit order. Every row that commits is at or below the cursor that `open`
 //!   answered and found by `reread` (at once, or after a page that said `sweep`), or returned by `read`, or by `due`. `read`
-//!   returns no row twice between two `open`s.
+//!   returns no row twice between two `open`s, but for rows whose numbers the sequence has not reached: those come again while
+//!   they are pending.
 //! - **Fenced.** `settle` writes only for lanes whose owner and epoch still match; a failure only onto the attempt it
 //!   belongs to. What no longer matches is counted in [`Settled::stale`], and is no error.
 //! - **One clock.** The database's. The process passes and receives durations, never points in time.
@@ -43,7 +44,7 @@ pub type Epoch = i64;
 pub use lane_set::LaneSet;
 
 /// How much a read may bring: rows, and bytes of memory they may take. A read may exceed `bytes` by one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
     /// Rows at most.
     pub rows: usize,
@@ -74,6 +75,9 @@ pub struct Page {
     /// Rows at or below the cursor may have appeared unseen, and belong before rows of this page: read what is pending again
     /// with `reread`, from the beginning; the rows of this page too. A transaction has ended that was open at `open`.
     pub sweep: bool,
+    /// Another table or sequence stands behind the name, or this one was emptied or set back: nothing was read; start over
+    /// with `open`.
+    pub exchanged: bool,
     /// Gaps being watched.
     pub gaps: usize,
     /// The commit watermark: every number at or below it was returned, or never will be. `i64::MIN` until known.

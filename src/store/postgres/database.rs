@@ -97,7 +97,7 @@ impl std::fmt::Debug for Database {
     }
 }
 
-type Param<'a> = &'a (dyn ToSql + Sync);
+pub(super) type Param<'a> = &'a (dyn ToSql + Sync);
 
 impl Database {
     /// Prepares to connect; opens nothing yet.
@@ -166,7 +166,7 @@ impl Database {
         self.facts.settled_in.store(true, Ordering::Relaxed);
     }
 
-    async fn connection(&self, role: Role) -> Result<Checkout<'_>, StoreError> {
+    pub(super) async fn connection(&self, role: Role) -> Result<Checkout<'_>, StoreError> {
         let pool = &self.pools[role as usize % self.pools.len()];
         let generation = self.facts.generation.load(Ordering::Acquire);
         let object = self.checked_out(pool).await?.map_err(|error| {
@@ -210,7 +210,12 @@ impl Database {
 
     /// `work`, or how long it was waited for: a side statement longer than others, unless the server was lost since
     /// `generation`.
-    async fn in_time<T>(&self, role: Role, generation: u64, work: impl Future<Output = T>) -> Result<T, Duration> {
+    pub(super) async fn in_time<T>(
+        &self,
+        role: Role,
+        generation: u64,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Duration> {
         if let Some(Within { limit, deadline }) = self.within {
             return timeout_at(deadline, work).await.map_err(|_| limit);
         }
@@ -260,28 +265,37 @@ impl Database {
         role: Role,
         statement: &Statement,
         params: &[Param<'_>],
-        mut take: impl FnMut(Row) -> Result<bool, StoreError> + Send,
+        take: impl FnMut(Row) -> Result<bool, StoreError> + Send,
     ) -> Result<(), StoreError> {
         let connection = self.connection(role).await?;
         let mut refused = None;
-        let rows = async {
-            let stream = self.stream(&connection, statement, params).await?;
-            futures_util::pin_mut!(stream);
-            while let Some(row) = stream.try_next().await? {
-                match take(row) {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(error) => {
-                        refused = Some(error);
-                        break;
-                    }
-                }
-            }
-            Ok(())
-        };
+        let rows = self.take_while(&connection, (statement, params), take, &mut refused);
         let outcome = self.in_time(role, connection.generation, rows).await;
         self.finish(connection, outcome).await?;
         refused.map_or(Ok(()), Err)
+    }
+
+    /// Hands rows to `take` until it answers `false`, or an error: that is `refused` then.
+    pub(super) async fn take_while(
+        &self,
+        connection: &Object,
+        (statement, params): (&Statement, &[Param<'_>]),
+        mut take: impl FnMut(Row) -> Result<bool, StoreError> + Send,
+        refused: &mut Option<StoreError>,
+    ) -> Result<(), tokio_postgres::Error> {
+        let stream = self.stream(connection, statement, params).await?;
+        futures_util::pin_mut!(stream);
+        while let Some(row) = stream.try_next().await? {
+            match take(row) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    *refused = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Runs `statement` and returns how many rows it wrote.
@@ -311,7 +325,7 @@ impl Database {
         outcome.map_err(classify)
     }
 
-    async fn stream(
+    pub(super) async fn stream(
         &self,
         connection: &Object,
         statement: &Statement,
@@ -335,7 +349,7 @@ impl Database {
     }
 
     /// Books how a statement ended. `Err(limit)`: it did not.
-    async fn finish<T>(
+    pub(super) async fn finish<T>(
         &self,
         mut connection: Checkout<'_>,
         outcome: Result<Result<T, tokio_postgres::Error>, Duration>,

@@ -1,395 +1,310 @@
-//! The cursor: every committed row once, in order, however late it commits.
+//! Asks PostgreSQL what the cursor wants to know: the connection behind the machine in `cursor`.
 //!
-//! ```text
-//!  open ──> the cursor stands at L, somewhat below the last number taken; what is pending up to L is read by `reread`
-//!             │                       H0, the holders of the sequence at that time, may own numbers up to L still
-//!             v
-//!           following: the primary key past the cursor, every row, with gap tracking      once some of H0 is gone: `sweep`
-//!             │ a full page with nothing to send
-//!             v
-//!           skimming: looks ahead without bringing rows; a missing number ends it
-//! ```
-//!
-//! A page is one snapshot: the gaps and what lies past the cursor are read by one statement, the holders before and after it.
+//! While there are few gaps a page and they are one statement. With many, the page, who holds the sequence, and the gaps that
+//! may have been filled are asked for in one short transaction, so that all of it is one snapshot.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::Row as PgRow;
-use tokio_postgres::types::Oid;
 
 use super::PostgresStore;
-use super::database::Role;
-use super::gaps::{Gaps, Holders};
-use super::rows::{CursorRow, Topics, cursor_row, place, seconds, unreadable};
+use super::cursor::{Cursor, Done, Look, Next, Place, Question, Ranges, Seen, Skimmed, Took, Verdict};
+use super::database::{Param, Role};
+use super::rows::{CursorRow, Topics, cursor_row, message_row, place, seconds, unreadable};
+use super::snapshot::Snapshot;
 use crate::message::Seq;
 use crate::store::{LaneSet, Page, Room, Row, StoreError};
 
-/// The cursor starts so far below the last number taken: whoever is open at that time has most likely taken a number
-/// above, whose gap is then seen, and its row comes before later ones of its key. Below, only the sweep finds it.
-const RETRACED: i64 = 10_000;
-/// Rows one statement looks ahead over when none of them is to be sent.
-const SKIM_ROWS: i64 = 50_000;
-/// Up to this many gaps are all looked at with every page.
-const FEW_GAPS: usize = 500;
-/// More ranges than this, and the cursor waits for some to close: memory stays bounded.
-const MOST_GAPS: usize = 100_000;
+/// What stands behind the name is looked at this often, whether rows come or not.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Numbers missing in one stretch beyond which it is a jump of the sequence, worth a line in the log.
 const JUMP: i64 = 1_000_000;
 
-/// Where reading stands. One per store; taken by each `read`.
+/// What reading remembers beside the cursor. One per store; taken by each `read`.
 #[derive(Debug, Default)]
 pub(super) struct Feed {
-    cursor: i64,
-    sequence: Option<Oid>,
-    gaps: Gaps,
-    /// Read after the last page, while anything is watched.
-    holders: Option<Holders>,
-    skimming: bool,
     topics: Topics,
-    /// Bytes of a message lately, for how many rows to ask for.
-    usual_size: usize,
+    looked_at: Option<Instant>,
+    /// Where the walk over rows ahead of the sequence stands.
+    ahead_after: i64,
 }
 
-/// What rereads need to know of the cursor. One mutex, never held across an await.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    sequence: Option<Oid>,
-    /// Transactions that may own numbers below where the cursor started.
-    first: Option<Holders>,
-    /// Those before the page under way.
-    gaps: Gaps,
+/// What one read has brought.
+#[derive(Default)]
+struct Brought {
+    page: Vec<Row>,
+    late: Vec<Row>,
+    ahead: Vec<Row>,
+    next_due: Option<Duration>,
 }
 
-impl Watch {
-    /// The gaps whose rows a reread that begins now leaves to `read`.
-    pub(super) fn gaps(&self) -> Gaps {
-        self.gaps.clone()
+impl Brought {
+    fn due_in(&mut self, due_in: Option<Duration>) {
+        self.next_due = self.next_due.into_iter().chain(due_in).min();
     }
+}
 
-    /// Whether one of the first holders has ended, given who holds the sequence now. Told once.
-    fn first_has_ended(&mut self, now: &Holders) -> bool {
-        let Some(first) = &self.first else { return false };
-        let left: HashSet<String> = first.intersection(now).cloned().collect();
-        let ended = left.len() < first.len() && !now.iter().any(|holder| holder.starts_with("-1/"));
-        if ended {
-            self.first = (!left.is_empty()).then(|| Arc::new(left));
-        }
-        ended
-    }
+/// A read under way: what it asks with, and what it has.
+struct Asking<'a> {
+    mask: &'a Vec<u8>,
+    room: Room,
+    feed: &'a mut Feed,
+    brought: Brought,
+    /// The page's, while questions about it follow.
+    snapshot: Option<Snapshot<'a>>,
 }
 
 impl PostgresStore {
+    pub(super) fn cursor(&self) -> MutexGuard<'_, Cursor> {
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) async fn open_feed(&self) -> Result<Seq, StoreError> {
-        let rows = self.database.query(Role::Read, &self.sql.start, &[]).await?;
-        let row = rows.first().expect("an aggregate has one row");
-        let last: i64 = row.try_get("last").map_err(|error| unreadable(&error))?;
-        let sequence: Option<Oid> = row.try_get("sequence").map_err(|error| unreadable(&error))?;
         let mut feed = self.feed.lock().await;
-        let topics = std::mem::take(&mut feed.topics);
-        *feed = Feed {
-            cursor: (last - RETRACED).max(0),
-            sequence,
-            topics,
-            ..Feed::default()
-        };
-        let first = self.read_holders(Role::Read, sequence).await?;
-        *self.watch() = Watch {
-            sequence,
-            first: Some(first).filter(|holders| !holders.is_empty()),
-            gaps: Gaps::default(),
-        };
-        Ok(Seq(feed.cursor))
-    }
-
-    pub(super) fn watch(&self) -> MutexGuard<'_, Watch> {
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a transaction has ended that was open at `open`. Asked after a reread: what it has brought of that one may
-    /// be the latter half.
-    pub(super) async fn first_has_ended(&self) -> Result<bool, StoreError> {
-        let sequence = {
-            let watch = self.watch();
-            if watch.first.is_none() {
-                return Ok(false);
+        loop {
+            let before = self.look(Role::Read).await?;
+            let rows = self
+                .database
+                .query(Role::Read, &self.sql.start, &[&before.last])
+                .await?;
+            let row = rows.first().expect("an aggregate has one row");
+            let last: i64 = row.try_get("last").map_err(|error| unreadable(&error))?;
+            let after = self.look(Role::Read).await?;
+            if before.place == after.place {
+                let mut cursor = self.cursor();
+                cursor.open(after.place, last, &after.holders);
+                feed.looked_at = None;
+                feed.ahead_after = i64::MIN;
+                return Ok(Seq(cursor.at()));
             }
-            watch.sequence
-        };
-        let now = self.read_holders(Role::Side, sequence).await?;
-        Ok(self.watch().first_has_ended(&now))
+        }
     }
 
-    async fn read_holders(&self, role: Role, sequence: Option<Oid>) -> Result<Holders, StoreError> {
-        let Some(sequence) = sequence else {
-            return Ok(Arc::default());
-        };
-        let rows = self.database.query(role, &self.sql.holders, &[&sequence]).await?;
-        let holders: Result<HashSet<String>, _> = rows.iter().map(|row| row.try_get("holder")).collect();
-        Ok(Arc::new(holders.map_err(|error| unreadable(&error))?))
+    /// What a reread brought, judged by a look after it.
+    pub(super) async fn judged(&self) -> Result<Verdict, StoreError> {
+        let look = self.look(Role::Side).await?;
+        Ok(self.cursor().judge(&look))
+    }
+
+    async fn look(&self, role: Role) -> Result<Look, StoreError> {
+        let rows = self.database.query(role, &self.sql.look, &[]).await?;
+        look_of(&rows)
     }
 
     pub(super) async fn read_feed(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
         let mut feed = self.feed.lock().await;
         let mask = self.mask(lanes);
-        let watches_first = self.watch().first.is_some();
-        let mut page = if feed.skimming {
-            self.skim(&mut feed, &mask).await?
-        } else {
-            self.follow(&mut feed, &mask, (room, watches_first)).await?
+        let looks = feed.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
+        let mut question = self.cursor().begin(room, looks);
+        let mut asking = Asking {
+            mask: &mask,
+            room,
+            feed: &mut feed,
+            brought: Brought::default(),
+            snapshot: None,
         };
-        let now = match &feed.holders {
-            Some(holders) => Arc::clone(holders),
-            None if watches_first => self.read_holders(Role::Read, feed.sequence).await?,
-            None => Arc::default(),
-        };
-        let mut watch = self.watch();
-        page.sweep = watch.first_has_ended(&now);
-        watch.gaps.clone_from(&feed.gaps);
-        page.cursor = Seq(feed.cursor);
-        page.gaps = feed.gaps.len();
-        page.decided = Seq(match &watch.first {
-            Some(_) => i64::MIN,
-            None => feed.gaps.first().map_or(feed.cursor, |gap| gap - 1),
-        });
-        Ok(page)
-    }
-
-    async fn skim(&self, feed: &mut Feed, mask: &Vec<u8>) -> Result<Page, StoreError> {
-        feed.skimming = false;
-        let rows = self
-            .database
-            .query(Role::Read, &self.sql.skim, &[&feed.cursor, &SKIM_ROWS, mask])
-            .await?;
-        let row = rows.first().expect("an aggregate has one row");
-        let seen = Skimmed::read(row).map_err(|error| unreadable(&error))?;
-        if let (Some(first), Some(last)) = (seen.first, seen.last)
-            && first == feed.cursor + 1
-            && last - first + 1 == seen.rows
-        {
-            feed.cursor = seen.first_wanted.map_or(last, |wanted| wanted - 1);
-            feed.skimming = seen.first_wanted.is_none() && seen.rows == SKIM_ROWS;
-        }
-        Ok(Page {
-            more: true,
-            next_due: seen.next_due,
-            ..Page::default()
-        })
-    }
-
-    async fn follow(
-        &self,
-        feed: &mut Feed,
-        mask: &Vec<u8>,
-        (room, watches_first): (Room, bool),
-    ) -> Result<Page, StoreError> {
-        let before = feed.holders.take();
-        let looked_at = match &before {
-            Some(holders) if feed.gaps.len() <= FEW_GAPS => feed.gaps.worth_a_look(holders, FEW_GAPS),
-            Some(_) | None => Default::default(),
-        };
-        let start = feed.cursor;
-        let limit = self.rows_to_ask_for(feed, room);
-        let mut taken = Taken::new(feed.cursor, room, limit);
-        let mut topics = std::mem::take(&mut feed.topics);
-        let take = |row: PgRow| taken.take(&row, &mut topics, &mut feed.gaps);
-        let fetched = if looked_at.0.is_empty() {
-            self.database
-                .query_while(Role::Read, &self.sql.fetch, &[&feed.cursor, &limit, mask], take)
-                .await
-        } else {
-            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-                [&feed.cursor, &limit, mask, &looked_at.0, &looked_at.1];
-            self.database
-                .query_while(Role::Read, &self.sql.fetch_with_gaps, &params, take)
-                .await
-        };
-        feed.topics = topics;
-        fetched?;
-        feed.cursor = taken.cursor;
-        if let (Some(holders), false) = (&before, looked_at.0.is_empty()) {
-            let seen_upto = taken.late_seen_upto(limit);
-            feed.gaps.still_missing(&looked_at, seen_upto, holders);
-        }
-        if watches_first || !feed.gaps.is_empty() {
-            let after = self.read_holders(Role::Read, feed.sequence).await?;
-            feed.gaps.attribute(&after);
-            if looked_at.0.is_empty() {
-                self.look_back(feed, &mut taken, (start, &after), (mask, room)).await?;
+        loop {
+            match self.ask(question, &mut asking).await? {
+                Next::Ask(next) => question = next,
+                Next::Done(done) => {
+                    if let Some(snapshot) = asking.snapshot.take() {
+                        snapshot.end().await?;
+                    }
+                    return Ok(self.page(asking.brought, done));
+                }
+                Next::StartOver(why) => {
+                    tracing::warn!("{why}: starting over with what is there now");
+                    return Ok(Page {
+                        exchanged: true,
+                        cursor: Seq(self.cursor().at()),
+                        decided: Seq(i64::MIN),
+                        ..Page::default()
+                    });
+                }
             }
-            feed.holders = Some(after);
         }
-        let full = taken.passed + taken.late >= usize::try_from(limit).unwrap_or(usize::MAX);
-        feed.skimming = full && taken.rows.is_empty() && taken.late == 0;
-        if !taken.rows.is_empty() {
-            feed.usual_size = taken.bytes / taken.rows.len();
-        }
-        if feed.gaps.len() > MOST_GAPS {
-            tracing::warn!(
-                gaps = feed.gaps.len(),
-                "too many gaps in seq: reading waits until transactions end"
-            );
-        }
-        Ok(Page {
-            rows: taken.rows,
-            more: full || taken.cut,
-            next_due: taken.next_due,
-            ..Page::default()
-        })
     }
 
-    /// With many gaps, only those are looked at some holder of which has gone, and *after* the page: whoever committed before
-    /// the page was read has gone by now, so its rows are found, and go before the page's. When they are more than there is
-    /// room for, the page is put back.
-    async fn look_back(
+    async fn ask<'a>(&'a self, question: Question, asking: &mut Asking<'a>) -> Result<Next, StoreError> {
+        match question {
+            Question::Page {
+                after,
+                limit,
+                gaps,
+                keeps_snapshot,
+            } => {
+                if keeps_snapshot {
+                    asking.snapshot = Some(self.database.snapshot(Role::Read).await?);
+                }
+                self.ask_page(asking, (after, limit), &gaps).await?;
+                Ok(self.cursor().paged())
+            }
+            Question::Look => {
+                asking.feed.looked_at = Some(Instant::now());
+                let rows = match &mut asking.snapshot {
+                    Some(snapshot) => snapshot.query(&self.sql.look, &[]).await?,
+                    None => self.database.query(Role::Read, &self.sql.look, &[]).await?,
+                };
+                let look = look_of(&rows)?;
+                if !look.ahead {
+                    asking.feed.ahead_after = i64::MIN;
+                }
+                Ok(self.cursor().looked(look))
+            }
+            Question::Late { gaps, limit } => {
+                let params: [Param<'_>; 4] = [&gaps.firsts, &gaps.lasts, asking.mask, &limit];
+                let take = |row: PgRow| self.take(&row, &mut asking.feed.topics, &mut asking.brought);
+                let snapshot = asking
+                    .snapshot
+                    .as_mut()
+                    .expect("late rows are asked for in a page's snapshot");
+                snapshot.query_while(&self.sql.fetch_late, &params, take).await?;
+                Ok(self.cursor().late())
+            }
+            Question::Ahead => {
+                self.ask_ahead(asking).await?;
+                Ok(self.cursor().looked_ahead())
+            }
+            Question::Skim { after, rows } => {
+                let sequence = self.cursor().sequence();
+                let params: [Param<'_>; 4] = [&after, &rows, asking.mask, &sequence];
+                let rows = self.database.query(Role::Read, &self.sql.skim, &params).await?;
+                let row = rows.first().expect("an aggregate has one row");
+                let (seen, next_due) = skimmed(row).map_err(|error| unreadable(&error))?;
+                asking.brought.due_in(next_due);
+                Ok(self.cursor().skimmed(seen))
+            }
+        }
+    }
+
+    async fn ask_page(
         &self,
-        feed: &mut Feed,
-        page: &mut Taken,
-        (start, holders): (i64, &Holders),
-        (mask, room): (&Vec<u8>, Room),
+        asking: &mut Asking<'_>,
+        (after, limit): (i64, i64),
+        gaps: &Ranges,
     ) -> Result<(), StoreError> {
-        let looked_at = feed.gaps.worth_a_look(holders, 0);
-        if looked_at.0.is_empty() {
+        let sequence = self.cursor().sequence();
+        let bare: [Param<'_>; 4] = [&after, &limit, asking.mask, &sequence];
+        let with_gaps: [Param<'_>; 6] = [&after, &limit, asking.mask, &sequence, &gaps.firsts, &gaps.lasts];
+        let (statement, params): (_, &[Param<'_>]) = if gaps.is_empty() {
+            (&self.sql.fetch, &bare)
+        } else {
+            (&self.sql.fetch_with_gaps, &with_gaps)
+        };
+        let take = |row: PgRow| self.take(&row, &mut asking.feed.topics, &mut asking.brought);
+        match &mut asking.snapshot {
+            Some(snapshot) => snapshot.query_while(statement, params, take).await,
+            None => self.database.query_while(Role::Read, statement, params, take).await,
+        }
+    }
+
+    /// Rows written by hand past what the sequence has given: a few with each look, in turn.
+    async fn ask_ahead(&self, asking: &mut Asking<'_>) -> Result<(), StoreError> {
+        let Some(sequence) = self.cursor().sequence() else {
             return Ok(());
+        };
+        let limit = i64::try_from(asking.room.rows.max(1)).unwrap_or(i64::MAX);
+        let after = asking.feed.ahead_after;
+        let params: [Param<'_>; 4] = [&limit, asking.mask, &sequence, &after];
+        let (mut bytes, room) = (0, asking.room.bytes);
+        let (topics, rows) = (&mut asking.feed.topics, &mut asking.brought.ahead);
+        let take = |row: PgRow| {
+            let row = message_row(&row, topics)?;
+            bytes += row.message.size();
+            rows.push(row);
+            Ok(bytes < room)
+        };
+        let statement = &self.sql.fetch_ahead;
+        match &mut asking.snapshot {
+            Some(snapshot) => snapshot.query_while(statement, &params, take).await?,
+            None => self.database.query_while(Role::Read, statement, &params, take).await?,
         }
-        let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
-        let mut late = Taken::new(i64::MAX, room, limit);
-        let mut topics = std::mem::take(&mut feed.topics);
-        let take = |row: PgRow| late.take(&row, &mut topics, &mut feed.gaps);
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&i64::MAX, &limit, mask, &looked_at.0, &looked_at.1];
-        let fetched = self
-            .database
-            .query_while(Role::Read, &self.sql.fetch_with_gaps, &params, take)
-            .await;
-        feed.topics = topics;
-        fetched?;
-        let seen_upto = late.late_seen_upto(limit);
-        feed.gaps.still_missing(&looked_at, seen_upto, holders);
-        if seen_upto < i64::MAX {
-            feed.gaps.forget_past(start);
-            feed.cursor = start;
-            page.rows.clear();
-            page.cut = true;
-        }
-        page.rows.splice(0..0, late.rows);
-        page.late += late.late;
+        let brought = &asking.brought.ahead;
+        let all = bytes < room && i64::try_from(brought.len()).is_ok_and(|rows| rows < limit);
+        let last = brought.last().map(|row| row.message.seq.0).filter(|_| !all);
+        asking.feed.ahead_after = last.unwrap_or(i64::MIN);
         Ok(())
     }
 
-    /// As many rows as there is room for, and as are likely to fit the bytes.
-    fn rows_to_ask_for(&self, feed: &Feed, room: Room) -> i64 {
-        if feed.gaps.len() > MOST_GAPS {
-            return 0;
-        }
-        let fitting = room
-            .bytes
-            .checked_div(feed.usual_size)
-            .map_or(room.rows, |rows| rows + 1);
-        i64::try_from(room.rows.min(fitting).max(1)).unwrap_or(i64::MAX)
-    }
-}
-
-/// What a page has brought so far.
-struct Taken {
-    /// Late rows one statement brings at most.
-    limit: usize,
-    cursor: i64,
-    room: Room,
-    rows: Vec<Row>,
-    bytes: usize,
-    late: usize,
-    passed: usize,
-    last_late: i64,
-    next_due: Option<Duration>,
-    /// Ended for its bytes: what follows was not looked at.
-    cut: bool,
-    /// ... already among the late rows.
-    cut_late: bool,
-}
-
-impl Taken {
-    fn new(cursor: i64, room: Room, limit: i64) -> Self {
-        Self {
-            limit: usize::try_from(limit).unwrap_or(usize::MAX),
-            cursor,
-            room,
-            rows: Vec::new(),
-            bytes: 0,
-            late: 0,
-            passed: 0,
-            last_late: i64::MIN,
-            next_due: None,
-            cut: false,
-            cut_late: false,
-        }
-    }
-
-    /// Takes the next row; `false` when there is no room for more after it.
-    fn take(&mut self, row: &PgRow, topics: &mut Topics, gaps: &mut Gaps) -> Result<bool, StoreError> {
+    /// Offers a row to the cursor; whether the next may come.
+    fn take(&self, row: &PgRow, topics: &mut Topics, brought: &mut Brought) -> Result<bool, StoreError> {
         let (seq, late) = place(row)?;
-        if !late && self.late > 0 && self.late >= self.limit {
-            // There may be more late rows, and they go before what lies past the cursor.
-            self.cut = true;
-            return Ok(false);
-        }
-        match cursor_row(row, topics)? {
-            CursorRow::ToSend(row) => {
-                self.bytes += row.message.size();
-                self.rows.push(row);
+        let (size, found) = match cursor_row(row, topics)? {
+            CursorRow::ToSend(row) => (Some(row.message.size()), Some(row)),
+            CursorRow::DueIn(due_in) => {
+                brought.due_in(Some(due_in));
+                (None, None)
             }
-            CursorRow::DueIn(due_in) => self.next_due = Some(self.next_due.map_or(due_in, |known| known.min(due_in))),
-            CursorRow::Passed => {}
+            CursorRow::Passed => (None, None),
+        };
+        let mut cursor = self.cursor();
+        let at = cursor.at();
+        if !late && seq.saturating_sub(at) > JUMP {
+            tracing::warn!(from = at, to = seq, "seq jumps ahead");
         }
-        if late {
-            gaps.fill(seq);
-            self.late += 1;
-            self.last_late = seq;
-        } else {
-            if seq > self.cursor + 1 {
-                if seq - self.cursor > JUMP {
-                    tracing::warn!(from = self.cursor, to = seq, "seq jumps ahead");
-                }
-                gaps.open(self.cursor + 1, seq - 1);
-            }
-            self.cursor = seq;
-            self.passed += 1;
+        let took = cursor.take(Seen { seq, late, size });
+        drop(cursor);
+        if took != Took::Not {
+            let into = if late { &mut brought.late } else { &mut brought.page };
+            into.extend(found);
         }
-        let full = self.bytes >= self.room.bytes || self.rows.len() >= self.room.rows;
-        self.cut |= full;
-        self.cut_late |= full && late;
-        Ok(!full)
+        Ok(took == Took::More)
     }
 
-    /// Up to which number a gap that shows no row is known to have had none.
-    fn late_seen_upto(&self, limit: i64) -> i64 {
-        let at_limit = i64::try_from(self.late).unwrap_or(i64::MAX) >= limit;
-        if self.cut_late || at_limit {
-            self.last_late
-        } else {
-            i64::MAX
+    /// What is handed over: late rows first, then the page's that have room beside them.
+    fn page(&self, brought: Brought, done: Done) -> Page {
+        let Brought {
+            page,
+            late: mut rows,
+            ahead,
+            next_due,
+        } = brought;
+        let kept = page.into_iter().filter(|row| row.message.seq.0 <= done.upto);
+        rows.extend(kept);
+        rows.extend(ahead);
+        let cursor = self.cursor();
+        Page {
+            rows,
+            cursor: Seq(cursor.at()),
+            more: done.more,
+            next_due,
+            sweep: done.sweep,
+            exchanged: false,
+            gaps: cursor.gaps(),
+            decided: Seq(cursor.decided()),
         }
     }
 }
 
-/// An answer of skim.sql.
-struct Skimmed {
-    rows: i64,
-    first: Option<i64>,
-    last: Option<i64>,
-    first_wanted: Option<i64>,
-    next_due: Option<Duration>,
-}
-
-impl Skimmed {
-    fn read(row: &PgRow) -> Result<Self, tokio_postgres::Error> {
-        Ok(Self {
-            rows: row.try_get("rows")?,
-            first: row.try_get("first")?,
+fn look_of(rows: &[PgRow]) -> Result<Look, StoreError> {
+    let row = rows.first().expect("a look is one row");
+    let read = || {
+        let holders: Vec<&str> = row.try_get("holders")?;
+        let holders: BTreeSet<Box<str>> = holders.into_iter().map(Into::into).collect();
+        Ok(Look {
+            place: Place {
+                relation: row.try_get("relation")?,
+                files: row.try_get("files")?,
+                sequence: row.try_get("sequence")?,
+                sequence_file: row.try_get("sequence_file")?,
+            },
             last: row.try_get("last")?,
-            first_wanted: row.try_get("first_wanted")?,
-            next_due: seconds(row.try_get("due_in")?),
+            ahead: row.try_get("ahead")?,
+            holders: Arc::new(holders),
         })
-    }
+    };
+    read().map_err(|error: tokio_postgres::Error| unreadable(&error))
+}
+
+fn skimmed(row: &PgRow) -> Result<(Skimmed, Option<Duration>), tokio_postgres::Error> {
+    let seen = Skimmed {
+        rows: row.try_get("rows")?,
+        first: row.try_get("first")?,
+        last: row.try_get("last")?,
+        first_wanted: row.try_get("first_wanted")?,
+    };
+    Ok((seen, seconds(row.try_get("due_in")?)))
 }

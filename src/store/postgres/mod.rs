@@ -7,13 +7,13 @@ pub mod about;
 mod checkout;
 pub mod connect;
 pub mod contents;
+mod cursor;
 pub mod database;
 pub mod doctor;
 pub mod enqueue;
 pub mod failed;
 mod feed;
 pub mod find;
-mod gaps;
 mod hosts;
 mod lease;
 pub mod lines;
@@ -27,6 +27,7 @@ pub mod rights;
 mod rows;
 pub mod schema;
 mod settle;
+mod snapshot;
 pub mod sql;
 pub mod status;
 mod tls;
@@ -47,8 +48,9 @@ use crate::store::{
     DuePage, DuePosition, Hold, LaneSet, Lease, Leases, OpenTransaction, Page, Reread, Room, Row, Scope, Settled,
     Settlement, Store, StoreError, Tenancy,
 };
+use cursor::Cursor;
 use database::Database;
-use feed::{Feed, Watch};
+use feed::Feed;
 pub use lease::InstanceLock;
 use lease::Said;
 use sql::{Names, Statement};
@@ -76,7 +78,7 @@ pub struct PostgresStore {
     sql: Statements,
     session: Uuid,
     feed: Mutex<Feed>,
-    watch: std::sync::Mutex<Watch>,
+    cursor: std::sync::Mutex<Cursor>,
     hint: Arc<Notify>,
     membership: Arc<Notify>,
     said: Said,
@@ -89,8 +91,10 @@ struct Statements {
     start: Statement,
     fetch: Statement,
     fetch_with_gaps: Statement,
+    fetch_late: Statement,
+    fetch_ahead: Statement,
     skim: Statement,
-    holders: Statement,
+    look: Statement,
     reread: Statement,
     due_look: Statement,
     due: Statement,
@@ -142,14 +146,20 @@ macro_rules! relayed {
 impl Statements {
     fn new(names: &Names, delete_relayed: bool) -> Self {
         Self {
-            start: statement!(names, "start", []),
-            fetch: statement!(names, "fetch", [INT8, INT8, BYTEA]),
-            fetch_with_gaps: statement!(names, "fetch_with_gaps", [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY]),
-            skim: statement!(names, "skim", [INT8, INT8, BYTEA]),
-            holders: statement!(names, "holders", [OID]),
+            start: statement!(names, "start", [INT8]),
+            fetch: statement!(names, "fetch", [INT8, INT8, BYTEA, OID]),
+            fetch_with_gaps: statement!(
+                names,
+                "fetch_with_gaps",
+                [INT8, INT8, BYTEA, OID, INT8_ARRAY, INT8_ARRAY]
+            ),
+            fetch_late: statement!(names, "fetch_late", [INT8_ARRAY, INT8_ARRAY, BYTEA, INT8]),
+            fetch_ahead: statement!(names, "fetch_ahead", [INT8, BYTEA, OID, INT8]),
+            skim: statement!(names, "skim", [INT8, INT8, BYTEA, OID]),
+            look: statement!(names, "look", []),
             reread: statement!(names, "reread", [INT8, INT8, INT8, BYTEA, TEXT_ARRAY, TEXT]),
             due_look: statement!(names, "due_look", []),
-            due: statement!(names, "due", [INT8, INT8, INT8, INT8, BYTEA]),
+            due: statement!(names, "due", [INT8, INT8, INT8, INT8, BYTEA, OID]),
             next_due: statement!(names, "next_due", []),
             recall: statement!(names, "recall", [INT8_ARRAY, BYTEA]),
             holds: statement!(names, "holds", [BYTEA, BOOL]),
@@ -202,7 +212,7 @@ impl PostgresStore {
             options,
             session: Uuid::new_v4(),
             feed: Mutex::default(),
-            watch: std::sync::Mutex::default(),
+            cursor: std::sync::Mutex::default(),
             hint,
             membership,
             said: Said::default(),

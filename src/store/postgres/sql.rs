@@ -52,6 +52,14 @@ const PASSED: &str = "p.seq, p.lane, p.id, p.topic, p.key, case when p.state = 1
     case when p.state = 1 then p.headers end as headers, p.attempt, p.max_attempts, p.replay, \
     p.inserted_at, p.now, p.state, case when p.state = 2 then p.available_at end as available_at, p.late";
 
+/// The sequence that gives `seq` its numbers: one it owns, or the one its default names.
+const SEQUENCE: &str = "coalesce(pg_get_serial_sequence({messages_text}, {seq_text})::regclass::oid, \
+    (select d.refobjid from pg_attrdef f \
+     join pg_attribute a on a.attrelid = f.adrelid and a.attnum = f.adnum and a.attname = {seq_text} \
+     join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass \
+     join pg_class c on c.oid = d.refobjid and c.relkind = 'S' \
+     where f.adrelid = to_regclass({messages_text}) limit 1))";
+
 /// Of the statements that end messages: one of those whose bit is set in $1, which begins with $6 and ends with $7.
 const AMONG: &str = "m.{c.seq} between $6 and $7 \
     and case when m.{c.seq} between $6 and $7 then get_bit($1::bytea, (m.{c.seq} - $6)::int) = 1 end";
@@ -247,6 +255,7 @@ impl Names {
                  when {waiting} then 2 else 1 end as state",
             ),
             "passed" => PASSED.to_owned(),
+            "sequence" => self.fill(SEQUENCE),
             "lane" => format!(
                 "((case when m.{key} is null then hashint8extended(m.{seq}, 0) \
                  else hashtextextended(m.{key}, hashtextextended(m.{topic}, 0)) end & 9223372036854775807) % {lanes})",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Row as PgRow;
 
 use super::PostgresStore;
+use super::cursor::Verdict;
 use super::database::Role;
 use super::rows::{Topics, lane, message_row, seconds, unreadable};
 use super::sql::Statement;
@@ -27,7 +28,6 @@ impl PostgresStore {
                 ..Reread::default()
             });
         }
-        let watched = self.watch().gaps();
         let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
         let topics: Option<Vec<&str>> = scope
             .topics
@@ -49,14 +49,17 @@ impl PostgresStore {
         } else {
             page.rows.last().map_or(after, |row| row.message.seq)
         };
-        if self.first_has_ended().await? {
+        let verdict = self.judged().await?;
+        if verdict != Verdict::Whole {
             return Ok(Reread {
                 position: after,
-                sweep: true,
+                sweep: verdict == Verdict::Partial,
                 ..Reread::default()
             });
         }
-        page.rows.retain(|row| !watched.contains(row.message.seq.0));
+        let cursor = self.cursor();
+        page.rows.retain(|row| !cursor.leaves(row.message.seq.0));
+        drop(cursor);
         Ok(Reread {
             rows: page.rows,
             position,
@@ -85,18 +88,24 @@ impl PostgresStore {
         let (at, seq) = after.map_or((0, i64::MIN), |position| (position.available_at, position.seq.0));
         let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
         let mask = self.mask(lanes);
+        let sequence = self.cursor().sequence();
         let mut page = Bounded::new(room);
         let mut next = None;
         self.database
-            .query_while(Role::Side, &self.sql.due, &[&at, &seq, &upto.0, &limit, &mask], |row| {
-                let available_at = row.try_get("due_at").map_err(|error| unreadable(&error))?;
-                let go_on = page.take(&row)?;
-                next = page.rows.last().map(|row| DuePosition {
-                    available_at,
-                    seq: row.message.seq,
-                });
-                Ok(go_on)
-            })
+            .query_while(
+                Role::Side,
+                &self.sql.due,
+                &[&at, &seq, &upto.0, &limit, &mask, &sequence],
+                |row| {
+                    let available_at = row.try_get("due_at").map_err(|error| unreadable(&error))?;
+                    let go_on = page.take(&row)?;
+                    next = page.rows.last().map(|row| DuePosition {
+                        available_at,
+                        seq: row.message.seq,
+                    });
+                    Ok(go_on)
+                },
+            )
             .await?;
         if page.full {
             return Ok(DuePage {

@@ -295,24 +295,37 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
     let real = big_table().await;
     let mask = "'\\xff'::bytea";
     let range = "'{5, 1000}'::bigint[]";
+    let sequence = "'outbox_messages_seq_seq'::regclass::oid";
     for (name, file, params, index) in [
         (
             "fetch",
             include_str!("../../../sql/fetch.sql"),
-            vec!["199000", "1000", mask],
+            vec!["199000", "1000", mask, sequence],
             "pkey",
         ),
         (
             "fetch_with_gaps",
             include_str!("../../../sql/fetch_with_gaps.sql"),
-            vec!["199000", "1000", mask, range, range],
+            vec!["199000", "1000", mask, sequence, range, range],
             "pkey",
         ),
         (
             "skim",
             include_str!("../../../sql/skim.sql"),
-            vec!["199000", "1000", mask],
+            vec!["199000", "1000", mask, sequence],
             "pkey",
+        ),
+        (
+            "fetch_late",
+            include_str!("../../../sql/fetch_late.sql"),
+            vec![range, range, mask, "1000"],
+            "pkey",
+        ),
+        (
+            "fetch_ahead",
+            include_str!("../../../sql/fetch_ahead.sql"),
+            vec!["1000", mask, sequence, "0"],
+            "pending",
         ),
         (
             "reread",
@@ -329,7 +342,7 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
         (
             "due",
             include_str!("../../../sql/due.sql"),
-            vec!["0", "0", "300000", "1000", mask],
+            vec!["0", "0", "300000", "1000", mask, sequence],
             "waiting",
         ),
         ("next_due", include_str!("../../../sql/next_due.sql"), vec![], "waiting"),
@@ -412,7 +425,7 @@ async fn held_xmin_does_not_slow_claims() {
         "insert into outbox_messages (topic, key, payload) select 't', g::text, '{}' from generate_series(1, 1000) g";
     let mask = "'\\xff'::bytea";
     real.session.run(fill).await;
-    let before = pages_of(&real, fetch, &["0", "1000", mask]).await;
+    let before = pages_of(&real, fetch, &["0", "1000", mask, "null"]).await;
     real.session
         .run(
             "insert into outbox_messages (topic, key, payload) select 't', g::text, '{}' from generate_series(1, 100000) g;
@@ -420,7 +433,7 @@ async fn held_xmin_does_not_slow_claims() {
         )
         .await;
     real.session.run(fill).await;
-    let after = pages_of(&real, fetch, &["101000", "1000", mask]).await;
+    let after = pages_of(&real, fetch, &["101000", "1000", mask, "null"]).await;
     println!("pages of one fetch: {before} at first, {after} behind 101,000 dead versions");
     assert!(after <= before * 2, "{after} pages, {before} at first");
     holder.run("commit").await;

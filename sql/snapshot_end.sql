@@ -1,0 +1,3 @@
+-- Ends that transaction.
+-- Locks nothing.
+commit
