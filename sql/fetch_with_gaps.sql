@@ -1,13 +1,12 @@
 -- The cursor's page as in fetch.sql and, in the same snapshot, whatever has appeared in the gaps being watched: a row that
 -- shows up late is found here, and a gap nobody can fill any more is seen to be still empty.
 -- Locks nothing. Index: primary key, one probe per gap. Law: no gaps.
--- $1 cursor, $2 rows at most of each part, $3 lanes held, one bit each, $4 the sequence or null, $5 and $6 first and last number of
--- each gap
+-- $1 cursor, $2 rows at most of each part, $3 lanes held, one bit each, $4 and $5 first and last number of each gap
 select {passed}
 from (
   (
     select {passing}, true as late
-    from unnest($5::bigint[], $6::bigint[]) with ordinality g(first, last, place)
+    from unnest($4::bigint[], $5::bigint[]) with ordinality g(first, last, place)
     cross join lateral (
       select * from {messages} n
       where n.{c.seq} between g.first and g.last
@@ -21,8 +20,7 @@ from (
   (
     select {passing}, false as late
     from {messages} m
-    where m.{c.seq} > $1 and m.{c.seq} <= (select case when $4::oid is null then 9223372036854775807
-        else coalesce(pg_sequence_last_value($4::regclass), 0) end)
+    where m.{c.seq} > $1 and m.{c.seq} <= {ceiling}
     order by m.{c.seq}
     limit $2
   )

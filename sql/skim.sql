@@ -1,7 +1,7 @@
 -- Looks ahead over rows that need not be sent (a million delayed ones, say) without bringing them: how many there are, whether
 -- any number is missing among them, and where the first row to send stands.
 -- Locks nothing. Index: primary key. Law: no gaps (a missing number ends the skimming).
--- $1 cursor, $2 rows at most, $3 lanes held, one bit each, $4 the sequence or null
+-- $1 cursor, $2 rows at most, $3 lanes held, one bit each
 select count(*) as rows, min(p.seq) as first, max(p.seq) as last, min(p.seq) filter (where p.wanted) as first_wanted,
   min(p.due_in) filter (where p.waits) as due_in
 from (
@@ -9,8 +9,7 @@ from (
     {pending} and {waiting} as waits,
     date_part('epoch', least(m.{c.available_at}, now() + interval '1 hour') - now()) as due_in
   from {messages} m
-  where m.{c.seq} > $1 and m.{c.seq} <= (select case when $4::oid is null then 9223372036854775807
-      else coalesce(pg_sequence_last_value($4::regclass), 0) end)
+  where m.{c.seq} > $1 and m.{c.seq} <= {ceiling}
   order by m.{c.seq}
   limit $2
 ) p

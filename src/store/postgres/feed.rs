@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Row as PgRow;
 
-use super::PostgresStore;
 use super::cursor::{Cursor, Done, Look, Next, Place, Question, Ranges, Seen, Skimmed, Took, Verdict};
 use super::database::{Param, Role};
 use super::rows::{CursorRow, Topics, cursor_row, message_row, place, seconds, unreadable};
 use super::snapshot::Snapshot;
+use super::{PostgresStore, Reading};
 use crate::message::Seq;
 use crate::store::{LaneSet, Page, Room, Row, StoreError};
 
@@ -62,17 +62,32 @@ impl PostgresStore {
         self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The statements that end where the sequence does.
+    pub(super) fn reading(&self) -> Arc<Reading> {
+        Arc::clone(&self.reading.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on they ask this sequence; `None`: they end nowhere.
+    fn read_up_to(&self, sequence: Option<&str>) {
+        let reading = Arc::new(Reading::new(&self.names, sequence));
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+    }
+
     pub(super) async fn open_feed(&self) -> Result<Seq, StoreError> {
         let mut feed = self.feed.lock().await;
+        // The sequence known so far may be gone.
+        self.read_up_to(None);
+        let sequence = self.look(Role::Read).await?.1;
+        self.read_up_to(sequence.as_deref());
         loop {
-            let before = self.look(Role::Read).await?;
+            let (before, _) = self.look(Role::Read).await?;
             let rows = self
                 .database
                 .query(Role::Read, &self.sql.start, &[&before.last])
                 .await?;
             let row = rows.first().expect("an aggregate has one row");
             let last: i64 = row.try_get("last").map_err(|error| unreadable(&error))?;
-            let after = self.look(Role::Read).await?;
+            let (after, _) = self.look(Role::Read).await?;
             if before.place == after.place {
                 let mut cursor = self.cursor();
                 cursor.open(after.place, last, &after.holders);
@@ -85,12 +100,13 @@ impl PostgresStore {
 
     /// What a reread brought, judged by a look after it.
     pub(super) async fn judged(&self) -> Result<Verdict, StoreError> {
-        let look = self.look(Role::Side).await?;
+        let (look, _) = self.look(Role::Side).await?;
         Ok(self.cursor().judge(&look))
     }
 
-    async fn look(&self, role: Role) -> Result<Look, StoreError> {
-        let rows = self.database.query(role, &self.sql.look, &[]).await?;
+    /// A look, and the name of the sequence where it may be read.
+    async fn look(&self, role: Role) -> Result<(Look, Option<String>), StoreError> {
+        let rows = self.database.query(role, &self.reading().look, &[]).await?;
         look_of(&rows)
     }
 
@@ -144,11 +160,12 @@ impl PostgresStore {
             }
             Question::Look => {
                 asking.feed.looked_at = Some(Instant::now());
+                let reading = self.reading();
                 let rows = match &mut asking.snapshot {
-                    Some(snapshot) => snapshot.query(&self.sql.look, &[]).await?,
-                    None => self.database.query(Role::Read, &self.sql.look, &[]).await?,
+                    Some(snapshot) => snapshot.query(&reading.look, &[]).await?,
+                    None => self.database.query(Role::Read, &reading.look, &[]).await?,
                 };
-                let look = look_of(&rows)?;
+                let (look, _) = look_of(&rows)?;
                 if !look.ahead {
                     asking.feed.ahead_after = i64::MIN;
                 }
@@ -169,9 +186,8 @@ impl PostgresStore {
                 Ok(self.cursor().looked_ahead())
             }
             Question::Skim { after, rows } => {
-                let sequence = self.cursor().sequence();
-                let params: [Param<'_>; 4] = [&after, &rows, asking.mask, &sequence];
-                let rows = self.database.query(Role::Read, &self.sql.skim, &params).await?;
+                let params: [Param<'_>; 3] = [&after, &rows, asking.mask];
+                let rows = self.database.query(Role::Read, &self.reading().skim, &params).await?;
                 let row = rows.first().expect("an aggregate has one row");
                 let (seen, next_due) = skimmed(row).map_err(|error| unreadable(&error))?;
                 asking.brought.due_in(next_due);
@@ -186,13 +202,13 @@ impl PostgresStore {
         (after, limit): (i64, i64),
         gaps: &Ranges,
     ) -> Result<(), StoreError> {
-        let sequence = self.cursor().sequence();
-        let bare: [Param<'_>; 4] = [&after, &limit, asking.mask, &sequence];
-        let with_gaps: [Param<'_>; 6] = [&after, &limit, asking.mask, &sequence, &gaps.firsts, &gaps.lasts];
+        let reading = self.reading();
+        let bare: [Param<'_>; 3] = [&after, &limit, asking.mask];
+        let with_gaps: [Param<'_>; 5] = [&after, &limit, asking.mask, &gaps.firsts, &gaps.lasts];
         let (statement, params): (_, &[Param<'_>]) = if gaps.is_empty() {
-            (&self.sql.fetch, &bare)
+            (&reading.fetch, &bare)
         } else {
-            (&self.sql.fetch_with_gaps, &with_gaps)
+            (&reading.fetch_with_gaps, &with_gaps)
         };
         let take = |row: PgRow| self.take(&row, &mut asking.feed.topics, &mut asking.brought);
         match &mut asking.snapshot {
@@ -203,12 +219,9 @@ impl PostgresStore {
 
     /// Rows written by hand past what the sequence has given: a few with each look, in turn.
     async fn ask_ahead(&self, asking: &mut Asking<'_>) -> Result<(), StoreError> {
-        let Some(sequence) = self.cursor().sequence() else {
-            return Ok(());
-        };
         let limit = i64::try_from(asking.room.rows.max(1)).unwrap_or(i64::MAX);
         let after = asking.feed.ahead_after;
-        let params: [Param<'_>; 4] = [&limit, asking.mask, &sequence, &after];
+        let params: [Param<'_>; 3] = [&limit, asking.mask, &after];
         let (mut bytes, room) = (0, asking.room.bytes);
         let (topics, rows) = (&mut asking.feed.topics, &mut asking.brought.ahead);
         let take = |row: PgRow| {
@@ -217,7 +230,8 @@ impl PostgresStore {
             rows.push(row);
             Ok(bytes < room)
         };
-        let statement = &self.sql.fetch_ahead;
+        let reading = self.reading();
+        let statement = &reading.fetch_ahead;
         match &mut asking.snapshot {
             Some(snapshot) => snapshot.query_while(statement, &params, take).await?,
             None => self.database.query_while(Role::Read, statement, &params, take).await?,
@@ -279,12 +293,12 @@ impl PostgresStore {
     }
 }
 
-fn look_of(rows: &[PgRow]) -> Result<Look, StoreError> {
+fn look_of(rows: &[PgRow]) -> Result<(Look, Option<String>), StoreError> {
     let row = rows.first().expect("a look is one row");
     let read = || {
         let holders: Vec<&str> = row.try_get("holders")?;
         let holders: BTreeSet<Box<str>> = holders.into_iter().map(Into::into).collect();
-        Ok(Look {
+        let look = Look {
             place: Place {
                 relation: row.try_get("relation")?,
                 files: row.try_get("files")?,
@@ -294,7 +308,8 @@ fn look_of(rows: &[PgRow]) -> Result<Look, StoreError> {
             last: row.try_get("last")?,
             ahead: row.try_get("ahead")?,
             holders: Arc::new(holders),
-        })
+        };
+        Ok((look, row.try_get("sequence_name")?))
     };
     read().map_err(|error: tokio_postgres::Error| unreadable(&error))
 }

@@ -79,6 +79,8 @@ pub struct PostgresStore {
     session: Uuid,
     feed: Mutex<Feed>,
     cursor: std::sync::Mutex<Cursor>,
+    /// Replaced whenever the store is opened.
+    reading: std::sync::Mutex<Arc<Reading>>,
     hint: Arc<Notify>,
     membership: Arc<Notify>,
     said: Said,
@@ -89,15 +91,9 @@ pub struct PostgresStore {
 /// The statements of the relay, filled in.
 struct Statements {
     start: Statement,
-    fetch: Statement,
-    fetch_with_gaps: Statement,
     fetch_late: Statement,
-    fetch_ahead: Statement,
-    skim: Statement,
-    look: Statement,
     reread: Statement,
     due_look: Statement,
-    due: Statement,
     next_due: Statement,
     recall: Statement,
     holds: Statement,
@@ -110,6 +106,16 @@ struct Statements {
     lanes_held: Statement,
     hand_over: Statement,
     leave: Statement,
+}
+
+/// The statements that end where the sequence does, or look beyond.
+struct Reading {
+    fetch: Statement,
+    fetch_with_gaps: Statement,
+    fetch_ahead: Statement,
+    skim: Statement,
+    look: Statement,
+    due: Statement,
 }
 
 macro_rules! statement {
@@ -143,23 +149,31 @@ macro_rules! relayed {
     };
 }
 
+impl Reading {
+    fn new(names: &Names, sequence: Option<&str>) -> Self {
+        let fill = |statement: Statement| statement.with_sequence(sequence);
+        Self {
+            fetch: fill(statement!(names, "fetch", [INT8, INT8, BYTEA])),
+            fetch_with_gaps: fill(statement!(
+                names,
+                "fetch_with_gaps",
+                [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY]
+            )),
+            fetch_ahead: fill(statement!(names, "fetch_ahead", [INT8, BYTEA, INT8])),
+            skim: fill(statement!(names, "skim", [INT8, INT8, BYTEA])),
+            look: fill(statement!(names, "look", [])),
+            due: fill(statement!(names, "due", [INT8, INT8, INT8, INT8, BYTEA])),
+        }
+    }
+}
+
 impl Statements {
     fn new(names: &Names, delete_relayed: bool) -> Self {
         Self {
             start: statement!(names, "start", [INT8]),
-            fetch: statement!(names, "fetch", [INT8, INT8, BYTEA, OID]),
-            fetch_with_gaps: statement!(
-                names,
-                "fetch_with_gaps",
-                [INT8, INT8, BYTEA, OID, INT8_ARRAY, INT8_ARRAY]
-            ),
             fetch_late: statement!(names, "fetch_late", [INT8_ARRAY, INT8_ARRAY, BYTEA, INT8]),
-            fetch_ahead: statement!(names, "fetch_ahead", [INT8, BYTEA, OID, INT8]),
-            skim: statement!(names, "skim", [INT8, INT8, BYTEA, OID]),
-            look: statement!(names, "look", []),
             reread: statement!(names, "reread", [INT8, INT8, INT8, BYTEA, TEXT_ARRAY, TEXT]),
             due_look: statement!(names, "due_look", []),
-            due: statement!(names, "due", [INT8, INT8, INT8, INT8, BYTEA, OID]),
             next_due: statement!(names, "next_due", []),
             recall: statement!(names, "recall", [INT8_ARRAY, BYTEA]),
             holds: statement!(names, "holds", [BYTEA, BOOL]),
@@ -208,6 +222,7 @@ impl PostgresStore {
         Self {
             database,
             sql: Statements::new(&names, options.delete_relayed),
+            reading: std::sync::Mutex::new(Arc::new(Reading::new(&names, None))),
             names,
             options,
             session: Uuid::new_v4(),

@@ -71,6 +71,22 @@ const FENCED: &str = "(select count(*) from {lanes} l \
     and (select set_config('synchronous_commit', coalesce($5::text, current_setting('synchronous_commit')), true)) \
     is not null";
 
+impl Statement {
+    /// With what is known of the sequence (its quoted, qualified name; `None`: nobody may read it): `{last}` is the last number it
+    /// has given, 0 for none, null when unknown; `{ceiling}` the same, without end when unknown.
+    #[must_use]
+    pub(super) fn with_sequence(&self, name: Option<&str>) -> Self {
+        let given =
+            name.map(|name| format!("(select case when q.is_called then q.last_value else 0 end from {name} q)"));
+        let ceiling = given.as_deref().unwrap_or("9223372036854775807");
+        let last = given.as_deref().unwrap_or("null::bigint");
+        Self {
+            text: self.text.replace("{ceiling}", ceiling).replace("{last}", last),
+            types: self.types,
+        }
+    }
+}
+
 impl Names {
     /// Names for `schema.table` with every column called as we call it.
     #[must_use]
@@ -256,6 +272,8 @@ impl Names {
             ),
             "passed" => PASSED.to_owned(),
             "sequence" => self.fill(SEQUENCE),
+            // Filled in once the sequence is known: see `with_sequence`.
+            "ceiling" | "last" => format!("{{{name}}}"),
             "lane" => format!(
                 "((case when m.{key} is null then hashint8extended(m.{seq}, 0) \
                  else hashtextextended(m.{key}, hashtextextended(m.{topic}, 0)) end & 9223372036854775807) % {lanes})",

@@ -88,24 +88,19 @@ impl PostgresStore {
         let (at, seq) = after.map_or((0, i64::MIN), |position| (position.available_at, position.seq.0));
         let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
         let mask = self.mask(lanes);
-        let sequence = self.cursor().sequence();
+        let reading = self.reading();
         let mut page = Bounded::new(room);
         let mut next = None;
         self.database
-            .query_while(
-                Role::Side,
-                &self.sql.due,
-                &[&at, &seq, &upto.0, &limit, &mask, &sequence],
-                |row| {
-                    let available_at = row.try_get("due_at").map_err(|error| unreadable(&error))?;
-                    let go_on = page.take(&row)?;
-                    next = page.rows.last().map(|row| DuePosition {
-                        available_at,
-                        seq: row.message.seq,
-                    });
-                    Ok(go_on)
-                },
-            )
+            .query_while(Role::Side, &reading.due, &[&at, &seq, &upto.0, &limit, &mask], |row| {
+                let available_at = row.try_get("due_at").map_err(|error| unreadable(&error))?;
+                let go_on = page.take(&row)?;
+                next = page.rows.last().map(|row| DuePosition {
+                    available_at,
+                    seq: row.message.seq,
+                });
+                Ok(go_on)
+            })
             .await?;
         if page.full {
             return Ok(DuePage {

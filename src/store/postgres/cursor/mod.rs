@@ -99,11 +99,6 @@ impl Cursor {
         self.at
     }
 
-    /// The sequence its numbers come from.
-    pub(crate) fn sequence(&self) -> Option<u32> {
-        self.place.sequence
-    }
-
     /// Gaps being watched.
     pub(crate) fn gaps(&self) -> usize {
         self.gaps.len()
