@@ -12,14 +12,14 @@ with input as (
   for share
 ), written as (
   update {messages} m
-  set {c.attempt} = m.{c.attempt} + 1, {c.last_error} = i.error, {c.updated_at} = now(),
+  set {c.attempt} = least(coalesce(m.{c.attempt}, 1), 2147483646) + 1, {c.last_error} = i.error, {c.updated_at} = now(),
     {c.available_at} = case when i.retry_ms is null then m.{c.available_at}
       else now() + i.retry_ms * interval '1 millisecond' end,
     {c.failed_at} = case when i.retry_ms is null then now() end
   from input i join held h on h.lane = i.lane and h.epoch = i.epoch
-  where m.{c.seq} = i.seq and m.{c.attempt} = i.attempt and m.{c.id}::text = i.id and {pending}
+  where m.{c.seq} = i.seq and coalesce(m.{c.attempt}, 1) = i.attempt and m.{c.id}::text is not distinct from i.id and {pending}
   returning m.{c.seq} as seq, m.{c.id}::text as id
 )
 insert into {attempts} (seq, message_id, attempt, instance, class, code, error, latency_ms)
-select i.seq, i.id, i.attempt, $11, i.class, i.code, i.error, i.latency_ms
+select i.seq, coalesce(i.id, ''), i.attempt, $11, i.class, i.code, i.error, i.latency_ms
 from input i join written w on w.seq = i.seq

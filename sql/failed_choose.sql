@@ -5,8 +5,8 @@
 select m.{c.seq}, case when $4::text[] is not null then m.{c.id}::text end
 from {messages} m
 where m.{c.failed_at} is not null
-  and ($1::text is null or m.{c.topic} = $1)
-  and ($2::text is null or m.{c.key} = $2)
+  and ($1::text is null or case when {legible} then m.{c.topic} = $1 end)
+  and ($2::text is null or case when {legible} then m.{c.key} = $2 end)
   and ($3::bigint[] is null or m.{c.seq} = any ($3) or m.{c.id}::text = any ($4))
   and ($5::timestamptz is null or m.{c.failed_at} >= $5)
   and ($6::double precision is null or m.{c.failed_at} >= now() - make_interval(secs => $6))

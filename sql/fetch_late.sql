@@ -1,6 +1,7 @@
 -- What has appeared in some of the gaps being watched, in the snapshot of the page before it.
 -- Locks nothing. Index: primary key, one probe per gap. Law: no gaps, ordered per key.
--- $1 and $2 first and last number of each gap, $3 lanes held, one bit each, $4 rows at most
+-- $1 and $2 first and last number of each gap, $3 lanes held, one bit each, $4 rows at most, $5 and $6 rows that cannot be read
+-- (see unreadable.rs)
 select {passed}
 from (
   select {passing}, true as late
@@ -11,6 +12,7 @@ from (
     order by n.{c.seq}
     limit $4
   ) m
+  cross join (select $5::bigint[] as contents, $6::bigint[] as places) u
   order by m.{c.seq}
   limit $4
 ) p

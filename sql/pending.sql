@@ -2,9 +2,9 @@
 -- Locks nothing. Indexes on pending and on waiting rows. One clock.
 select exists (
     select from {messages} m
-    where {pending} and not {waiting} and ($1::text is null or m.{c.topic} = $1)
+    where {pending} and {ready} and ($1::text is null or m.{c.topic} = $1)
 ) or exists (
     select from {messages} m
-    where {pending} and {waiting} and (m.{c.attempt} > 1 or m.{c.available_at} <= now())
+    where {pending} and {waits} and (m.{c.attempt} > 1 or m.{c.available_at} <= now())
       and ($1::text is null or m.{c.topic} = $1)
 )

@@ -17,7 +17,7 @@ with turn as materialized (
     delete from {attempts} a
     using page p
     where a.seq = p.seq and a.at = p.at and a.attempt = p.attempt
-      and not exists (select from {messages} m where m.{c.seq} = a.seq and m.{c.id}::text = a.message_id)
+      and not exists (select from {messages} m where m.{c.seq} = a.seq and coalesce(m.{c.id}::text, '') = a.message_id)
     returning a.seq
 )
 select (select t.mine from turn t) as mine, count(*) as rows, (select count(*) from gone) as deleted,

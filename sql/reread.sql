@@ -3,12 +3,16 @@
 -- Locks nothing. Index: pending, in its order. The conditions are written so that the planner expects many rows of a page to
 -- fit (`= 1` it takes for true of one in 200, `$5 is null` for nearly never): expecting few, it sorts all that is pending.
 -- Law: no gaps (the net), ordered per key.
--- $1 after, $2 up to, $3 rows at most, $4 lanes held, one bit each, $5 topics or null, $6 key or null
+-- $1 after, $2 up to, $3 rows at most, $4 lanes held, one bit each, $5 topics or null, $6 key or null, $7 and $8 rows that cannot
+-- be read (see unreadable.rs)
 select {message}
 from {messages} m
-where m.{c.seq} > $1 and m.{c.seq} <= $2 and {pending} and not {waiting}
-  and get_bit($4::bytea, {lane}::int) <> 0
-  and coalesce($5::text[] is null or m.{c.topic} = any($5::text[]), false)
-  and coalesce($6::text is null or m.{c.key} = $6::text, false)
+cross join (select $7::bigint[] as contents, $8::bigint[] as places) u
+where m.{c.seq} > $1 and m.{c.seq} <= $2 and {pending} and {ready}
+  and (u.places is null or get_bit($4::bytea, {lane}::int) <> 0)
+  and coalesce(u.places is null or $5::text[] is null
+    or case when m.{c.seq} <> all(u.contents) then m.{c.topic} = any($5::text[]) end, false)
+  and coalesce(u.places is null or $6::text is null
+    or case when m.{c.seq} <> all(u.contents) then m.{c.key} = $6::text end, false)
 order by m.{c.seq}
 limit $3

@@ -5,10 +5,11 @@
 select count(*) as rows, min(p.seq) as first, max(p.seq) as last, min(p.seq) filter (where p.wanted) as first_wanted,
   min(p.due_in) filter (where p.waits) as due_in
 from (
-  select m.{c.seq} as seq, {pending} and not {waiting} and get_bit($3::bytea, {lane}::int) = 1 as wanted,
-    {pending} and {waiting} as waits,
-    date_part('epoch', least(m.{c.available_at}, now() + interval '1 hour') - now()) as due_in
+  select m.{c.seq} as seq, {pending} and {ready} and get_bit($3::bytea, {lane}::int) = 1 as wanted,
+    {pending} and not {ready} as waits,
+    date_part('epoch', greatest(least(m.{c.available_at}, now() + interval '1 hour'), now()) - now()) as due_in
   from {messages} m
+  cross join (select '{}'::bigint[] as places) u
   where m.{c.seq} > $1 and m.{c.seq} <= {ceiling}
   order by m.{c.seq}
   limit $2

@@ -8,7 +8,7 @@ with holder as (
 ), page as materialized (
     select m.{c.seq} as seq, m.{c.topic} as topic, m.{c.key} as key
     from {messages} m
-    where {pending} and not {waiting} and m.{c.seq} > (select min(seq) from holder)
+    where {pending} and {ready} and m.{c.seq} > (select min(seq) from holder)
     order by m.{c.seq}
     limit $4::bigint
 )

@@ -1,15 +1,15 @@
 -- For how long the oldest due message has been due, in seconds: of those that never waited for a time, the first one not
 -- held ($1 topics, $2 keys, $3 seqs: the holders; $4 paused topics), and of those that did, the one due first.
--- Locks nothing. Indexes on pending and on waiting rows.
+-- Locks nothing. Indexes on pending and on waiting rows. Without holders and paused topics no topic and no key is looked at.
 select greatest(extract(epoch from now() - least(
-    (select m.{c.available_at} from {messages} m
-     where {pending} and not {waiting} and m.{c.topic} <> all ($4::text[])
-       and (m.{c.key} is null or not exists (
+    (select {due_since} from {messages} m
+     where {pending} and {ready} and (cardinality($4::text[]) = 0 or coalesce(m.{c.topic} <> all ($4::text[]), true))
+       and (cardinality($1::text[]) = 0 or m.{c.key} is null or not exists (
            select from unnest($1::text[], $2::text[], $3::bigint[]) as h (topic, key, seq)
            where h.topic = m.{c.topic} and h.key = m.{c.key} and h.seq < m.{c.seq}))
      order by m.{c.seq} limit 1),
-    (select m.{c.available_at} from {messages} m
-     where {pending} and {waiting} and m.{c.available_at} <= now()
-       and m.{c.topic} <> all ($4::text[])
+    (select {due_since} from {messages} m
+     where {pending} and {waits} and m.{c.available_at} <= now()
+       and (cardinality($4::text[]) = 0 or coalesce(m.{c.topic} <> all ($4::text[]), true))
      order by m.{c.available_at}, m.{c.seq} limit 1)
 )), 0)::double precision

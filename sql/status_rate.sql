@@ -3,7 +3,7 @@
 -- Where a window is full of recent marks, the rate is that of the time they took.
 -- Locks nothing. Primary key and the index on pending rows.
 with head as (
-    select m.{c.seq} as seq from {messages} m where {pending} and not {waiting} order by m.{c.seq} limit 1
+    select m.{c.seq} as seq from {messages} m where {pending} and {ready} order by m.{c.seq} limit 1
 ), looked_at as (
     (select n.{c.seq}, n.{c.relayed_at} as at from {messages} n order by n.{c.seq} desc limit $1::bigint)
     union
@@ -17,5 +17,5 @@ with head as (
 )
 select case when count(*) = 0 then 0
             when count(*) < $1::bigint then count(*) / $2::double precision
-            else count(*) / greatest(extract(epoch from now() - min(at)), 0.001) end::double precision
+            else count(*) / greatest(extract(epoch from now() - least(min(at), now())), 0.001) end::double precision
 from recent

@@ -2,6 +2,6 @@
 -- Locks nothing. Index on pending rows.
 select count(*)
 from (
-    select m.{c.topic} as topic from {messages} m where {pending} and not {waiting} order by m.{c.seq} limit $2::bigint
+    select m.{c.topic} as topic from {messages} m where {pending} and {ready} order by m.{c.seq} limit $2::bigint
 ) page
 where page.topic = any ($1::text[])

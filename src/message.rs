@@ -27,6 +27,8 @@ pub enum MessageId {
     Uuid(Uuid),
     /// A bigint primary key that serves as the message id.
     Number(i64),
+    /// The row has none: it cannot be sent.
+    Missing,
 }
 
 impl fmt::Display for MessageId {
@@ -34,6 +36,7 @@ impl fmt::Display for MessageId {
         match self {
             Self::Uuid(id) => id.hyphenated().fmt(f),
             Self::Number(id) => id.fmt(f),
+            Self::Missing => Ok(()),
         }
     }
 }
@@ -82,7 +85,12 @@ impl Message {
             Headers::Valid(list) => list.iter().map(|(name, value)| name.len() + value.len() + 32).sum(),
             Headers::Invalid(reason) => reason.len(),
         };
-        self.payload.len() + self.key.as_deref().map_or(0, str::len) + headers + FIXED_SIZE
+        self.payload.len() + self.key.as_deref().map_or(0, str::len) + self.long_topic() + headers + FIXED_SIZE
+    }
+
+    /// Topics are shared among messages; those too long to be remembered are not.
+    fn long_topic(&self) -> usize {
+        if self.topic.len() > 4_096 { self.topic.len() } else { 0 }
     }
 }
 

@@ -311,6 +311,20 @@ async fn faults_of_the_table() {
 }
 
 #[tokio::test]
+async fn rows_that_cannot_be_sent_or_read() {
+    let _guard = together().await;
+    let patient = Patient::healthy().await;
+    let plant =
+        "alter table outbox_messages alter column payload drop not null, alter column inserted_at drop not null";
+    patient.heals("warning", "nullable_column", plant).await;
+    let plant = "insert into outbox_messages (seq, topic, payload, failed_at, last_error)
+                 values (7, 'doctor', '1', now(), 'key, payload cannot be read: missing chunk number 0')";
+    let undo = "delete from outbox_messages where seq = 7";
+    patient.finds("warning", "unreadable_rows", plant, undo).await;
+    patient.is_healthy();
+}
+
+#[tokio::test]
 async fn a_swollen_table_and_one_without_statistics() {
     let _guard = together().await;
     let patient = Patient::healthy().await;

@@ -51,6 +51,7 @@ mod support;
 mod tidy;
 mod traces;
 mod units;
+mod unreadable;
 mod upgrade;
 mod wait;
 mod watchdog;

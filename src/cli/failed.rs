@@ -164,7 +164,7 @@ fn row(message: &FailedMessage) -> [String; 6] {
     [
         message.seq.to_string(),
         age(message.failed_age_seconds).replace(' ', ""),
-        (message.attempt - 1).to_string(),
+        message.attempt.saturating_sub(1).to_string(),
         safe(&message.topic),
         message.key.as_deref().map_or_else(|| "-".to_owned(), safe),
         message.last_error.as_deref().map(safe).unwrap_or_default(),

@@ -29,6 +29,8 @@ const EXACT: i64 = 100_000;
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often to see whether something is to be said again.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// How often to say again that the backlog is not counted.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// While starting: how often to see whether start-up is over.
 const START_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -66,6 +68,7 @@ async fn log(telemetry: &Telemetry, summary: &mut Summary) {
 async fn look_again_and_again(database: &Database, names: &Names, routes: &Routes, telemetry: &Telemetry) {
     let rule_of = |topic: &str| super::status::rule_of(routes, topic);
     let rules = super::status::rules(routes, &rule_of);
+    let mut uncounted = Uncounted::default();
     loop {
         let started = Instant::now();
         let looked = async {
@@ -74,6 +77,7 @@ async fn look_again_and_again(database: &Database, names: &Names, routes: &Route
         };
         let cost = match looked.await {
             Ok((found, open_for)) => {
+                uncounted = Uncounted::default();
                 telemetry.backlog(backlog(&found));
                 telemetry
                     .history
@@ -84,11 +88,39 @@ async fn look_again_and_again(database: &Database, names: &Names, routes: &Route
             }
             // How long nobody answered says nothing about what an answer costs.
             Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {
-                tracing::debug!(%error, "the backlog could not be counted");
+                uncounted.say(telemetry, &error);
                 Duration::ZERO
             }
         };
         tokio::time::sleep((cost * LOOK_SHARE).clamp(LOOK_INTERVAL, LOOK_INTERVAL_MAX)).await;
+    }
+}
+
+/// How long the backlog has not been counted, and when the log was told.
+#[derive(Default)]
+struct Uncounted {
+    since: Option<Instant>,
+    said: Option<Instant>,
+}
+
+impl Uncounted {
+    /// Says so at once and then every minute: metrics and status line show what was counted last. While the database is away that
+    /// is said already.
+    fn say(&mut self, telemetry: &Telemetry, error: &StoreError) {
+        let now = Instant::now();
+        let since = *self.since.get_or_insert(now);
+        if telemetry.health.facts().database_error.is_some() || self.said.is_some_and(|said| now - said < SAY_AGAIN) {
+            tracing::debug!(%error, "the backlog could not be counted");
+            return;
+        }
+        self.said = Some(now);
+        let error = crate::telemetry::health::chain(error);
+        let seconds = (now - since).as_secs();
+        tracing::warn!(
+            error,
+            seconds,
+            "the backlog could not be counted: metrics and status show what was counted last"
+        );
     }
 }
 

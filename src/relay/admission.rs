@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use crate::delivery::{Failure, FailureClass, Order};
 use crate::message::{Headers, Message, Seq};
 use crate::route::Resolved;
-use crate::store::{FailedAttempt, Hold, Mark, Row};
+use crate::store::{FailedAttempt, Hold, Lane, Mark, Row};
 use crate::telemetry::NOWHERE;
 use crate::transport::Envelope;
 
@@ -63,10 +63,19 @@ impl Engine {
     }
 
     pub(super) fn admit(&mut self, row: Row, found: Found, now: Instant) -> Admission {
-        let Row { lane, message } = row;
+        let Row {
+            lane,
+            message,
+            unreadable,
+        } = row;
         let seq = message.seq;
         let is_holder = self.holds.is_holder(seq);
         if self.window.holds(seq) || !self.territory.takes(lane, seq, found, is_holder) {
+            return Admission::Passed;
+        }
+        if let Some(reason) = unreadable {
+            let failure = Failure::new(FailureClass::Rejected, "unreadable", &*reason);
+            self.reject(lane, &message, failure, now);
             return Admission::Passed;
         }
         let failure = match (
@@ -74,17 +83,22 @@ impl Engine {
             self.routes.resolve(&message.topic, message.key.as_deref()),
         ) {
             (Headers::Valid(_), Ok(resolved)) => {
-                return self.admit_to(resolved, Row { lane, message }, (found, is_holder), now);
+                return self.admit_to(resolved, (lane, message), (found, is_holder), now);
             }
             (Headers::Invalid(reason), _) => Failure::new(FailureClass::Rejected, "headers", &**reason),
             (Headers::Valid(_), Err(reason)) => Failure::new(FailureClass::Rejected, "no_route", reason),
         };
-        self.reject(&Row { lane, message }, failure, now);
+        self.reject(lane, &message, failure, now);
         Admission::Passed
     }
 
-    fn admit_to(&mut self, resolved: Resolved, row: Row, (found, is_holder): (Found, bool), now: Instant) -> Admission {
-        let Row { lane, message } = row;
+    fn admit_to(
+        &mut self,
+        resolved: Resolved,
+        (lane, message): (Lane, Message),
+        (found, is_holder): (Found, bool),
+        now: Instant,
+    ) -> Admission {
         let route = self.routes.get(resolved.route);
         let (transport, order) = (route.transport, route.order);
         let commit_order = route.commit_order;
@@ -199,12 +213,11 @@ impl Engine {
     }
 
     /// The row can never be sent: `failed_at` at its first attempt, without a transport.
-    fn reject(&mut self, row: &Row, failure: Failure, now: Instant) {
-        let message = &row.message;
-        let Some(epoch) = self.territory.epoch(row.lane) else {
+    fn reject(&mut self, lane: Lane, message: &Message, failure: Failure, now: Instant) {
+        let Some(epoch) = self.territory.epoch(lane) else {
             return;
         };
-        if !self.window.admit(message.seq, row.lane, 0) {
+        if !self.window.admit(message.seq, lane, 0) {
             return;
         }
         self.telemetry.attempt_failed(NOWHERE, &failure);
@@ -214,14 +227,13 @@ impl Engine {
             .find(&message.topic)
             .is_some_and(|route| self.routes.get(route).order == Order::Strict);
         if let (true, Some(key)) = (strict, &message.key) {
-            let (seq, lane) = (message.seq, row.lane);
-            let strict = true;
+            let (seq, strict) = (message.seq, true);
             self.holds.hold(&message.topic, key, Holder { seq, lane, strict });
         }
         let mark = Mark {
             seq: message.seq,
             id: message.id,
-            lane: row.lane,
+            lane,
             epoch,
         };
         self.settler.failed(

@@ -59,6 +59,8 @@ pub struct Row {
     pub lane: Lane,
     /// The row.
     pub message: Message,
+    /// Why it cannot be sent as it is: which column is null, is no text, or cannot be read. Nothing of its value.
+    pub unreadable: Option<Box<str>>,
 }
 
 /// An answer of [`Store::read`].

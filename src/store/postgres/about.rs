@@ -152,6 +152,7 @@ fn kind(code: &SqlState) -> &'static str {
         "22003" => "a number is out of range",
         "22008" => "a time is out of range",
         "22P02" | "22P03" => "a value is not of its column's type",
+        "22P05" => "text has a character that UTF-8 has not",
         "22021" => "text has a byte its encoding does not know",
         "23502" => "a column must not be null",
         "23503" => "a foreign key has no counterpart",

@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 
 use serde_json::value::RawValue;
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::database::{Database, Role};
+use super::parts;
+use super::rows::Legible;
 use super::sql::{Names, Statement};
+use super::unreadable::is_about_a_row;
 use crate::message::Seq;
 use crate::store::StoreError;
 
@@ -22,21 +26,37 @@ pub type Contents = HashMap<i64, (Box<RawValue>, Box<RawValue>)>;
 pub async fn read(database: &Database, names: &Names, seqs: &[Seq], bytes_max: usize) -> Result<Contents, StoreError> {
     let statement = Statement {
         text: names.fill(CONTENTS),
-        types: &[Type::INT8_ARRAY],
+        types: &[Type::INT8_ARRAY, Type::TEXT_ARRAY],
     };
     let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
     let (mut contents, mut bytes) = (Contents::new(), 0);
-    let raw = |text: String| RawValue::from_string(text).expect("the database's JSON is JSON");
-    database
-        .query_while(Role::Side, &statement, &[&seqs], |row| {
-            let (seq, payload, headers): (i64, String, String) = (row.get(0), row.get(1), row.get(2));
-            bytes += payload.len() + headers.len();
-            if bytes > bytes_max && !contents.is_empty() {
-                return Ok(false);
-            }
-            contents.insert(seq, (raw(payload), raw(headers)));
-            Ok(true)
-        })
-        .await?;
+    let mut take = |row: &Row| {
+        let (seq, payload, headers): (i64, Legible, Legible) = (row.get(0), row.get(1), row.get(2));
+        bytes += payload.0.len() + headers.0.len();
+        if bytes > bytes_max && !contents.is_empty() {
+            return false;
+        }
+        contents.insert(seq, (parts::json(payload), parts::json(headers)));
+        true
+    };
+    let none: Vec<&str> = Vec::new();
+    let mut after = None;
+    let note = |row: Row| {
+        after = Some(row.get::<_, i64>(0));
+        Ok(take(&row))
+    };
+    match database
+        .query_while(Role::Side, &statement, &[&seqs, &none], note)
+        .await
+    {
+        Err(error) if is_about_a_row(&error) => {}
+        answer => return answer.map(|()| contents),
+    }
+    for seq in seqs.iter().filter(|seq| after.is_none_or(|after| **seq > after)) {
+        let rows = parts::query((database, names), &statement, &[*seq], &[]).await?;
+        if !rows.iter().all(&mut take) {
+            break;
+        }
+    }
     Ok(contents)
 }

@@ -7,12 +7,15 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::database::{Database, Role};
 use super::moment::Moment;
+use super::parts;
+use super::rows::{Legible, legible};
 use super::sql::{Names, Statement};
+use super::unreadable::is_about_a_row;
 use crate::message::Seq;
 use crate::store::StoreError;
 
@@ -99,9 +102,9 @@ pub struct Chosen {
 pub struct FailedMessage {
     /// Place in the outbox.
     pub seq: i64,
-    /// Message id.
+    /// Message id; empty: it has none.
     pub id: String,
-    /// Topic.
+    /// Topic; empty: it has none, or it cannot be read.
     pub topic: String,
     /// Ordering key.
     pub key: Option<String>,
@@ -117,10 +120,10 @@ pub struct FailedMessage {
     pub failed_at: String,
     /// Why.
     pub last_error: Option<String>,
-    /// When it was inserted.
-    pub inserted_at: String,
-    /// When it was last written.
-    pub updated_at: String,
+    /// When it was inserted; `None`: the row does not say.
+    pub inserted_at: Option<String>,
+    /// When it was last written; `None`: the row does not say.
+    pub updated_at: Option<String>,
     /// Seconds since it failed.
     #[serde(skip)]
     pub failed_age_seconds: f64,
@@ -190,6 +193,19 @@ pub async fn choose_after(
     after: Option<Seq>,
     limit: Option<usize>,
 ) -> Result<Chosen, StoreError> {
+    match choose_together(database, names, filter, (after, limit)).await {
+        Err(error) if is_about_a_row(&error) => parts::choose((database, names), filter, after, limit).await,
+        answer => answer,
+    }
+}
+
+/// By one statement, which ends at a row that has to be compared and cannot be read.
+pub(super) async fn choose_together(
+    database: &Database,
+    names: &Names,
+    filter: &Filter,
+    (after, limit): (Option<Seq>, Option<usize>),
+) -> Result<Chosen, StoreError> {
     let types = &[
         Type::TEXT,
         Type::TEXT,
@@ -236,7 +252,7 @@ pub async fn choose_after(
             |row| {
                 let seq: i64 = row.get(0);
                 chosen.seqs.push(Seq(seq));
-                if let Some(id) = row.get::<_, Option<String>>(1) {
+                if let Some(id) = legible(&row, 1) {
                     found.insert(seq.to_string());
                     found.insert(id);
                 }
@@ -260,21 +276,21 @@ pub async fn choose_after(
 pub async fn list(database: &Database, names: &Names, seqs: &[Seq]) -> Result<Vec<FailedMessage>, StoreError> {
     let statement = Statement {
         text: names.fill(LIST),
-        types: &[Type::INT8_ARRAY],
+        types: &[Type::INT8_ARRAY, Type::TEXT_ARRAY],
     };
     let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
-    let rows = database.query(Role::Side, &statement, &[&seqs]).await?;
+    let rows = parts::query((database, names), &statement, &seqs, &[]).await?;
     let message = |row: &tokio_postgres::Row| FailedMessage {
         seq: row.get(0),
-        id: row.get(1),
-        topic: row.get(2),
-        key: row.get(3),
+        id: legible(row, 1).unwrap_or_default(),
+        topic: legible(row, 2).unwrap_or_default(),
+        key: legible(row, 3),
         attempt: row.get(4),
         max_attempts: row.get(5),
         priority: row.get(6),
         replay: row.get(7),
         failed_at: row.get(8),
-        last_error: row.get(9),
+        last_error: legible(row, 9),
         inserted_at: row.get(10),
         updated_at: row.get(11),
         failed_age_seconds: row.get(12),
@@ -296,13 +312,15 @@ pub async fn show(database: &Database, names: &Names, id: &MessageRef) -> Result
         MessageRef::Seq(seq) => (Some(*seq), None),
         MessageRef::Id(id) => (None, Some(id.hyphenated().to_string())),
     };
-    let rows = database.query(Role::Side, &statement, &[&seq, &id]).await?;
-    let raw = |text: String| RawValue::from_string(text).expect("the database's JSON is JSON");
+    let rows = match database.query(Role::Side, &statement, &[&seq, &id]).await {
+        Err(error) if is_about_a_row(&error) => parts::show(database, names, seq, id).await?,
+        answer => answer?,
+    };
     Ok(rows.first().map(|row| {
-        let (names, values): (Vec<String>, Vec<String>) = (row.get(0), row.get(1));
+        let (names, values): (Vec<String>, Vec<Legible>) = (row.get(0), row.get(1));
         Shown {
-            columns: names.into_iter().zip(values.into_iter().map(raw)).collect(),
-            attempts: raw(row.get(2)),
+            columns: names.into_iter().zip(values.into_iter().map(parts::json)).collect(),
+            attempts: parts::json(row.get(2)),
         }
     }))
 }
@@ -310,6 +328,8 @@ pub async fn show(database: &Database, names: &Names, id: &MessageRef) -> Result
 /// A bulk command under way, for whoever does its steps one by one: the audit sees one command.
 #[derive(Debug)]
 pub struct Steps<'a> {
+    names: &'a Names,
+    action: Action,
     statement: Statement,
     who: &'a str,
     filter: String,
@@ -319,15 +339,17 @@ pub struct Steps<'a> {
 impl<'a> Steps<'a> {
     /// The steps of `command`.
     #[must_use]
-    pub fn new(names: &Names, command: &Command<'a>) -> Self {
+    pub fn new(names: &'a Names, command: &Command<'a>) -> Self {
         let file = match command.action {
             Action::Retry => RETRY,
             Action::Discard => DISCARD,
         };
         Self {
+            names,
+            action: command.action,
             statement: Statement {
                 text: names.fill(file),
-                types: &[Type::INT8_ARRAY, Type::TEXT, Type::UUID, Type::TEXT],
+                types: parts::STEP,
             },
             who: command.who,
             filter: serde_json::to_string(command.filter).expect("a filter is JSON"),
@@ -341,10 +363,14 @@ impl<'a> Steps<'a> {
     /// See [`Database::query`].
     pub async fn step(&self, database: &Database, chosen: &[Seq]) -> Result<u64, StoreError> {
         let seqs: Vec<i64> = chosen.iter().map(|seq| seq.0).collect();
-        let rows = database
-            .query(Role::Side, &self.statement, &[&seqs, &self.who, &self.id, &self.filter])
-            .await?;
-        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+        let command: [&(dyn ToSql + Sync); 3] = [&self.who, &self.id, &self.filter];
+        match parts::step(database, &self.statement, &seqs, command).await {
+            // One of them cannot be read as a whole, and the audit would keep it.
+            Err(error) if self.action == Action::Discard && is_about_a_row(&error) => {
+                parts::discard((database, self.names), &self.statement, &seqs, command).await
+            }
+            answer => answer,
+        }
     }
 }
 

@@ -12,14 +12,18 @@ use tokio_postgres::Row as PgRow;
 
 use super::cursor::{Cursor, Done, Look, Next, Place, Question, Ranges, Seen, Skimmed, Took, Verdict};
 use super::database::{Param, Role};
-use super::rows::{CursorRow, Topics, cursor_row, message_row, place, seconds, unreadable};
+use super::rows::{self, Broken, CursorRow, Topics, cursor_row, message_row, place, unreadable};
 use super::snapshot::Snapshot;
+use super::sql::Statement;
+use super::unreadable::{Known, Reach, is_about_a_row};
 use super::{PostgresStore, Reading};
 use crate::message::Seq;
 use crate::store::{LaneSet, Page, Room, Row, StoreError};
 
 /// What stands behind the name is looked at this often, whether rows come or not.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// Rows that cannot be read are looked for this often in one read whose snapshot they end.
+const LOOKS: u32 = 16;
 /// Numbers missing in one stretch beyond which it is a jump of the sequence, worth a line in the log.
 const JUMP: i64 = 1_000_000;
 
@@ -55,6 +59,8 @@ struct Asking<'a> {
     brought: Brought,
     /// The page's, while questions about it follow.
     snapshot: Option<Snapshot<'a>>,
+    /// Rows that cannot be read, as far as this read has met them.
+    known: &'a mut Known,
 }
 
 impl PostgresStore {
@@ -113,39 +119,60 @@ impl PostgresStore {
     pub(super) async fn read_feed(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
         let mut feed = self.feed.lock().await;
         let mask = self.mask(lanes);
+        let mut known = Known::default();
+        for _ in 0..LOOKS {
+            if let Some(page) = self.read_once((&mask, room), &mut feed, &mut known).await? {
+                return Ok(page);
+            }
+        }
+        Err(StoreError::Unavailable("too many rows cannot be read at a time".into()))
+    }
+
+    /// `None`: a row that cannot be read ended the snapshot before anything was brought; now it is known.
+    async fn read_once(
+        &self,
+        (mask, room): (&Vec<u8>, Room),
+        feed: &mut Feed,
+        known: &mut Known,
+    ) -> Result<Option<Page>, StoreError> {
         let looks = feed.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
         let mut question = self.cursor().begin(room, looks);
         let mut asking = Asking {
-            mask: &mask,
+            mask,
             room,
-            feed: &mut feed,
+            feed,
             brought: Brought::default(),
             snapshot: None,
+            known,
         };
         loop {
-            match self.ask(question, &mut asking).await? {
+            let Some(next) = self.ask(question, &mut asking).await? else {
+                return Ok(None);
+            };
+            match next {
                 Next::Ask(next) => question = next,
                 Next::Done(done) => {
                     if let Some(snapshot) = asking.snapshot.take() {
                         snapshot.end().await?;
                     }
-                    return Ok(self.page(asking.brought, done));
+                    return Ok(Some(self.page(asking.brought, done)));
                 }
                 Next::StartOver(why) => {
                     tracing::warn!("{why}: starting over with what is there now");
-                    return Ok(Page {
+                    return Ok(Some(Page {
                         exchanged: true,
                         cursor: Seq(self.cursor().at()),
                         decided: Seq(i64::MIN),
                         ..Page::default()
-                    });
+                    }));
                 }
             }
         }
     }
 
-    async fn ask<'a>(&'a self, question: Question, asking: &mut Asking<'a>) -> Result<Next, StoreError> {
-        match question {
+    /// `None`: as [`Self::read_once`].
+    async fn ask<'a>(&'a self, question: Question, asking: &mut Asking<'a>) -> Result<Option<Next>, StoreError> {
+        Ok(Some(match question {
             Question::Page {
                 after,
                 limit,
@@ -155,8 +182,10 @@ impl PostgresStore {
                 if keeps_snapshot {
                     asking.snapshot = Some(self.database.snapshot(Role::Read).await?);
                 }
-                self.ask_page(asking, (after, limit), &gaps).await?;
-                Ok(self.cursor().paged())
+                if !self.ask_page(asking, (after, limit), &gaps).await? {
+                    return Ok(None);
+                }
+                self.cursor().paged()
             }
             Question::Look => {
                 asking.feed.looked_at = Some(Instant::now());
@@ -169,39 +198,44 @@ impl PostgresStore {
                 if !look.ahead {
                     asking.feed.ahead_after = i64::MIN;
                 }
-                Ok(self.cursor().looked(look))
+                self.cursor().looked(look)
             }
             Question::Late { gaps, limit } => {
                 let params: [Param<'_>; 4] = [&gaps.firsts, &gaps.lasts, asking.mask, &limit];
-                let take = |row: PgRow| self.take(&row, &mut asking.feed.topics, &mut asking.brought);
-                let snapshot = asking
-                    .snapshot
-                    .as_mut()
-                    .expect("late rows are asked for in a page's snapshot");
-                snapshot.query_while(&self.sql.fetch_late, &params, take).await?;
-                Ok(self.cursor().late())
+                if !self.ask_in_snapshot(asking, &self.sql.fetch_late, &params).await? {
+                    return Ok(None);
+                }
+                self.cursor().late()
             }
             Question::Ahead => {
                 self.ask_ahead(asking).await?;
-                Ok(self.cursor().looked_ahead())
+                self.cursor().looked_ahead()
             }
             Question::Skim { after, rows } => {
                 let params: [Param<'_>; 3] = [&after, &rows, asking.mask];
-                let rows = self.database.query(Role::Read, &self.reading().skim, &params).await?;
-                let row = rows.first().expect("an aggregate has one row");
-                let (seen, next_due) = skimmed(row).map_err(|error| unreadable(&error))?;
-                asking.brought.due_in(next_due);
-                Ok(self.cursor().skimmed(seen))
+                let seen = match self.database.query(Role::Read, &self.reading().skim, &params).await {
+                    Ok(rows) => {
+                        let row = rows.first().expect("an aggregate has one row");
+                        let seen = rows::Skimmed::read(row).map_err(|error| unreadable(&error))?;
+                        asking.brought.due_in(seen.next_due);
+                        skimmed(&seen)
+                    }
+                    // The next page finds the row.
+                    Err(error) if is_about_a_row(&error) => Skimmed::default(),
+                    Err(error) => return Err(error),
+                };
+                self.cursor().skimmed(seen)
             }
-        }
+        }))
     }
 
+    /// `false`: as [`Self::read_once`].
     async fn ask_page(
         &self,
         asking: &mut Asking<'_>,
         (after, limit): (i64, i64),
         gaps: &Ranges,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let reading = self.reading();
         let bare: [Param<'_>; 3] = [&after, &limit, asking.mask];
         let with_gaps: [Param<'_>; 5] = [&after, &limit, asking.mask, &gaps.firsts, &gaps.lasts];
@@ -210,11 +244,44 @@ impl PostgresStore {
         } else {
             (&reading.fetch_with_gaps, &with_gaps)
         };
-        let take = |row: PgRow| self.take(&row, &mut asking.feed.topics, &mut asking.brought);
-        match &mut asking.snapshot {
-            Some(snapshot) => snapshot.query_while(statement, params, take).await,
-            None => self.database.query_while(Role::Read, statement, params, take).await,
+        if asking.snapshot.is_some() {
+            return self.ask_in_snapshot(asking, statement, params).await;
         }
+        let (topics, brought) = (&mut asking.feed.topics, &mut asking.brought);
+        let take = |row: &PgRow, broken: Option<&Broken>| self.take(row, (topics, broken), brought);
+        if self.read_rows(Role::Read, statement, params, take).await? == Reach::Cut {
+            self.cursor().cut_short();
+        }
+        Ok(true)
+    }
+
+    /// A row that cannot be read ends the transaction, and the snapshot with it: where late rows have come they are a page, else
+    /// the row is found and the read begun again. `false`: that.
+    async fn ask_in_snapshot(
+        &self,
+        asking: &mut Asking<'_>,
+        statement: &Statement,
+        params: &[Param<'_>],
+    ) -> Result<bool, StoreError> {
+        let snapshot = asking.snapshot.as_mut().expect("asked while a snapshot is kept");
+        let (topics, brought, known) = (&mut asking.feed.topics, &mut asking.brought, &*asking.known);
+        let take = |row: PgRow| self.take(&row, (topics, known.of(row.get(0))), brought);
+        let all = [params, &known.lists()].concat();
+        let error = match snapshot.query_while(statement, &all, take).await {
+            Ok(()) => return Ok(true),
+            Err(error) if !is_about_a_row(&error) => return Err(error),
+            Err(error) => error,
+        };
+        asking.snapshot = None;
+        if self.cursor().has_late() {
+            self.cursor().cut_short();
+            return Ok(true);
+        }
+        self.cursor().give_up();
+        if !self.look_closer(Role::Read, statement, params, asking.known).await? {
+            return Err(error);
+        }
+        Ok(false)
     }
 
     /// Rows written by hand past what the sequence has given: a few with each look, in turn.
@@ -224,29 +291,32 @@ impl PostgresStore {
         let params: [Param<'_>; 3] = [&limit, asking.mask, &after];
         let (mut bytes, room) = (0, asking.room.bytes);
         let (topics, rows) = (&mut asking.feed.topics, &mut asking.brought.ahead);
-        let take = |row: PgRow| {
-            let row = message_row(&row, topics)?;
+        let take = |row: &PgRow, broken: Option<&Broken>| {
+            let row = message_row(row, topics, broken)?;
             bytes += row.message.size();
             rows.push(row);
             Ok(bytes < room)
         };
-        let reading = self.reading();
-        let statement = &reading.fetch_ahead;
-        match &mut asking.snapshot {
-            Some(snapshot) => snapshot.query_while(statement, &params, take).await?,
-            None => self.database.query_while(Role::Read, statement, &params, take).await?,
-        }
+        // On another connection: this one's may be keeping a snapshot.
+        let statement = &self.reading().fetch_ahead;
+        let reach = self.read_rows(Role::Side, statement, &params, take).await?;
         let brought = &asking.brought.ahead;
-        let all = bytes < room && i64::try_from(brought.len()).is_ok_and(|rows| rows < limit);
-        let last = brought.last().map(|row| row.message.seq.0).filter(|_| !all);
+        let fits = bytes < room && i64::try_from(brought.len()).is_ok_and(|rows| rows < limit);
+        let last = brought.last().map(|row| row.message.seq.0);
+        let last = last.filter(|_| !fits || reach == Reach::Cut);
         asking.feed.ahead_after = last.unwrap_or(i64::MIN);
         Ok(())
     }
 
     /// Offers a row to the cursor; whether the next may come.
-    fn take(&self, row: &PgRow, topics: &mut Topics, brought: &mut Brought) -> Result<bool, StoreError> {
+    fn take(
+        &self,
+        row: &PgRow,
+        (topics, broken): (&mut Topics, Option<&Broken>),
+        brought: &mut Brought,
+    ) -> Result<bool, StoreError> {
         let (seq, late) = place(row)?;
-        let (size, found) = match cursor_row(row, topics)? {
+        let (size, found) = match cursor_row(row, topics, broken)? {
             CursorRow::ToSend(row) => (Some(row.message.size()), Some(row)),
             CursorRow::DueIn(due_in) => {
                 brought.due_in(Some(due_in));
@@ -314,12 +384,11 @@ fn look_of(rows: &[PgRow]) -> Result<(Look, Option<String>), StoreError> {
     read().map_err(|error: tokio_postgres::Error| unreadable(&error))
 }
 
-fn skimmed(row: &PgRow) -> Result<(Skimmed, Option<Duration>), tokio_postgres::Error> {
-    let seen = Skimmed {
-        rows: row.try_get("rows")?,
-        first: row.try_get("first")?,
-        last: row.try_get("last")?,
-        first_wanted: row.try_get("first_wanted")?,
-    };
-    Ok((seen, seconds(row.try_get("due_in")?)))
+fn skimmed(seen: &rows::Skimmed) -> Skimmed {
+    Skimmed {
+        rows: seen.rows,
+        first: seen.first,
+        last: seen.last,
+        first_wanted: seen.first_wanted,
+    }
 }

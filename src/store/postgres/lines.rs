@@ -13,9 +13,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::database::{Database, Role};
+use super::database::Database;
 use super::migrate::PayloadType;
-use super::rows::unreadable;
+use super::parts;
+use super::rows::{Legible, legible, unreadable};
 use super::sql::{Names, Statement};
 use crate::message::Seq;
 use crate::store::StoreError;
@@ -28,15 +29,15 @@ const PAGE_BYTES: i64 = 4 << 20;
 /// One line of an export.
 #[derive(Debug, Serialize)]
 pub struct ExportedMessage {
-    /// Message id.
-    pub id: String,
-    /// Topic.
-    pub topic: String,
+    /// Message id; `None`: it has none.
+    pub id: Option<String>,
+    /// Topic; `None`: it has none, or it cannot be read.
+    pub topic: Option<String>,
     /// Ordering key.
     pub key: Option<String>,
-    /// Headers, as stored.
-    pub headers: Box<RawValue>,
-    /// The body, where JSON can say it.
+    /// Headers, as stored; `None`: they cannot be read.
+    pub headers: Option<Box<RawValue>>,
+    /// The body, where JSON can say it. Neither this nor the bytes: it is null, or cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Box<RawValue>>,
     /// The body's bytes, where it cannot.
@@ -57,13 +58,14 @@ pub struct ExportedMessage {
     /// Why.
     pub last_error: Option<String>,
     /// When it was inserted; ISO 8601.
-    pub inserted_at: String,
+    pub inserted_at: Option<String>,
 }
 
 /// Reads failed messages whole, a bounded page at a time.
 #[derive(Debug)]
 pub struct Exporter {
     statement: Statement,
+    names: Names,
     payload: PayloadType,
 }
 
@@ -72,14 +74,17 @@ impl Exporter {
     #[must_use]
     pub fn new(names: &Names, payload: PayloadType) -> Self {
         let bytes = match payload {
-            PayloadType::Jsonb | PayloadType::Json | PayloadType::Text => "convert_to(m.{c.payload}::text, 'UTF8')",
+            PayloadType::Jsonb | PayloadType::Json | PayloadType::Text => {
+                "convert_to(m.{c.payload}::text, case getdatabaseencoding() when 'SQL_ASCII' then 'SQL_ASCII' else 'UTF8' end)"
+            }
             PayloadType::Bytea => "m.{c.payload}",
         };
         Self {
             statement: Statement {
                 text: names.fill(&EXPORT.replace("{payload_bytes}", bytes)),
-                types: &[Type::INT8_ARRAY, Type::INT8],
+                types: &[Type::INT8_ARRAY, Type::INT8, Type::TEXT_ARRAY],
             },
+            names: names.clone(),
             payload,
         }
     }
@@ -90,21 +95,20 @@ impl Exporter {
     /// See [`Database::query`].
     pub async fn page(&self, database: &Database, seqs: &[Seq]) -> Result<Vec<ExportedMessage>, StoreError> {
         let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
-        let rows = database
-            .query(Role::Side, &self.statement, &[&seqs, &PAGE_BYTES])
-            .await?;
+        let rows = parts::query((database, &self.names), &self.statement, &seqs, &[&PAGE_BYTES]).await?;
         let messages: Result<_, tokio_postgres::Error> = rows.iter().map(|row| self.message(row)).collect();
         messages.map_err(|error| unreadable(&error))
     }
 
     fn message(&self, row: &Row) -> Result<ExportedMessage, tokio_postgres::Error> {
-        let headers: String = row.try_get("headers")?;
-        let (payload, payload_base64) = told(self.payload, row.try_get("payload")?);
+        let headers = legible(row, "headers").map(|text| parts::json(Legible(on_one_line(text))));
+        let payload: Option<Vec<u8>> = row.try_get("payload")?;
+        let (payload, payload_base64) = payload.map_or((None, None), |bytes| told(self.payload, bytes));
         Ok(ExportedMessage {
-            id: row.try_get("id")?,
-            topic: row.try_get("topic")?,
-            key: row.try_get("key")?,
-            headers: RawValue::from_string(on_one_line(headers)).expect("the database's JSON is JSON"),
+            id: legible(row, "id"),
+            topic: legible(row, "topic"),
+            key: legible(row, "key"),
+            headers,
             payload,
             payload_base64,
             priority: row.try_get("priority")?,
@@ -113,7 +117,7 @@ impl Exporter {
             seq: row.try_get("seq")?,
             attempt: row.try_get("attempt")?,
             failed_at: row.try_get("failed_at")?,
-            last_error: row.try_get("last_error")?,
+            last_error: legible(row, "last_error"),
             inserted_at: row.try_get("inserted_at")?,
         })
     }

@@ -20,6 +20,7 @@ pub mod lines;
 mod listen;
 pub mod migrate;
 pub mod moment;
+mod parts;
 pub mod paused;
 pub mod prune;
 pub mod replay;
@@ -32,6 +33,7 @@ pub mod sql;
 pub mod status;
 mod tls;
 pub mod transactions;
+mod unreadable;
 mod walks;
 
 use std::sync::Arc;
@@ -153,16 +155,24 @@ impl Reading {
     fn new(names: &Names, sequence: Option<&str>) -> Self {
         let fill = |statement: Statement| statement.with_sequence(sequence);
         Self {
-            fetch: fill(statement!(names, "fetch", [INT8, INT8, BYTEA])),
+            fetch: fill(statement!(names, "fetch", [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY])),
             fetch_with_gaps: fill(statement!(
                 names,
                 "fetch_with_gaps",
-                [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY]
+                [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY]
             )),
-            fetch_ahead: fill(statement!(names, "fetch_ahead", [INT8, BYTEA, INT8])),
+            fetch_ahead: fill(statement!(
+                names,
+                "fetch_ahead",
+                [INT8, BYTEA, INT8, INT8_ARRAY, INT8_ARRAY]
+            )),
             skim: fill(statement!(names, "skim", [INT8, INT8, BYTEA])),
             look: fill(statement!(names, "look", [])),
-            due: fill(statement!(names, "due", [INT8, INT8, INT8, INT8, BYTEA])),
+            due: fill(statement!(
+                names,
+                "due",
+                [INT8, INT8, INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY]
+            )),
         }
     }
 }
@@ -171,13 +181,21 @@ impl Statements {
     fn new(names: &Names, delete_relayed: bool) -> Self {
         Self {
             start: statement!(names, "start", [INT8]),
-            fetch_late: statement!(names, "fetch_late", [INT8_ARRAY, INT8_ARRAY, BYTEA, INT8]),
-            reread: statement!(names, "reread", [INT8, INT8, INT8, BYTEA, TEXT_ARRAY, TEXT]),
+            fetch_late: statement!(
+                names,
+                "fetch_late",
+                [INT8_ARRAY, INT8_ARRAY, BYTEA, INT8, INT8_ARRAY, INT8_ARRAY]
+            ),
+            reread: statement!(
+                names,
+                "reread",
+                [INT8, INT8, INT8, BYTEA, TEXT_ARRAY, TEXT, INT8_ARRAY, INT8_ARRAY]
+            ),
             due_look: statement!(names, "due_look", []),
             next_due: statement!(names, "next_due", []),
-            recall: statement!(names, "recall", [INT8_ARRAY, BYTEA]),
-            holds: statement!(names, "holds", [BYTEA, BOOL]),
-            holds_among: statement!(names, "holds_among", [BYTEA, INT8_ARRAY]),
+            recall: statement!(names, "recall", [INT8_ARRAY, BYTEA, INT8_ARRAY, INT8_ARRAY]),
+            holds: statement!(names, "holds", [BYTEA, BOOL, INT8_ARRAY, INT8_ARRAY]),
+            holds_among: statement!(names, "holds_among", [BYTEA, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY]),
             relayed: if delete_relayed {
                 relayed!(names, "delete", "delete_listed", "delete_verified")
             } else {

@@ -6,7 +6,9 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::database::{Database, Role};
+use super::rows::legible;
 use super::sql::{Names, Statement};
+use super::status::unless_unreadable;
 use crate::store::StoreError;
 
 const PAUSE: &str = include_str!("../../../sql/pause.sql");
@@ -102,8 +104,8 @@ pub async fn topics(
         text: names.fill(TOPICS),
         types: &[Type::INT8],
     };
-    for row in database.query(Role::Side, &statement, &[&search]).await? {
-        let topic: String = row.get(0);
+    let found = database.query(Role::Side, &statement, &[&search]).await;
+    for topic in unless_unreadable(found)?.iter().filter_map(|row| legible(row, 0)) {
         if by_route(&topic) && topics.iter().all(|paused| paused.topic != topic) {
             let (since, who) = (None, None);
             topics.push(PausedTopic { topic, since, who });
@@ -124,6 +126,7 @@ pub async fn count(database: &Database, names: &Names, topics: &[&str], search: 
         text: names.fill(SHUT),
         types: &[Type::TEXT_ARRAY, Type::INT8],
     };
-    let rows = database.query(Role::Side, &statement, &[&topics, &search]).await?;
+    let counted = database.query(Role::Side, &statement, &[&topics, &search]).await;
+    let rows = unless_unreadable(counted)?;
     Ok(rows.first().map_or(0, |row| row.get(0)))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_postgres::Row as PgRow;
-use tokio_postgres::types::{FromSql, Type};
+use tokio_postgres::types::{FromSql, Type, WrongType};
 use uuid::Uuid;
 
 use crate::message::{Headers, Message, MessageId, Seq};
@@ -16,12 +16,18 @@ use crate::store::{Lane, Row, StoreError};
 /// Topics are few and repeat: past this many the cache starts over.
 const TOPICS_CACHED: usize = 1_000;
 
+/// A longer topic, in bytes, is nobody's name for anything.
+const TOPIC_CACHED: usize = 4_096;
+
 /// Shares one allocation among the rows of a topic.
 #[derive(Debug, Default)]
 pub(super) struct Topics(HashMap<Box<str>, Arc<str>>);
 
 impl Topics {
     pub(super) fn share(&mut self, topic: &str) -> Arc<str> {
+        if topic.len() > TOPIC_CACHED {
+            return topic.into();
+        }
         if let Some(shared) = self.0.get(topic) {
             return Arc::clone(shared);
         }
@@ -54,12 +60,32 @@ impl<'a> FromSql<'a> for Stored<'a> {
     }
 }
 
-/// What a column that cannot be read means.
+/// What a column of our own statements that cannot be decoded means: its type is another by now, as after a migration of somebody's.
+/// Worth waiting for; the next start names the column.
 pub(super) fn unreadable(error: &tokio_postgres::Error) -> StoreError {
     let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-    StoreError::Misconfigured(format!(
-        "a column of the outbox table cannot be read: {cause}; run: outboxd check --connect"
-    ))
+    StoreError::Unavailable(
+        format!("a column of the outbox table cannot be read: {cause}; run: outboxd check --connect").into(),
+    )
+}
+
+/// Text as far as it is UTF-8, for people: a database in SQL_ASCII holds any bytes.
+#[derive(Debug)]
+pub(super) struct Legible(pub(super) String);
+
+impl<'a> FromSql<'a> for Legible {
+    fn from_sql(_ty: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn Error + Sync + Send>> {
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        <&str as FromSql>::accepts(ty) || *ty == Type::JSON
+    }
+}
+
+/// A column's text for people; nothing for null.
+pub(super) fn legible(row: &PgRow, index: impl tokio_postgres::row::RowIndex + std::fmt::Display) -> Option<String> {
+    row.get::<_, Option<Legible>>(index).map(|Legible(text)| text)
 }
 
 /// Where the columns of `{message}` stand in every statement that brings messages; what else it brings comes after.
@@ -84,9 +110,62 @@ enum Column {
     Late,
 }
 
-/// The value of a column.
+/// The value of a column that is never null.
 fn get<'a, T: FromSql<'a>>(row: &'a PgRow, column: Column) -> Result<T, tokio_postgres::Error> {
     row.try_get(column as usize)
+}
+
+/// What keeps a row from being sent, the first of it.
+#[derive(Default)]
+struct Trouble(Option<Box<str>>);
+
+impl Trouble {
+    fn note(&mut self, reason: impl FnOnce() -> String) {
+        if self.0.is_none() {
+            self.0 = Some(reason().into());
+        }
+    }
+
+    /// The value of a column, `None` where it is null. One that cannot be decoded is the row's trouble, unless it is the column's:
+    /// no row can be decoded then.
+    fn value<'a, T: FromSql<'a>>(
+        &mut self,
+        row: &'a PgRow,
+        (column, name): (Column, &str),
+    ) -> Result<Option<T>, tokio_postgres::Error> {
+        match row.try_get(column as usize) {
+            Ok(value) => Ok(value),
+            Err(error) if error.source().is_some_and(|cause| cause.is::<WrongType>()) => Err(error),
+            Err(error) => {
+                let not_utf8 = error.source().is_some_and(|cause| cause.is::<std::str::Utf8Error>());
+                let what = if not_utf8 { "is not UTF-8" } else { "cannot be decoded" };
+                self.note(|| format!("{name} {what}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// As [`Self::value`], of a column without which nothing can be sent.
+    fn needed<'a, T: FromSql<'a>>(
+        &mut self,
+        row: &'a PgRow,
+        (column, name): (Column, &str),
+    ) -> Result<Option<T>, tokio_postgres::Error> {
+        let value = self.value(row, (column, name))?;
+        if value.is_none() {
+            self.note(|| format!("{name} is null"));
+        }
+        Ok(value)
+    }
+}
+
+/// What is known of a row whose contents cannot be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Broken {
+    /// Which columns, and what the database says.
+    pub(super) reason: String,
+    pub(super) topic: Option<String>,
+    pub(super) key: Option<String>,
 }
 
 /// A timestamptz: microseconds since 2000, the first and last number for the infinities.
@@ -111,40 +190,62 @@ impl<'a> FromSql<'a> for Instant {
     }
 }
 
-/// Reads the message of a row.
-pub(super) fn message_row(row: &PgRow, topics: &mut Topics) -> Result<Row, StoreError> {
-    read(row, topics).map_err(|error| unreadable(&error))
+/// Reads the message of a row; `broken`: one whose contents were not brought.
+pub(super) fn message_row(row: &PgRow, topics: &mut Topics, broken: Option<&Broken>) -> Result<Row, StoreError> {
+    read(row, topics, broken).map_err(|error| unreadable(&error))
 }
 
-fn read(row: &PgRow, topics: &mut Topics) -> Result<Row, tokio_postgres::Error> {
-    let headers = match get::<Option<Stored<'_>>>(row, Column::Headers)? {
-        Some(Stored(json)) => Headers::parse(json),
-        None => Headers::empty(),
-    };
+/// An older row says nothing about how long messages take: some programs write the year 1 where they mean nothing.
+const AGE_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+fn read(row: &PgRow, topics: &mut Topics, broken: Option<&Broken>) -> Result<Row, tokio_postgres::Error> {
+    let mut trouble = Trouble(broken.map(|broken| broken.reason.as_str().into()));
+    let id = message_id(row, &mut trouble)?;
+    let (mut topic, mut key) = (None, None);
+    let (mut payload, mut headers) = (Bytes::new(), Headers::empty());
+    if let Some(broken) = broken {
+        (topic, key) = (broken.topic.as_deref(), broken.key.as_deref());
+    } else {
+        topic = trouble.needed(row, (Column::Topic, "topic"))?.or(topic);
+        key = trouble.value(row, (Column::Key, "key"))?.or(key);
+        if let Some(Stored(body)) = trouble.needed(row, (Column::Payload, "payload"))? {
+            payload = Bytes::copy_from_slice(body);
+        }
+        if let Some(Stored(json)) = trouble.value(row, (Column::Headers, "headers"))? {
+            headers = Headers::parse(json);
+        }
+    }
     let now: Instant = get(row, Column::Now)?;
+    let inserted_at: Option<Instant> = trouble.value(row, (Column::InsertedAt, "inserted_at"))?;
+    let age = inserted_at.map_or(Duration::ZERO, |inserted_at| now.since(inserted_at));
     let message = Message {
         seq: Seq(get(row, Column::Seq)?),
-        id: message_id(row)?,
-        topic: topics.share(get(row, Column::Topic)?),
-        key: get::<Option<&str>>(row, Column::Key)?.map(Into::into),
-        payload: Bytes::copy_from_slice(get::<Stored<'_>>(row, Column::Payload)?.0),
+        id,
+        topic: topics.share(topic.unwrap_or_default()),
+        key: key.map(Into::into),
+        payload,
         headers,
-        attempt: get(row, Column::Attempt)?,
-        max_attempts: get(row, Column::MaxAttempts)?,
-        replay: get(row, Column::Replay)?,
-        age: now.since(get(row, Column::InsertedAt)?),
+        attempt: trouble.value(row, (Column::Attempt, "attempt"))?.unwrap_or(1),
+        max_attempts: trouble.value(row, (Column::MaxAttempts, "max_attempts"))?,
+        replay: trouble.value(row, (Column::Replay, "replay"))?.unwrap_or(0),
+        age: if age > AGE_MAX { Duration::ZERO } else { age },
     };
     Ok(Row {
         lane: lane_of(get(row, Column::Lane)?),
         message,
+        unreadable: trouble.0,
     })
 }
 
-fn message_id(row: &PgRow) -> Result<MessageId, tokio_postgres::Error> {
-    match get::<Uuid>(row, Column::Id) {
-        Ok(id) => Ok(MessageId::Uuid(id)),
-        Err(_) => get(row, Column::Id).map(MessageId::Number),
+fn message_id(row: &PgRow, trouble: &mut Trouble) -> Result<MessageId, tokio_postgres::Error> {
+    let id = match trouble.value::<Uuid>(row, (Column::Id, "id")) {
+        Ok(id) => id.map(MessageId::Uuid),
+        Err(_) => trouble.value(row, (Column::Id, "id"))?.map(MessageId::Number),
+    };
+    if id.is_none() {
+        trouble.note(|| "id is null".to_owned());
     }
+    Ok(id.unwrap_or(MessageId::Missing))
 }
 
 /// A row as the cursor sees it.
@@ -165,15 +266,23 @@ pub(super) fn place(row: &PgRow) -> Result<(i64, bool), StoreError> {
     read().map_err(|error| unreadable(&error))
 }
 
+/// Whether the contents of a row are of use: not where a statement of the cursor passes it.
+pub(super) fn is_wanted(row: &PgRow) -> bool {
+    let state = Column::State as usize;
+    let passes = row.columns().get(state).is_some_and(|column| column.name() == "state");
+    !passes || row.try_get(state).ok() == Some(1_i32)
+}
+
 /// Reads a row of the cursor's statements.
-pub(super) fn cursor_row(row: &PgRow, topics: &mut Topics) -> Result<CursorRow, StoreError> {
+pub(super) fn cursor_row(row: &PgRow, topics: &mut Topics, broken: Option<&Broken>) -> Result<CursorRow, StoreError> {
     let mut read = || match get::<i32>(row, Column::State)? {
-        1 => read(row, topics).map(CursorRow::ToSend),
+        1 => read(row, topics, broken).map(CursorRow::ToSend),
         2 => {
-            let available_at: Instant = get(row, Column::AvailableAt)?;
-            Ok(CursorRow::DueIn(
-                available_at.since(get(row, Column::Now)?).min(LOOK_AGAIN),
-            ))
+            let (now, available_at) = (
+                get(row, Column::Now)?,
+                get::<Option<Instant>>(row, Column::AvailableAt)?,
+            );
+            Ok(CursorRow::DueIn(available_at.unwrap_or(now).since(now).min(LOOK_AGAIN)))
         }
         _neither => Ok(CursorRow::Passed),
     };
@@ -192,4 +301,67 @@ fn lane_of(lane: i32) -> Lane {
 /// A duration in seconds, as `date_part` gives it.
 pub(super) fn seconds(value: Option<f64>) -> Option<Duration> {
     value.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+/// An answer of skim.sql.
+pub(super) struct Skimmed {
+    pub(super) rows: i64,
+    pub(super) first: Option<i64>,
+    pub(super) last: Option<i64>,
+    pub(super) first_wanted: Option<i64>,
+    pub(super) next_due: Option<Duration>,
+}
+
+impl Skimmed {
+    pub(super) fn read(row: &PgRow) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            rows: row.try_get("rows")?,
+            first: row.try_get("first")?,
+            last: row.try_get("last")?,
+            first_wanted: row.try_get("first_wanted")?,
+            next_due: seconds(row.try_get("due_in")?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_infinite_time_is_far_away_and_no_more() {
+        let (ever, never, now) = (Instant(i64::MIN), Instant(i64::MAX), Instant(0));
+        assert_eq!(now.since(never), Duration::ZERO);
+        assert_eq!(ever.since(now), Duration::ZERO);
+        assert!(now.since(ever) > AGE_MAX && never.since(ever) > AGE_MAX);
+    }
+
+    #[test]
+    fn the_first_trouble_of_a_row_is_told() {
+        let mut trouble = Trouble::default();
+        trouble.note(|| "payload is null".to_owned());
+        trouble.note(|| "id is null".to_owned());
+        assert_eq!(trouble.0.as_deref(), Some("payload is null"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown_as_far_as_they_are() {
+        let Legible(text) = Legible::from_sql(&Type::TEXT, b"a\xffb").unwrap();
+        assert_eq!(text, "a\u{fffd}b");
+        assert!(
+            <&str>::from_sql(&Type::TEXT, b"a\xffb")
+                .unwrap_err()
+                .is::<std::str::Utf8Error>()
+        );
+    }
+
+    #[test]
+    fn a_topic_of_megabytes_is_not_remembered() {
+        let mut topics = Topics::default();
+        let long = "t".repeat(TOPIC_CACHED + 1);
+        assert_eq!(&*topics.share(&long), long);
+        assert!(topics.0.is_empty());
+        let first = topics.share("orders");
+        assert!(Arc::ptr_eq(&first, &topics.share("orders")));
+    }
 }

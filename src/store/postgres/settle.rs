@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::PostgresStore;
 use super::database::Role;
+use crate::message::MessageId;
 use crate::store::{Epoch, FailedAttempt, Lane, Mark, Settled, Settlement, StoreError};
 
 /// `last_error` and history keep this many characters.
@@ -110,7 +111,7 @@ impl PostgresStore {
         let text = |f: &dyn Fn(&FailedAttempt) -> String| failures.iter().map(f).collect::<Vec<String>>();
         let milliseconds = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         let seqs = column(&|failed| failed.mark.seq.0);
-        let ids = text(&|failed| failed.mark.id.to_string());
+        let ids: Vec<Option<String>> = failures.iter().map(|failed| bound(failed.mark.id)).collect();
         let lanes: Vec<i32> = failures.iter().map(|failed| i32::from(failed.mark.lane)).collect();
         let epochs = column(&|failed| failed.mark.epoch);
         let attempts: Vec<i32> = failures.iter().map(|failed| failed.attempt).collect();
@@ -137,6 +138,14 @@ impl PostgresStore {
         ];
         let written = self.database.execute(Role::Settle, &self.sql.fail, &params).await?;
         Ok(usize::try_from(written).unwrap_or(usize::MAX))
+    }
+}
+
+/// A message id as the statements compare it.
+fn bound(id: MessageId) -> Option<String> {
+    match id {
+        MessageId::Uuid(_) | MessageId::Number(_) => Some(id.to_string()),
+        MessageId::Missing => None,
     }
 }
 

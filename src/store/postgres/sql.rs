@@ -2,9 +2,10 @@
 //!
 //! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{paused}`, `{migrations}` are quoted,
 //! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table, `{text.seq}` ... their names as literals; `{lane}` is the lane
-//! expression over the alias `m`; `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
+//! expression over the alias `m` and the lists `u` of rows that cannot be read (see `unreadable`); `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
 //! what belongs to the messages table; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
 //! `{among}` and `{fenced}` are what the statements that mark and delete have in common;
+//! `{waits}` is a row that waits for a time, `{ready}` one that does not, whatever is null; `{due_since}` since when it may go; `{legible}` a row that did not fail for its topic or key;
 //! `{message}` are the columns of a message over `m`, `{passing}` and `{passed}` those of the cursor's statements: see `rows`.
 
 use tokio_postgres::types::Type;
@@ -48,7 +49,8 @@ pub const COLUMNS: [&str; 16] = [
 ];
 
 /// What the cursor's statements bring of the rows they pass.
-const PASSED: &str = "p.seq, p.lane, p.id, p.topic, p.key, case when p.state = 1 then p.payload end as payload, \
+const PASSED: &str = "p.seq, p.lane, p.id, case when p.state = 1 then p.topic end as topic, \
+    case when p.state = 1 then p.key end as key, case when p.state = 1 then p.payload end as payload, \
     case when p.state = 1 then p.headers end as headers, p.attempt, p.max_attempts, p.replay, \
     p.inserted_at, p.now, p.state, case when p.state = 2 then p.available_at end as available_at, p.late";
 
@@ -59,6 +61,33 @@ const SEQUENCE: &str = "coalesce(pg_get_serial_sequence({messages_text}, {seq_te
      join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass \
      join pg_class c on c.oid = d.refobjid and c.relkind = 'S' \
      where f.adrelid = to_regclass({messages_text}) limit 1))";
+
+/// What a message is made of, in the order `rows` reads it; of rows that cannot be read, and where the list is null, nothing of
+/// any length.
+const CONTENTS: &str = "m.{c.id} as id, case when m.{c.seq} <> all(u.contents) then m.{c.topic} end as topic, \
+    case when m.{c.seq} <> all(u.contents) then m.{c.key} end as key, \
+    case when m.{c.seq} <> all(u.contents) then m.{c.payload} end as payload, \
+    case when m.{c.seq} <> all(u.contents) then m.{c.headers} end as headers, m.{c.attempt} as attempt, \
+    m.{c.max_attempts} as max_attempts, m.{c.replay} as replay, \
+    m.{c.inserted_at}::timestamptz as inserted_at, now() as now";
+
+/// What a row is to the cursor.
+const STATE: &str = ", m.{c.available_at}::timestamptz as available_at, case when not ({pending}) then 0 \
+    when u.places is not null and get_bit($3::bytea, {lane}::int) = 0 then 0 when {ready} then 1 else 2 end as state";
+
+/// A row without a topic, and one whose topic or key cannot be read, has the lane of its number.
+const LANE: &str = "((coalesce(case when m.{c.key} is not null and m.{c.seq} <> all(u.places) \
+    then hashtextextended(m.{c.key}, hashtextextended(m.{c.topic}, 0)) end, hashint8extended(m.{c.seq}, 0)) \
+    & 9223372036854775807) % {lanes_count})";
+
+/// Nulls decide nothing. Without `inserted_at` a delayed row is in no index of those that wait: it is passed until its time.
+/// The clock is read past the snapshot: what was committed by then is never a moment too early.
+const READY: &str = "(({waiting} and m.{c.available_at} is not null) is not true \
+    and (m.{c.inserted_at} is not null or coalesce(m.{c.available_at} <= clock_timestamp(), true)))";
+
+/// No time before 1970 is one that anybody means; and the server subtracts no infinite ones.
+const DUE_SINCE: &str = "least(greatest(coalesce(case when m.{c.available_at} > timestamptz 'epoch' then m.{c.available_at} \
+    else m.{c.inserted_at} end, now()), now() - interval '100 years'), now())";
 
 /// Of the statements that end messages: one of those whose bit is set in $1, which begins with $6 and ends with $7.
 const AMONG: &str = "m.{c.seq} between $6 and $7 \
@@ -256,32 +285,24 @@ impl Names {
                 c("available_at"),
                 c("inserted_at")
             ),
-            // What a message is made of, in the order `rows` reads it.
-            "message" => self.fill(
-                "m.{c.seq} as seq, {lane}::int as lane, m.{c.id} as id, m.{c.topic} as topic, m.{c.key} as key, \
-                 m.{c.payload} as payload, m.{c.headers} as headers, m.{c.attempt} as attempt, \
-                 m.{c.max_attempts} as max_attempts, m.{c.replay} as replay, \
-                 m.{c.inserted_at}::timestamptz as inserted_at, now() as now",
-            ),
+            "waits" => self.fill("({waiting} and m.{c.available_at} is not null)"),
+            "ready" => self.fill(READY),
+            // What `unreadable` writes into `last_error`.
+            "legible" => self.fill("coalesce(m.{c.last_error} !~ '^(topic|key)[a-z, ]* cannot be read: ', true)"),
+            "due_since" => self.fill(DUE_SINCE),
+            "message" => self.fill("m.{c.seq} as seq, {lane}::int as lane, ") + &self.fill(CONTENTS),
             // A row the cursor passes ($3: lanes held), and what is brought of it. `state`: 1 to be sent now, 2 waits for a
             // time, 0 neither.
-            "passing" => self.fill(
-                "{message}, m.{c.available_at}::timestamptz as available_at, \
-                 case when not ({pending}) or get_bit($3::bytea, {lane}::int) = 0 then 0 \
-                 when {waiting} then 2 else 1 end as state",
-            ),
+            "passing" => {
+                self.fill("m.{c.seq} as seq, case when {pending} then {lane}::int end as lane, ")
+                    + &self.fill(CONTENTS)
+                    + &self.fill(STATE)
+            }
             "passed" => PASSED.to_owned(),
             "sequence" => self.fill(SEQUENCE),
             // Filled in once the sequence is known: see `with_sequence`.
             "ceiling" | "last" => format!("{{{name}}}"),
-            "lane" => format!(
-                "((case when m.{key} is null then hashint8extended(m.{seq}, 0) \
-                 else hashtextextended(m.{key}, hashtextextended(m.{topic}, 0)) end & 9223372036854775807) % {lanes})",
-                key = c("key"),
-                seq = c("seq"),
-                topic = c("topic"),
-                lanes = self.lanes
-            ),
+            "lane" => self.fill(LANE),
             _ => return None,
         })
     }

@@ -8,12 +8,15 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use tokio_postgres::types::Type;
+use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::database::{Database, Role};
 use super::paused::{self, PausedTopic};
+use super::rows::legible;
 use super::sql::{Names, Statement};
 use super::transactions;
+use super::unreadable::is_about_a_row;
 use crate::delivery::Order;
 use crate::store::{OpenTransaction, StoreError};
 
@@ -296,8 +299,12 @@ async fn held_keys(database: &Database, names: &Names, rules: Rules<'_>) -> Resu
         types: &[Type::INT8],
     };
     let mut held = Vec::new();
-    for row in database.query(Role::Side, &statement, &[&HOLDERS_MAX]).await? {
-        let (topic, key, seq, failed): (String, String, i64, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    for row in unless_unreadable(database.query(Role::Side, &statement, &[&HOLDERS_MAX]).await)? {
+        let (topic, key) = (
+            legible(&row, 0).unwrap_or_default(),
+            legible(&row, 1).unwrap_or_default(),
+        );
+        let (seq, failed): (i64, bool) = (row.get(2), row.get(3));
         let holds = match (rules.of)(&topic).order {
             Order::Strict => true,
             Order::Key => !failed,
@@ -324,10 +331,8 @@ async fn held_keys(database: &Database, names: &Names, rules: Rules<'_>) -> Resu
     };
     let (topics, keys, seqs) = arrays(&held);
     let mut waiting: HashMap<(String, String), i64> = HashMap::new();
-    for row in database
-        .query(Role::Side, &statement, &[&topics, &keys, &seqs, &HELD_SEARCH])
-        .await?
-    {
+    let params: [&(dyn ToSql + Sync); 4] = [&topics, &keys, &seqs, &HELD_SEARCH];
+    for row in unless_unreadable(database.query(Role::Side, &statement, &params).await)? {
         waiting.insert((row.get(0), row.get(1)), row.get(3));
     }
     for key in &mut held {
@@ -335,6 +340,14 @@ async fn held_keys(database: &Database, names: &Names, rules: Rules<'_>) -> Resu
     }
     held.retain(|key| key.waiting > 0);
     Ok(held)
+}
+
+/// Nothing where a row cannot be read: what holds and waits is told without it a moment later, when it has failed.
+pub(super) fn unless_unreadable(answer: Result<Vec<Row>, StoreError>) -> Result<Vec<Row>, StoreError> {
+    match answer {
+        Err(error) if is_about_a_row(&error) => Ok(Vec::new()),
+        answer => answer,
+    }
 }
 
 fn arrays(held: &[HeldKey]) -> (Vec<&str>, Vec<&str>, Vec<i64>) {
@@ -350,9 +363,16 @@ async fn oldest(database: &Database, names: &Names, held: &[HeldKey], shut: &[&s
         types,
     };
     let (topics, keys, seqs) = arrays(held);
-    let rows = database
-        .query(Role::Side, &statement, &[&topics, &keys, &seqs, &shut])
-        .await?;
+    let params: [&(dyn ToSql + Sync); 4] = [&topics, &keys, &seqs, &shut];
+    let rows = match database.query(Role::Side, &statement, &params).await {
+        // Without topics and keys to compare, none is read.
+        Err(error) if is_about_a_row(&error) => {
+            let (nobody, none): (Vec<&str>, Vec<i64>) = (Vec::new(), Vec::new());
+            let params: [&(dyn ToSql + Sync); 4] = [&nobody, &nobody, &none, &nobody];
+            database.query(Role::Side, &statement, &params).await?
+        }
+        answer => answer?,
+    };
     Ok(rows.first().and_then(|row| row.get::<_, Option<f64>>(0)).unwrap_or(0.0))
 }
 

@@ -1,15 +1,16 @@
 //! Reads beside the cursor: ranges of pending rows, rows that are due, rows that were parked, rows that hold.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::Row as PgRow;
+use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
 use super::cursor::Verdict;
 use super::database::Role;
-use super::rows::{Topics, lane, message_row, seconds, unreadable};
+use super::rows::{Broken, Topics, lane, message_row, seconds, unreadable};
 use super::sql::Statement;
+use super::unreadable::Reach;
 use crate::message::Seq;
 use crate::store::{DuePage, DuePosition, Hold, LaneSet, Reread, Room, Row, Scope, StoreError};
 
@@ -35,15 +36,11 @@ impl PostgresStore {
             .map(|topics| topics.iter().map(|topic| &**topic).collect());
         let mask = self.mask(&scope.lanes);
         let mut page = Bounded::new(room);
-        self.database
-            .query_while(
-                Role::Side,
-                &self.sql.reread,
-                &[&after.0, &upto.0, &limit, &mask, &topics, &scope.key.as_deref()],
-                |row| page.take(&row),
-            )
-            .await?;
-        let done = !page.full;
+        let key = scope.key.as_deref();
+        let params: [&(dyn ToSql + Sync); 6] = [&after.0, &upto.0, &limit, &mask, &topics, &key];
+        let take = |row: &PgRow, broken: Option<&Broken>| page.take(row, broken);
+        let reach = self.read_rows(Role::Side, &self.sql.reread, &params, take).await?;
+        let done = !page.full && reach == Reach::Whole;
         let position = if done {
             upto
         } else {
@@ -85,24 +82,24 @@ impl PostgresStore {
                 });
             }
         }
-        let (at, seq) = after.map_or((0, i64::MIN), |position| (position.available_at, position.seq.0));
+        let (at, seq) = after.map_or((i64::MIN, i64::MIN), |position| (position.available_at, position.seq.0));
         let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
         let mask = self.mask(lanes);
         let reading = self.reading();
         let mut page = Bounded::new(room);
         let mut next = None;
-        self.database
-            .query_while(Role::Side, &reading.due, &[&at, &seq, &upto.0, &limit, &mask], |row| {
-                let available_at = row.try_get("due_at").map_err(|error| unreadable(&error))?;
-                let go_on = page.take(&row)?;
-                next = page.rows.last().map(|row| DuePosition {
-                    available_at,
-                    seq: row.message.seq,
-                });
-                Ok(go_on)
-            })
-            .await?;
-        if page.full {
+        let take = |row: &PgRow, broken: Option<&Broken>| {
+            let available_at = row.try_get("due_at").map_err(|error| unreadable(&error))?;
+            let go_on = page.take(row, broken)?;
+            next = page.rows.last().map(|row| DuePosition {
+                available_at,
+                seq: row.message.seq,
+            });
+            Ok(go_on)
+        };
+        let params: [&(dyn ToSql + Sync); 5] = [&at, &seq, &upto.0, &limit, &mask];
+        let reach = self.read_rows(Role::Side, &reading.due, &params, take).await?;
+        if page.full || reach == Reach::Cut {
             return Ok(DuePage {
                 rows: page.rows,
                 next,
@@ -128,15 +125,22 @@ impl PostgresStore {
     }
 
     pub(super) async fn recall_rows(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
-        let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
+        let mut seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
         let mask = self.mask(lanes);
         let mut page = Bounded::new(Room {
             rows: usize::MAX,
             ..room
         });
-        self.database
-            .query_while(Role::Side, &self.sql.recall, &[&seqs, &mask], |row| page.take(&row))
-            .await?;
+        // What it stops at for its bytes stays parked; what cannot be read does not.
+        let mut reach = Reach::Cut;
+        while reach == Reach::Cut && !page.full {
+            let take = |row: &PgRow, broken: Option<&Broken>| page.take(row, broken);
+            reach = self
+                .read_rows(Role::Side, &self.sql.recall, &[&seqs, &mask], take)
+                .await?;
+            let last = page.rows.last().map_or(i64::MIN, |row| row.message.seq.0);
+            seqs.retain(|seq| *seq > last);
+        }
         Ok(page.rows)
     }
 
@@ -149,33 +153,39 @@ impl PostgresStore {
         let mask = self.mask(lanes);
         let rows = match among {
             None => {
-                self.database
-                    .query(Role::Side, &self.sql.holds, &[&mask, &failed_too])
+                self.read_all_rows(Role::Side, &self.sql.holds, &[&mask, &failed_too])
                     .await?
             }
             Some(seqs) => {
                 let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
-                self.database
-                    .query(Role::Side, &self.sql.holds_among, &[&mask, &seqs])
+                self.read_all_rows(Role::Side, &self.sql.holds_among, &[&mask, &seqs])
                     .await?
             }
         };
         let mut topics = Topics::default();
-        let holds: Result<Vec<Hold>, _> = rows.iter().map(|row| hold(row, &mut topics)).collect();
+        let holds: Result<Vec<Hold>, _> = rows
+            .iter()
+            .filter_map(|row| hold(row, &mut topics).transpose())
+            .collect();
         let mut holds = holds.map_err(|error| unreadable(&error))?;
         holds.retain(|hold| failed_too || !hold.failed);
         Ok(holds)
     }
 }
 
-fn hold(row: &PgRow, topics: &mut Topics) -> Result<Hold, tokio_postgres::Error> {
-    Ok(Hold {
+/// `None`: nobody knows which key it would hold.
+fn hold(row: &PgRow, topics: &mut Topics) -> Result<Option<Hold>, tokio_postgres::Error> {
+    let text = |column| row.try_get::<_, Option<&str>>(column).ok().flatten();
+    let (Some(topic), Some(key)) = (text("topic"), text("key")) else {
+        return Ok(None);
+    };
+    Ok(Some(Hold {
         seq: Seq(row.try_get("seq")?),
         lane: lane(row)?,
-        topic: Arc::clone(&topics.share(row.try_get("topic")?)),
-        key: row.try_get::<_, &str>("key")?.into(),
+        topic: topics.share(topic),
+        key: key.into(),
         failed: row.try_get("failed")?,
-    })
+    }))
 }
 
 /// Rows up to a room.
@@ -198,8 +208,8 @@ impl Bounded {
         }
     }
 
-    fn take(&mut self, row: &PgRow) -> Result<bool, StoreError> {
-        let row = message_row(row, &mut self.topics)?;
+    fn take(&mut self, row: &PgRow, broken: Option<&Broken>) -> Result<bool, StoreError> {
+        let row = message_row(row, &mut self.topics, broken)?;
         self.bytes += row.message.size();
         self.rows.push(row);
         self.full = self.bytes >= self.room.bytes || self.rows.len() >= self.room.rows;

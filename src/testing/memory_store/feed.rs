@@ -136,6 +136,7 @@ impl Filling {
         self.page.rows.push(Row {
             lane: row.lane,
             message,
+            unreadable: None,
         });
         self.bytes < self.room.bytes && self.page.rows.len() < self.room.rows
     }

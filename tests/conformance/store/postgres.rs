@@ -301,17 +301,18 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
     let real = big_table().await;
     let mask = "'\\xff'::bytea";
     let range = "'{5, 1000}'::bigint[]";
+    let none = "'{}'";
     for (name, file, params, index) in [
         (
             "fetch",
             include_str!("../../../sql/fetch.sql"),
-            vec!["199000", "1000", mask],
+            vec!["199000", "1000", mask, none, none],
             "pkey",
         ),
         (
             "fetch_with_gaps",
             include_str!("../../../sql/fetch_with_gaps.sql"),
-            vec!["199000", "1000", mask, range, range],
+            vec!["199000", "1000", mask, range, range, none, none],
             "pkey",
         ),
         (
@@ -335,26 +336,26 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
         (
             "reread",
             include_str!("../../../sql/reread.sql"),
-            vec!["0", "300000", "1000", mask, "null", "null"],
+            vec!["0", "300000", "1000", mask, "null", "null", none, none],
             "pending",
         ),
         (
             "reread of a topic",
             include_str!("../../../sql/reread.sql"),
-            vec!["0", "300000", "1000", mask, "'{t}'", "null"],
+            vec!["0", "300000", "1000", mask, "'{t}'", "null", none, none],
             "pending",
         ),
         (
             "due",
             include_str!("../../../sql/due.sql"),
-            vec!["0", "0", "300000", "1000", mask],
+            vec!["0", "0", "300000", "1000", mask, none, none],
             "waiting",
         ),
         ("next_due", include_str!("../../../sql/next_due.sql"), vec![], "waiting"),
         (
             "recall",
             include_str!("../../../sql/recall.sql"),
-            vec![range, mask],
+            vec![range, mask, none, none],
             "pkey|pending",
         ),
     ] {
@@ -393,9 +394,9 @@ async fn a_page_of_a_backlog_is_not_sorted() {
         .await;
     real.session.run("vacuum analyze outbox_messages").await;
     real.session.run("set plan_cache_mode = force_generic_plan").await;
-    let prepare = format!("prepare page (bigint, bigint, bigint, bytea, text[], text) as {reread}");
+    let prepare = format!("prepare page (bigint, bigint, bigint, bytea, text[], text, bigint[], bigint[]) as {reread}");
     real.session.run(&prepare).await;
-    let execute = "explain execute page (1000, 300000, 1000, '\\xff', null, null)";
+    let execute = "explain execute page (1000, 300000, 1000, '\\xff', null, null, '{}', '{}')";
     let rows = real.session.query(execute, &[]).await.unwrap();
     let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let plan = plan.join("\n");
@@ -430,7 +431,7 @@ async fn held_xmin_does_not_slow_claims() {
         "insert into outbox_messages (topic, key, payload) select 't', g::text, '{}' from generate_series(1, 1000) g";
     let mask = "'\\xff'::bytea";
     real.session.run(fill).await;
-    let before = pages_of(&real, fetch, &["0", "1000", mask]).await;
+    let before = pages_of(&real, fetch, &["0", "1000", mask, "'{}'", "'{}'"]).await;
     real.session
         .run(
             "insert into outbox_messages (topic, key, payload) select 't', g::text, '{}' from generate_series(1, 100000) g;
@@ -438,7 +439,7 @@ async fn held_xmin_does_not_slow_claims() {
         )
         .await;
     real.session.run(fill).await;
-    let after = pages_of(&real, fetch, &["101000", "1000", mask]).await;
+    let after = pages_of(&real, fetch, &["101000", "1000", mask, "'{}'", "'{}'"]).await;
     println!("pages of one fetch: {before} at first, {after} behind 101,000 dead versions");
     assert!(after <= before * 2, "{after} pages, {before} at first");
     holder.run("commit").await;
@@ -459,7 +460,7 @@ async fn ten_million_backlog_drains_at_steady_rate() {
     let reread = include_str!("../../../sql/reread.sql");
     let page = async |after: i64| {
         let (after, upto) = (after.to_string(), rows.to_string());
-        let params = [&*after, &upto, "1000", "'\\xff'::bytea", "null", "null"];
+        let params = [&*after, &upto, "1000", "'\\xff'::bytea", "null", "null", "'{}'", "'{}'"];
         pages_of(&real, reread, &params).await
     };
     let first = page(0).await;

@@ -224,6 +224,24 @@ impl Cursor {
         self.finish()
     }
 
+    /// The answer ended before it was complete, at a row that cannot be read: what has come is a page cut short.
+    pub(crate) fn cut_short(&mut self) {
+        self.read.cut = true;
+        self.read.cut_late |= self.read.passed == 0 || self.read.look.is_some();
+    }
+
+    /// The read under way is given up and begun again: nothing of it was handed over, and no late row has come.
+    pub(crate) fn give_up(&mut self) {
+        let read = std::mem::take(&mut self.read);
+        self.put_back_from(read.start.saturating_add(1));
+        self.gaps.looked(None);
+    }
+
+    /// Whether late rows have come in the read under way.
+    pub(crate) fn has_late(&self) -> bool {
+        !self.filled.is_empty()
+    }
+
     /// The look was answered.
     pub(crate) fn looked(&mut self, look: Look) -> Next {
         if let Some(why) = self.stands_elsewhere(&look) {

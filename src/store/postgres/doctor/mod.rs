@@ -16,6 +16,7 @@ use super::connect::Connection;
 use super::database::{Database, Role};
 use super::listen;
 use super::rights::Duties;
+use super::rows::legible;
 use super::schema::{self, Schema};
 use super::sql::{Names, Statement};
 use crate::finding::Finding;
@@ -91,6 +92,8 @@ impl Examination<'_> {
             found.extend(note("slots", server::slots(self)).await);
             if schema.is_some() {
                 found.extend(note("table", table::look(self)).await);
+                found.extend(note("columns", table::columns(self)).await);
+                found.extend(note("failed messages", table::unreadable(self)).await);
                 found.extend(note("sequence", table::sequence(self)).await);
                 found.extend(note("indexes", table::indexes(self)).await);
                 found.extend(note("triggers", table::triggers(self)).await);
@@ -124,8 +127,8 @@ impl Examination<'_> {
         let file = include_str!("../../../../sql/doctor_topics.sql");
         let rows = self.query(file, const { &[Type::INT8] }, &[&TOPICS_SEARCH]).await?;
         let topic = |row: &Row| WaitingTopic {
-            topic: row.get("topic"),
-            key: row.get("key"),
+            topic: legible(row, "topic").unwrap_or_default(),
+            key: legible(row, "key"),
             largest: u64::try_from(row.get::<_, i64>("largest")).unwrap_or_default(),
         };
         Ok(rows.iter().map(topic).collect())

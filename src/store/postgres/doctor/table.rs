@@ -1,5 +1,7 @@
 //! The outbox's table: how it is kept, its indexes and its triggers.
 
+use tokio_postgres::types::Type;
+
 use super::Examination;
 use crate::finding::Finding;
 use crate::store::StoreError;
@@ -76,6 +78,51 @@ pub(super) async fn look(examination: &Examination<'_>) -> Result<Vec<Finding>, 
         );
     }
     Ok(found)
+}
+
+/// Failed messages looked at for what cannot be read.
+const FAILED_SEARCH: i64 = 10_000;
+
+pub(super) async fn columns(examination: &Examination<'_>) -> Result<Vec<Finding>, StoreError> {
+    let file = include_str!("../../../../sql/doctor_columns.sql");
+    let rows = examination.query(file, &[], &[]).await?;
+    let columns: Vec<String> = rows.first().map(|row| row.get("columns")).unwrap_or_default();
+    if columns.is_empty() {
+        return Ok(Vec::new());
+    }
+    let table = examination.names.messages();
+    let alters = columns
+        .iter()
+        .map(|column| format!("alter column {} set not null", quote_identifier(column)));
+    Ok(vec![Finding::warning(
+        "nullable_column",
+        format!("{table} takes nulls in {}", columns.join(", ")),
+        "a message without id, topic or payload fails; without the other columns one is sent, but delayed and retried ones may be \
+         found half a minute late",
+        format!("alter table {table} {}", alters.collect::<Vec<_>>().join(", ")),
+    )])
+}
+
+pub(super) async fn unreadable(examination: &Examination<'_>) -> Result<Vec<Finding>, StoreError> {
+    let file = include_str!("../../../../sql/doctor_unreadable.sql");
+    let rows = examination
+        .query(file, const { &[Type::INT8] }, &[&FAILED_SEARCH])
+        .await?;
+    let Some((count, Some(first))) = rows
+        .first()
+        .map(|row| (row.get::<_, i64>("rows"), row.get::<_, Option<i64>>("first")))
+    else {
+        return Ok(Vec::new());
+    };
+    let table = examination.names.messages();
+    Ok(vec![Finding::warning(
+        "unreadable_rows",
+        format!("{count} messages failed because the server cannot read them, the first is seq {first}"),
+        "their storage is damaged, and other rows may be",
+        format!(
+            "check the disk and {table} (pg_amcheck); restore the columns named in last_error, then: outboxd failed retry"
+        ),
+    )])
 }
 
 pub(super) async fn sequence(examination: &Examination<'_>) -> Result<Vec<Finding>, StoreError> {

@@ -1,0 +1,12 @@
+-- As failed_discard.sql, for a row ($1) some columns of which cannot be read: the audit keeps {parts}, ours without those.
+-- Locks the row, briefly. Primary key.
+-- Law: Idempotent. A row no longer failed is left alone and not counted.
+with gone as (
+    delete from {messages} m
+    where m.{c.seq} = any ($1::bigint[]) and m.{c.failed_at} is not null
+    returning {parts} as parts
+), audited as (
+    insert into {audit} (who, command, action, filter, count, detail)
+    select $2::text, $3::uuid, 'discard', $4::text::jsonb, 1, parts from gone
+)
+select count(*), pg_notify({channel}, '')::text from gone
