@@ -42,6 +42,30 @@ impl StuckReason {
             Self::Slow => "slow",
         }
     }
+
+    /// What is the matter with it, in a few words.
+    #[must_use]
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Refused => "the database refuses to write it",
+            Self::Locked => "another transaction locks it",
+            Self::Suppressed => "writing it has no effect",
+            Self::Unreadable => "it can be neither read nor marked failed",
+            Self::Slow => "writing it takes too long",
+        }
+    }
+
+    /// What to do. It is tried again by itself.
+    #[must_use]
+    pub fn todo(self) -> &'static str {
+        match self {
+            Self::Refused => "correct the trigger, the constraint or the value",
+            Self::Locked => "end the transaction that holds the lock: select pg_terminate_backend(PID)",
+            Self::Suppressed => "look for a trigger, rule or policy that swallows updates of the table",
+            Self::Unreadable => "correct its columns by SQL, or delete it",
+            Self::Slow => "look for slow triggers, locks and load on the server",
+        }
+    }
 }
 
 /// One stuck row.
@@ -57,4 +81,58 @@ pub struct StuckRow {
     pub detail: String,
     /// Seconds since it was set aside, when this was written down.
     pub seconds: u64,
+}
+
+impl StuckRow {
+    /// `42 (id 0197...): another transaction locks it: pid 4711 (psql)`.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let id = if self.id.is_empty() {
+            String::new()
+        } else {
+            format!(" (id {})", self.id)
+        };
+        let what = self.reason.what();
+        let detail = if self.detail.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", self.detail)
+        };
+        format!("{}{id}: {what}{detail}", self.seq)
+    }
+}
+
+/// `2 messages stuck: 42 (id 0197...): ...; and 1 more`. Empty: none is.
+#[must_use]
+pub fn line(count: usize, first: Option<&StuckRow>) -> String {
+    let Some(first) = first else {
+        return String::new();
+    };
+    let more = match count {
+        0 | 1 => return format!("1 message stuck: {}", first.line()),
+        more => more - 1,
+    };
+    format!("{count} messages stuck: {}; and {more} more", first.line())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_the_first_and_counts_the_others() {
+        let row = StuckRow {
+            seq: 42,
+            id: "0197".to_owned(),
+            reason: StuckReason::Locked,
+            detail: "pid 4711 (psql, idle in transaction)".to_owned(),
+            seconds: 9,
+        };
+        assert_eq!(
+            line(1, Some(&row)),
+            "1 message stuck: 42 (id 0197): another transaction locks it: pid 4711 (psql, idle in transaction)"
+        );
+        assert!(line(3, Some(&row)).ends_with("; and 2 more"));
+        assert_eq!(line(0, None), "");
+    }
 }

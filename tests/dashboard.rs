@@ -318,6 +318,49 @@ async fn a_database_that_is_away_is_told_apart() {
     assert!(other.is_empty(), "{other:?}");
 }
 
+#[tokio::test]
+async fn stuck_messages_and_a_lock_are_seen_with_who_is_behind_them() {
+    let _guard = together().await;
+    let mut stage = Stage::set().await;
+    let row = |seq: i64, reason: &str, detail: &str| json!({"seq": seq, "id": "0197a3c2-77de-7b4e-9d39-5a8f0a8a2f10", "reason": reason, "detail": detail, "seconds": 600});
+    let report = json!({"count": 23, "rows": [
+        row(42, "locked", "pid 4711 (psql, user postgres, idle in transaction, open for 9m 3s)"),
+        row(43, "refused", "a check constraint is violated, constraint a_price_is_never_below_what_it_cost_us_to_make_it (23514)"),
+    ]});
+    assert_eq!(
+        stage.browser.evaluate("document.querySelector('#stuck-card').hidden"),
+        true
+    );
+    crate::seen::registers(&stage.session, "neighbour", true, &report).await;
+    stage.shows("#stuck", "Message 42 (id 0197a3c2");
+    stage.shows("#stuck", "another transaction locks it");
+    stage.shows("#stuck", "pid 4711 (psql, user postgres, idle in transaction");
+    stage.shows("#stuck", "on neighbour");
+    stage.shows("#stuck", "and 21 more");
+    stage.shows("#banners", "23 messages stuck: message 42.");
+    stage.shows("#state", "Messages stuck");
+    for (width, height) in [(1280, 1000), (390, 844)] {
+        stage.browser.resize(width, height, width < 500);
+        let wide = "document.documentElement.scrollWidth";
+        assert_eq!(
+            stage.browser.evaluate(wide),
+            width,
+            "something is wider than the window"
+        );
+        stage.picture(&format!("stuck-{width}"));
+    }
+    let holder = stage.database.connect().await;
+    holder
+        .run("set application_name = 'a migration'; begin; lock table outbox_messages in access exclusive mode")
+        .await;
+    stage.shows("#banners", "Waiting for a lock:");
+    stage.shows("#banners", "table public.outbox_messages is locked by pid");
+    stage.shows("#state", "Waiting for a lock");
+    stage.picture("locked-390");
+    holder.run("rollback").await;
+    stage.shows("#state", "Messages stuck");
+}
+
 /// Wide and narrow, light and dark; nothing is wider than the window, and all of it can be reached with the keyboard.
 #[tokio::test]
 async fn it_fits_a_phone_and_a_desk_by_day_and_by_night() {

@@ -140,6 +140,8 @@ fn every_panel_has_title_unit_place_and_queries() {
         "outboxd_oldest_due_age_seconds",
         "outboxd_relay_latency_seconds_bucket",
         "outboxd_gaps_open",
+        "outboxd_rows_stuck",
+        "outboxd_database_unavailable",
     ] {
         assert!(shown.contains(wanted), "{wanted}");
     }

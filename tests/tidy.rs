@@ -22,10 +22,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("finding", &[]),
     ("stuck", &[]),
+    ("trouble", &[]),
     ("delivery", &["message", "backoff"]),
     ("route", &["delivery", "backoff", "message"]),
     ("store", &["message", "delivery", "stuck"]),
-    ("store::postgres", &["store", "message", "delivery", "finding", "stuck"]),
+    (
+        "store::postgres",
+        &["store", "message", "delivery", "finding", "stuck", "trouble"],
+    ),
     ("transport", &["message", "delivery", "finding"]),
     ("transport::kafka", &["transport", "message", "delivery", "finding"]),
     ("transport::nats", &["transport", "message", "delivery", "finding"]),
@@ -62,7 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry::trace",
         ],
     ),
-    ("telemetry", &["delivery", "message", "route", "stuck"]),
+    ("telemetry", &["delivery", "message", "route", "stuck", "trouble"]),
     (
         "http",
         &[
@@ -73,6 +77,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "message",
             "delivery",
             "stuck",
+            "trouble",
             // What people ask the database is one thing, asked by the command line and over HTTP.
             "store::postgres",
         ],
@@ -92,7 +97,7 @@ const PORTS_END_AT: &[&str] = &[
 ];
 
 /// Modules that know no runtime: plain functions over plain values.
-const PURE: &[&str] = &["message", "delivery", "backoff", "finding", "route", "stuck"];
+const PURE: &[&str] = &["message", "delivery", "backoff", "finding", "route", "stuck", "trouble"];
 
 /// Where a text that begins like SQL is advice for a person, never run.
 const ADVICE: &[&str] = &["store::postgres::doctor"];

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::finding::Finding;
 use crate::route::Route;
 use crate::store::StoreError;
+use crate::store::postgres::about::{DatabaseError, database_error};
 use crate::store::postgres::doctor::{Examination, WaitingTopic};
 use crate::transport::Use;
 
@@ -64,11 +65,15 @@ impl Diagnosis {
         let examined = match examination.run().await {
             Ok(examined) => examined,
             Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {
+                let todo = database_error(&error)
+                    .map(DatabaseError::todo)
+                    .filter(|todo| !todo.is_empty());
+                let fix = todo.unwrap_or("check database.url and that the server runs");
                 self.findings.push(Finding::fault(
                     "database_unreachable",
                     super::one_line(&error.into()),
                     "the daemon waits for it, and nothing is relayed meanwhile",
-                    "check database.url and that the server runs",
+                    fix,
                 ));
                 return Ok(Vec::new());
             }

@@ -37,6 +37,7 @@ use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
 use crate::store::StoreError;
+use crate::store::postgres::about::{About, DatabaseError, database_error};
 use crate::store::postgres::connect::{Connection, parse_url};
 use crate::store::postgres::database::{ConnectOptions, Database, no_answer};
 use crate::store::postgres::rights::Duties;
@@ -198,13 +199,19 @@ fn duties(config: &Config) -> Duties {
     }
 }
 
-/// The database as a person's command uses it: one connection.
+/// The database as a person's command uses it: one connection, and no waiting for locks.
 fn database(config: &Config) -> Result<Database, StoreError> {
+    Ok(patient_database(config)?.hasty())
+}
+
+/// As [`database`], for a command with a time limit of its own.
+fn patient_database(config: &Config) -> Result<Database, StoreError> {
     Database::new(&ConnectOptions {
         url: config.database.url.expose_secret().to_owned(),
         pool_size: 1,
         prepared_statements: config.database.prepared_statements,
-        application: "outboxd/cli".to_owned(),
+        // The number tells its sessions from those of other commands.
+        application: format!("outboxd/cli/{}", std::process::id()),
         statement_timeout: STATEMENT_TIMEOUT,
     })
 }
@@ -249,17 +256,37 @@ fn reader_is_gone(error: &anyhow::Error) -> bool {
 /// What to do about a server that does not answer.
 const CHECK_SERVER: &str = "; check the server and database.url";
 
-fn what_to_do(error: &anyhow::Error) -> &'static str {
-    match error.chain().find_map(|cause| cause.downcast_ref::<StoreError>()) {
-        Some(error) if no_answer(error) => CHECK_SERVER,
-        Some(_) | None => "",
+fn what_to_do(error: &anyhow::Error) -> String {
+    let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<StoreError>()) else {
+        return String::new();
+    };
+    if no_answer(error) {
+        return CHECK_SERVER.to_owned();
     }
+    match database_error(error) {
+        Some(said) if is_away(said) || said.about() == About::Role => format!("; {}", said.todo()),
+        Some(_) | None => String::new(),
+    }
+}
+
+/// Whether nothing can be asked of the database at all, as against one thing that it refuses or that waits for others.
+fn is_away(said: &DatabaseError) -> bool {
+    match said.about() {
+        About::Connection | About::Server => true,
+        About::Row | About::Lock | About::Duration | About::Role | About::Schema => false,
+    }
+}
+
+/// Adds nothing to what its cause says.
+fn is_hollow(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let said = cause.downcast_ref::<StoreError>().and_then(database_error);
+    said.is_some_and(|said| !is_away(said))
 }
 
 /// The error and its causes on one line; what a cause has said already is not said again.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
-    for cause in error.chain() {
+    for cause in error.chain().filter(|cause| !is_hollow(*cause)) {
         let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         if line.contains(&text) {
             continue;

@@ -49,6 +49,7 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     let mut signals = Signals::new(Arc::clone(&telemetry.health))?;
     let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
     let database = database(&config)?;
+    tell_locks(&database, &telemetry);
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
@@ -77,6 +78,11 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         database.clone(),
         names.clone(),
         store_options(&config)?,
+    ));
+    tasks.spawn(upkeep::report_stuck(
+        Arc::clone(&store),
+        telemetry.clone(),
+        stop.clone(),
     ));
     tasks.spawn(keep_house(&config, database, names, telemetry.clone(), stop.clone()));
     let relay = Relay {
@@ -140,6 +146,15 @@ fn database(config: &Config) -> anyhow::Result<Database> {
         application: application(config),
         statement_timeout: STATEMENT_TIMEOUT,
     })?)
+}
+
+/// Statements that wait for somebody's lock are seen in health, log and status line, from the start on.
+fn tell_locks(database: &Database, telemetry: &Telemetry) {
+    let telemetry = telemetry.clone();
+    database.observe_locks(move |lock| {
+        telemetry.health.waits_for_lock(lock);
+        systemd::status(&telemetry.status_line());
+    });
 }
 
 fn application(config: &Config) -> String {

@@ -7,11 +7,15 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::delivery::Order;
 use crate::route::Routes;
-use crate::store::OpenTransaction;
+use crate::store::postgres::about::DatabaseError;
+use crate::store::postgres::blocked::BlockedSession;
+use crate::store::postgres::database::Role;
 use crate::store::postgres::paused::{self, PausedTopic};
 use crate::store::postgres::status::{self, EXACT, HeldKey, Rule, Rules, Status};
+use crate::store::postgres::stuck::StuckMessage;
+use crate::store::{OpenTransaction, StoreError};
 
-use super::terminal::{Out, Tone, age, cut, grouped};
+use super::terminal::{Out, Tone, age, cut, grouped, safe};
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -26,6 +30,8 @@ pub(super) struct Args {
 
 /// A server that does not answer a small question by then is away.
 const SILENCE: Duration = Duration::from_millis(1_500);
+/// Whether it waits for a lock is mostly known by then.
+const LOCK_LOOK: Duration = Duration::from_millis(400);
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Held keys shown to a person.
 const HELD_SHOWN: usize = 10;
@@ -35,8 +41,13 @@ pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitC
     let rule_of = |topic: &str| rule_of(&config.routes, topic);
     let rules = rules(&config.routes, &rule_of);
     // A server that is silent is told from a long answer by a small question.
-    let small = paused::topics(&database, &names, None, 0);
-    let Ok(answered) = tokio::time::timeout(SILENCE, small).await else {
+    let mut small = std::pin::pin!(paused::topics(&database, &names, None, 0));
+    let Ok(answered) = tokio::time::timeout(SILENCE, &mut small).await else {
+        let looking = tokio::time::timeout(LOCK_LOOK, database.lock_waited_for(Role::Side));
+        if let Ok(Some(lock)) = looking.await {
+            let locked = DatabaseError::locked(&lock);
+            return Err(StoreError::Unavailable(Box::new(locked)).into());
+        }
         anyhow::bail!(
             "database unavailable: no answer within {SILENCE:?}{}",
             super::CHECK_SERVER
@@ -129,10 +140,49 @@ fn show(out: &mut Out, status: &Status) -> io::Result<()> {
         let line = field(out, name, &value);
         out.line(line)?;
     }
+    stuck(out, status.stuck_count, &status.stuck)?;
+    lock_waits(out, &status.lock_waits)?;
     instances(out, status)?;
     paused_topics(out, &status.paused_topics)?;
     held(out, &status.held_keys)?;
     open_transactions(out, &status.open_transactions)
+}
+
+/// Whole lines: a reason cut in the middle helps nobody.
+fn stuck(out: &mut Out, count: u64, named: &[StuckMessage]) -> io::Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let title = format!("{count} {} stuck", if count == 1 { "message" } else { "messages" });
+    let title = out.paint(Tone::Bad, &title);
+    out.line(format!(
+        "{title}  (everything else goes on; each is tried again by itself)"
+    ))?;
+    for StuckMessage { row, instance } in named.iter().take(HELD_SHOWN) {
+        let seconds = u32::try_from(row.seconds).unwrap_or(u32::MAX);
+        let since = age(seconds.into());
+        out.line(format!("  {}", safe(&row.line())))?;
+        out.line(format!(
+            "    for {since}, known to {}. Next: {}",
+            safe(instance),
+            row.reason.todo()
+        ))?;
+    }
+    let more = count.saturating_sub(named.len().min(HELD_SHOWN) as u64);
+    if more > 0 {
+        out.line(format!("  ... and {more} more"))?;
+    }
+    Ok(())
+}
+
+fn lock_waits(out: &mut Out, waits: &[BlockedSession]) -> io::Result<()> {
+    for wait in waits.iter().take(HELD_SHOWN) {
+        let title = out.paint(Tone::Bad, "waiting for a lock:");
+        let BlockedSession { session, what, todo } = wait;
+        out.line(format!("{title} {}: {}", safe(session), safe(what)))?;
+        out.line(format!("    Next: {}", safe(todo)))?;
+    }
+    Ok(())
 }
 
 fn paused_topics(out: &mut Out, topics: &[PausedTopic]) -> io::Result<()> {

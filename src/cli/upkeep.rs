@@ -1,6 +1,7 @@
 //! Beside the relay: what the backlog looks like, for metrics and health; what the log is told of what lasts and of what was
 //! done; and what systemd is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::route::Routes;
 use crate::store::StoreError;
+use crate::store::postgres::PostgresStore;
 use crate::store::postgres::database::Database;
 use crate::store::postgres::sql::Names;
 use crate::store::postgres::status;
 use crate::store::postgres::transactions;
+use crate::stuck::StuckRow;
 use crate::telemetry::health::Backlog;
 use crate::telemetry::history::{HELD_MAX, HeldKey, PausedTopic};
 use crate::telemetry::metrics::Pending;
@@ -31,6 +34,9 @@ const TELL_INTERVAL: Duration = Duration::from_secs(5);
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// How often to say again that the backlog is not counted.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// How often to see whether stuck messages have changed, and how often they are written down again while there are some.
+const STUCK_LOOK: Duration = Duration::from_secs(1);
+const STUCK_AGAIN: Duration = Duration::from_secs(10);
 /// While starting: how often to see whether start-up is over.
 const START_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -121,6 +127,44 @@ impl Uncounted {
             seconds,
             "the backlog could not be counted: metrics and status show what was counted last"
         );
+    }
+}
+
+/// Writes the messages that are stuck into this instance's row: when they change, again and again while there are some, and
+/// once at the start, where a predecessor's may stand.
+pub(super) async fn report_stuck(store: Arc<PostgresStore>, telemetry: Telemetry, stop: CancellationToken) {
+    let mut written: Option<(Instant, Vec<StuckRow>)> = None;
+    let told = |rows: &[StuckRow]| -> Vec<StuckRow> {
+        let timeless = |row: &StuckRow| StuckRow {
+            seconds: 0,
+            ..row.clone()
+        };
+        rows.iter().map(timeless).collect()
+    };
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(STUCK_LOOK) => {}
+        }
+        let rows = telemetry.health.facts().stuck_rows(Instant::now());
+        let stands = written
+            .as_ref()
+            .is_some_and(|(at, before)| *before == told(&rows) && (rows.is_empty() || at.elapsed() < STUCK_AGAIN));
+        if stands {
+            continue;
+        }
+        let reported = tokio::select! {
+            () = stop.cancelled() => return,
+            reported = store.report_stuck(&rows) => reported,
+        };
+        match reported {
+            Ok(true) => written = Some((Instant::now(), told(&rows))),
+            // Not registered yet.
+            Ok(false) => {}
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {
+                tracing::debug!(%error, "stuck messages could not be written down");
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::{Config, OnRelayed};
-use crate::store::postgres::database::Database;
+use crate::store::postgres::database::{Database, Role};
 use crate::store::postgres::failed::MessageRef;
 use crate::store::postgres::find::{self, State};
 use crate::store::postgres::sql::Names;
@@ -54,7 +54,7 @@ pub(super) async fn wait(config: &Config, args: Args) -> anyhow::Result<ExitCode
     } = args;
     ids.extend(id);
     let waiting = Waiting {
-        database: super::database(config)?,
+        database: super::patient_database(config)?,
         names: super::names(config),
         gone_is_relayed: config.outbox.on_relayed == OnRelayed::Delete,
         ends: Instant::now().checked_add(timeout),
@@ -69,7 +69,16 @@ pub(super) async fn wait(config: &Config, args: Args) -> anyhow::Result<ExitCode
         out.line(format!("relayed {}", messages(count)))?;
         Ok(out.finish()?)
     };
-    match tokio::time::timeout(timeout.saturating_add(GRACE), work).await {
+    let mut work = std::pin::pin!(work);
+    // A look that waits for a lock is not answered in time, and may not be for hours.
+    let done = match tokio::time::timeout(timeout, &mut work).await {
+        Ok(done) => Ok(done),
+        Err(elapsed) => match waiting.database.lock_waited_for(Role::Side).await {
+            Some(lock) => return Err(waiting.timed_out(&lock.to_string()).into()),
+            None => tokio::time::timeout(GRACE, work).await.map_err(|_| elapsed),
+        },
+    };
+    match done {
         Ok(done) => done.map(|()| ExitCode::SUCCESS),
         Err(_) => Err(waiting.timed_out("the database does not answer").into()),
     }

@@ -74,6 +74,7 @@ function draw(summary) {
   paused(summary);
   held(summary.held_keys);
   pausedTopics(summary.paused_topics);
+  stuck(summary);
 }
 
 const lanes = ({ held: mine, of }) => (mine === 0 ? `standing by, others hold all ${of} lanes` : `${mine} of ${of} lanes`);
@@ -154,6 +155,31 @@ function pausedTopics(topics) {
   });
 }
 
+const STUCK = {
+  refused: ["the database refuses to write it", "Correct the trigger, the constraint or the value."],
+  locked: ["another transaction locks it", "End the transaction that holds the lock."],
+  suppressed: ["writing it has no effect", "Look for a trigger, rule or policy that swallows updates of the table."],
+  unreadable: ["it can be neither read nor marked failed", "Correct its columns by SQL, or delete it."],
+  slow: ["writing it takes too long", "Look for slow triggers, locks and load on the server."],
+};
+
+function stuck({ stuck: list, stuck_count: total }) {
+  byId("stuck-card").hidden = total === 0;
+  const shown = list.map((row) => ({ ...row, seconds: lasting(row.seconds) }));
+  show(byId("stuck"), [shown, total], () => {
+    const rows = shown.map((row) => {
+      const [what, next] = STUCK[row.reason] ?? [row.reason, ""];
+      const id = row.id ? ` (id ${row.id})` : "";
+      return element("li", {},
+        element("span", { class: "what" }, `Message ${row.seq}${id}: ${what}`),
+        element("span", { class: "why" }, `${row.detail ? `${row.detail}; ` : ""}for ${row.seconds}, on ${row.instance}`),
+        element("span", { class: "next" }, `${next} It is tried again by itself; everything else goes on.`));
+    });
+    const more = total > shown.length ? [element("p", { class: "more" }, `and ${whole(total - shown.length)} more`)] : [];
+    return [element("ul", { class: "facts" }, ...rows), ...more];
+  });
+}
+
 function held(keys) {
   show(byId("held"), keys, () => {
     if (keys.length === 0) return [element("p", { class: "empty" }, "No key waits behind one of its messages.")];
@@ -163,6 +189,8 @@ function held(keys) {
   });
 }
 
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 /** What is wrong, in order of weight: a tone, a title that stays and a text that may change. */
 function troubles() {
   if (away) {
@@ -170,12 +198,22 @@ function troubles() {
     return [["bad", "outboxd does not answer.", `${known}Asking again every ${EVERY / 1000} seconds; this page goes on by itself.`]];
   }
   const list = [];
+  if (last.lock) {
+    list.push(["bad", "Waiting for a lock:", `${last.lock.what}. For ${lasting(last.lock.for_seconds)}; relaying goes on by itself.`, "lock"]);
+  }
   if (last.database) {
-    list.push(["bad", "The database does not answer:",
-      `${last.database.what}, for ${lasting(last.database.for_seconds)}. Check the server and database.url. Relaying goes on by itself.`, "database"]);
+    const { title, what, todo, for_seconds: seconds } = last.database;
+    const next = todo ? ` ${sentence(todo)}.` : "";
+    list.push(["bad", `${sentence(title)}:`, `${what}, for ${lasting(seconds)}.${next} Relaying goes on by itself.`, "database"]);
   }
   for (const reason of last.reasons) {
+    if (reason.kind === "lock" && last.lock) continue;
     if (reason.kind !== "database" || !last.database) list.push(["bad", "Not ready:", reason.message, reason.kind]);
+  }
+  if (last.stuck_count > 0 && !last.reasons.some((reason) => reason.kind === "stuck")) {
+    const [first] = last.stuck;
+    const which = first ? `: message ${first.seq}` : "";
+    list.push(["warn", `${messages(last.stuck_count)} stuck${which}.`, "See below for why. Everything else goes on.", "stuck"]);
   }
   if (last.commit_order && !last.reasons.some((reason) => reason.kind === "commit_order")) {
     list.push(["warn", "Commit order waits:", `${last.commit_order.what}, for ${lasting(last.commit_order.for_seconds)}`]);
@@ -190,8 +228,10 @@ function troubles() {
 
 function pill() {
   if (away) return ["bad", last ? "Reconnecting" : "Connecting"];
-  if (last.database) return ["bad", "Database away"];
+  if (last.lock) return ["bad", "Waiting for a lock"];
+  if (last.database) return ["bad", last.database.about === "connection" || last.database.about === "server" ? "Database away" : "Not ready"];
   if (!last.ready) return last.lanes ? ["bad", "Not ready"] : ["warn", "Starting"];
+  if (last.stuck_count > 0) return ["warn", "Messages stuck"];
   if (last.paused_total > 0) return ["warn", "Paused"];
   return last.lanes?.held === 0 ? ["good", "Standing by"] : ["good", "Relaying"];
 }

@@ -17,7 +17,8 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::Refusal;
 use crate::store::StoreError;
-use crate::store::postgres::database::Database;
+use crate::store::postgres::about::{DatabaseError, database_error};
+use crate::store::postgres::database::{Database, no_answer};
 use crate::store::postgres::sql::Names;
 use crate::store::postgres::status::Rule;
 use crate::telemetry::Telemetry;
@@ -159,18 +160,22 @@ impl Desk {
     /// Refuses at once while the engine waits for the database.
     fn database_is_there(&self) -> Result<(), Refusal> {
         match self.telemetry.health.facts().database_error {
-            Some((since, error)) => {
-                let span = Duration::from_secs(since.elapsed().as_secs());
-                let span = humantime::format_duration(span);
-                Err(Refusal::unavailable(format!(
-                    "database unavailable: {error} for {span}; check the server and database.url"
-                )))
-            }
+            Some(away) => Err(Refusal::unavailable(format!(
+                "database unavailable: {}",
+                away.sentence(Instant::now())
+            ))),
             None => Ok(()),
         }
     }
 
     fn refusal(&self, error: &StoreError) -> Refusal {
+        let (facts, now) = (self.telemetry.health.facts(), Instant::now());
+        if let Some(lock) = database_error(error).and_then(DatabaseError::lock) {
+            return Refusal::unavailable(lock.to_string());
+        }
+        if let Some(locked) = facts.locked(now).filter(|_| no_answer(error)) {
+            return Refusal::unavailable(locked.sentence(now));
+        }
         // The engine may have found out meanwhile, and knows since when.
         match self.database_is_there() {
             Err(refusal) => refusal,

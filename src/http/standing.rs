@@ -15,11 +15,14 @@ use super::desk::LIMIT;
 use super::failed::query;
 use crate::store::StoreError;
 use crate::store::postgres::status::{self, PausedDestination, Rules};
-use crate::telemetry::health::{Facts, Reason};
+use crate::store::postgres::stuck::{self, StuckMessage};
+use crate::telemetry::health::{Away, Facts, Reason};
 use crate::telemetry::history::{HeldKey, INTERVAL, PausedTopic, RouteRate, Sample};
 
 /// Paused destinations named in an answer.
 const PAUSED_MAX: usize = 100;
+/// Stuck messages named in an answer, where this instance alone knows.
+const STUCK_MAX: usize = 20;
 /// Who has how many lanes is a quick question: the summary does not wait longer for it.
 const INSTANCES_LIMIT: Duration = Duration::from_millis(600);
 
@@ -69,7 +72,8 @@ struct Summary<'a> {
     token_configured: bool,
     ready: bool,
     reasons: Vec<Reason>,
-    database: Option<Lasting>,
+    database: Option<Outage>,
+    lock: Option<Lasting>,
     commit_order: Option<Lasting>,
     lanes: Option<Lanes>,
     in_flight: usize,
@@ -78,13 +82,25 @@ struct Summary<'a> {
     paused_destinations: Vec<PausedDestination>,
     held_keys: Vec<HeldKey>,
     paused_topics: Vec<PausedTopic>,
+    stuck_count: u64,
+    stuck: Vec<StuckMessage>,
     instances: Option<Box<RawValue>>,
     routes: Vec<RouteRate>,
     interval_seconds: f64,
     samples: Vec<Sample>,
 }
 
-/// Something that lasts: an outage, or waiting for a transaction.
+/// The database does not do what it is asked.
+#[derive(Debug, Serialize)]
+struct Outage {
+    about: &'static str,
+    title: &'static str,
+    what: String,
+    todo: &'static str,
+    for_seconds: f64,
+}
+
+/// Something that lasts: waiting for a lock, or for a transaction.
 #[derive(Debug, Serialize)]
 struct Lasting {
     what: String,
@@ -107,6 +123,16 @@ struct Backlog {
     held: u64,
     failed: u64,
     oldest_due_age_seconds: Option<f64>,
+}
+
+fn outage(away: &Away) -> Outage {
+    Outage {
+        about: away.about.as_str(),
+        title: away.about.what(),
+        what: away.error.clone(),
+        todo: away.todo,
+        for_seconds: away.since.elapsed().as_secs_f64(),
+    }
 }
 
 fn lasting(known: Option<&(Instant, String)>) -> Option<Lasting> {
@@ -134,6 +160,7 @@ fn backlog(facts: &Facts) -> Option<Backlog> {
 pub(super) async fn summary(Extract(state): Extract<State>, uri: Uri) -> Result<Response, Refusal> {
     let Since { after } = query(&uri)?;
     let instances = instances(&state).await;
+    let (stuck_count, stuck) = stuck(&state).await;
     let (health, history) = (&state.telemetry.health, &state.telemetry.history);
     let facts = health.facts();
     let readiness = health.readiness(state.ready_max_age);
@@ -145,7 +172,11 @@ pub(super) async fn summary(Extract(state): Extract<State>, uri: Uri) -> Result<
         token_configured: state.token.is_configured(),
         ready: readiness.is_ok(),
         reasons: readiness.err().unwrap_or_default(),
-        database: lasting(facts.database_error.as_ref()),
+        database: facts.database_error.as_ref().map(outage),
+        lock: facts.locked(Instant::now()).map(|locked| Lasting {
+            what: locked.lock.to_string(),
+            for_seconds: locked.since.elapsed().as_secs_f64(),
+        }),
         commit_order: lasting(facts.commits.as_ref()),
         lanes: facts.lanes.map(|(held, of)| Lanes { held, of }),
         in_flight: state.telemetry.metrics.in_flight(),
@@ -154,6 +185,8 @@ pub(super) async fn summary(Extract(state): Extract<State>, uri: Uri) -> Result<
         paused_destinations: paused(&facts),
         held_keys: history.held_keys(),
         paused_topics: history.paused_topics(),
+        stuck_count,
+        stuck,
         instances,
         routes: history.rates(),
         interval_seconds: INTERVAL.as_secs_f64(),
@@ -175,4 +208,27 @@ async fn instances(state: &State) -> Option<Box<RawValue>> {
         .ok()
         .or_else(|| desk.last(NAME))?;
     RawValue::from_string(found.to_string()).ok()
+}
+
+/// What all instances have written down; where that cannot be had, what this one knows.
+async fn stuck(state: &State) -> (u64, Vec<StuckMessage>) {
+    let look = |outbox: super::Outbox| async move {
+        let found = stuck::read(&outbox.database, &outbox.names).await?;
+        Ok::<_, StoreError>(serde_json::to_string(&(found.count, found.named)).expect("rows are JSON"))
+    };
+    if let Ok(desk) = state.desk()
+        && let Ok(found) = desk.ask_once("stuck", INSTANCES_LIMIT, look).await
+        && let Ok(found) = serde_json::from_str(&found)
+    {
+        return found;
+    }
+    let rows = state.telemetry.health.facts().stuck_rows(Instant::now());
+    let instance = |row| StuckMessage {
+        row,
+        instance: state.instance.to_string(),
+    };
+    (
+        rows.len() as u64,
+        rows.into_iter().take(STUCK_MAX).map(instance).collect(),
+    )
 }

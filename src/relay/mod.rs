@@ -73,6 +73,7 @@ use tokio_util::sync::CancellationToken;
 use crate::route::Routes;
 use crate::store::{Lane, Leases, Store, StoreError};
 use crate::telemetry::Telemetry;
+use crate::telemetry::health::{Health, chain};
 use crate::transport::Transport;
 
 use engine::Engine;
@@ -116,6 +117,9 @@ pub enum RelayError {
         "stopped after relay.shutdown_timeout with {0} acknowledged messages not yet marked: they will be sent again"
     )]
     ShutdownTimedOut(usize),
+    /// Somebody holds a lock that marks need; the number of messages that will be sent again.
+    #[error("stopped while a lock kept {0} acknowledged messages from being marked: they will be sent again. {1}")]
+    Locked(usize, String),
     /// A task ended that should not have: a bug.
     #[error("the lease task ended unexpectedly")]
     Task(#[from] tokio::task::JoinError),
@@ -147,6 +151,7 @@ impl Relay {
         let leases = Arc::clone(&self.leases);
         let ttl = self.options.lease_ttl;
         let shutdown_timeout = self.options.shutdown_timeout;
+        let health = Arc::clone(&self.telemetry.health);
         let release = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (left, lanes_left) = mpsc::unbounded_channel();
@@ -168,19 +173,55 @@ impl Relay {
                 Err(error) => Err(error.into()),
             },
             () = overdue(&stop, shutdown_timeout) => Err(RelayError::ShutdownTimedOut(engine.unmarked())),
+            lock = locked_out(&stop, &health) => match engine.unmarked() {
+                0 => Ok(()),
+                unmarked => Err(RelayError::Locked(unmarked, lock)),
+            },
         };
         release.cancel();
         while tasks.join_next().await.is_some() {}
         let leaving = Duration::from_secs(5).min(ttl);
-        match tokio::time::timeout(leaving, leases.leave()).await {
+        let left = tokio::select! {
+            left = tokio::time::timeout(leaving, leases.leave()) => left,
+            _ = lock_after(LEAVING_MIN, &health) => Ok(Err(StoreError::Unavailable("a lock is held".into()))),
+        };
+        match left {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "lanes not handed back: others take them when the lease ends"),
+            Ok(Err(error)) => tracing::warn!(
+                error = chain(&error),
+                "lanes not handed back: others take them when the lease ends"
+            ),
             Err(_) => tracing::warn!("lanes not handed back in time: others take them when the lease ends"),
         }
         for transport in &transports {
             transport.close().await;
         }
         ended
+    }
+}
+
+/// A stop waits so long for a lock that somebody else holds: it may be hours.
+const LOCKED_STOP_MAX: Duration = Duration::from_millis(1_500);
+/// Handing lanes back may take so long although some lock is waited for.
+const LEAVING_MIN: Duration = Duration::from_millis(300);
+/// How often to see whether a lock is waited for.
+const LOCK_LOOK: Duration = Duration::from_millis(50);
+
+/// Told to stop, and waiting for a lock that somebody else holds: answers what is known of it.
+async fn locked_out(stop: &CancellationToken, health: &Health) -> String {
+    stop.cancelled().await;
+    lock_after(LOCKED_STOP_MAX, health).await
+}
+
+/// From `pause` on: returns when statements wait for a lock.
+async fn lock_after(pause: Duration, health: &Health) -> String {
+    tokio::time::sleep(pause).await;
+    loop {
+        let (facts, now) = (health.facts(), Instant::now());
+        if let Some(locked) = facts.locked(now) {
+            return locked.sentence(now);
+        }
+        tokio::time::sleep(LOCK_LOOK).await;
     }
 }
 

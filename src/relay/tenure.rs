@@ -93,10 +93,7 @@ impl Tenure {
                 }
                 Err(_) => {
                     if let Some(count) = failing.occurred(Instant::now().into_std()) {
-                        tracing::warn!(
-                            count,
-                            "the lease could not be renewed: the database does not answer; trying again"
-                        );
+                        tracing::warn!(count, "the lease could not be renewed in time: trying again");
                     }
                     soon
                 }

@@ -15,76 +15,17 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::time::Instant;
 
+pub use super::facts::{Away, Backlog, Facts, Locked, Paused, Pending, Reason};
 use super::log::Repeat;
-pub use super::metrics::Pending;
 use crate::stuck::StuckRow;
+use crate::trouble::{self, LockWait};
 
 /// The engine reports something at least this often while it lives (upkeep every few seconds, or a failed connection).
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Without progress for longer than this while rows are due, something must explain it.
 pub const STALL_MAX: Duration = Duration::from_secs(30);
-
-/// Paused destinations named in an answer.
-const NAMED_MAX: usize = 10;
-
-/// What is known of a paused destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paused {
-    /// Since when.
-    pub since: Instant,
-    /// The failure that paused it, for an operator.
-    pub error: String,
-}
-
-/// What the upkeep query found in the table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backlog {
-    /// Pending rows by state. A held row is not due.
-    pub pending: Pending,
-    /// Rows in the failed state.
-    pub failed: u64,
-    /// Age of the oldest due row (time since it fell due); `None`: nothing is due.
-    pub oldest_due_age: Option<Duration>,
-}
-
-/// Everything reported so far. A copy of it comes from [`Health::facts`].
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// When the relay began.
-    pub started: Instant,
-    /// The last report of any kind.
-    pub reported: Instant,
-    /// When the database last answered.
-    pub answered: Option<Instant>,
-    /// Since when it does not, and its latest error.
-    pub database_error: Option<(Instant, String)>,
-    database_repeat: Repeat,
-    /// Lanes held, and how many there are; `None` until the first lease. None held: others have them, and this instance
-    /// stands by.
-    pub lanes: Option<(usize, usize)>,
-    /// Destinations that take no messages, by (transport, destination). As many as the engine knows.
-    pub paused: BTreeMap<(String, String), Paused>,
-    /// The transaction that the routes in commit order wait for, and since when.
-    pub commits: Option<(Instant, String)>,
-    /// When a message was last settled.
-    pub progress: Option<Instant>,
-    /// The table, and when it was looked at.
-    pub backlog: Option<(Instant, Backlog)>,
-    /// Rows that are stuck.
-    pub stuck: Vec<StuckRow>,
-}
-
-/// One reason for not being ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Reason {
-    /// `database`, `lanes`, `destination`, `commit_order` or `stalled`.
-    pub kind: &'static str,
-    /// What is wrong and what to do.
-    pub message: String,
-}
 
 /// The facts, shared by everyone who reports or asks.
 #[derive(Debug)]
@@ -107,12 +48,15 @@ impl Health {
             answered: None,
             database_error: None,
             database_repeat: Repeat::default(),
+            locked: None,
+            lock_repeat: Repeat::default(),
             lanes: None,
             paused: BTreeMap::new(),
             commits: None,
             progress: None,
             backlog: None,
             stuck: Vec::new(),
+            stuck_at: now,
         }))
     }
 
@@ -130,7 +74,59 @@ impl Health {
 
     /// These rows are stuck now, and no others.
     pub fn stuck(&self, rows: Vec<StuckRow>) {
-        self.report(|facts, _| facts.stuck = rows);
+        self.report(|facts, now| {
+            facts.stuck = rows;
+            facts.stuck_at = now;
+        });
+    }
+
+    /// A statement waits for this lock, which somebody else holds; `None`: none does any more. Said once and then repeated while it
+    /// lasts.
+    pub fn waits_for_lock(&self, lock: Option<&LockWait>) {
+        let Some(lock) = lock else {
+            return self.report(|facts, now| {
+                if let Some(locked) = &mut facts.locked {
+                    locked.gone = Some(now);
+                }
+            });
+        };
+        let (count, since) = self.report(|facts, now| {
+            let since = facts.locked(now).map_or(now, |locked| locked.since);
+            let lock = lock.clone();
+            facts.locked = Some(Locked {
+                since,
+                lock,
+                gone: None,
+            });
+            (facts.lock_repeat.occurred(now.into_std()), ago(now, since))
+        });
+        if let Some(count) = count {
+            let todo = lock.todo();
+            tracing::warn!(
+                lock = lock.fact(),
+                todo,
+                since,
+                count,
+                "waiting for a lock that another session holds"
+            );
+        }
+    }
+
+    /// Says that a lock was released, once it has been for a while. To be called every few seconds.
+    pub(super) fn remind_of_lock(&self) {
+        let mut facts = self.lock();
+        if facts.locked(Instant::now()).is_none()
+            && let Some(locked) = facts.locked.take()
+            && facts.lock_repeat.ended()
+        {
+            let waited = seconds(
+                locked
+                    .gone
+                    .unwrap_or(locked.since)
+                    .saturating_duration_since(locked.since),
+            );
+            tracing::info!(waited, "the lock is released: going on");
+        }
     }
 
     /// The database answered a statement.
@@ -143,14 +139,20 @@ impl Health {
 
     /// The database did not answer, or refused. Said once and then repeated while it lasts.
     pub fn database_down(&self, error: &(dyn std::error::Error + 'static), now: Instant) {
+        let (about, todo) = trouble::of(error);
         let error = chain(error);
         let count = self.report(|facts, _| {
-            let since = facts.database_error.take().map_or(now, |(since, _)| since);
-            facts.database_error = Some((since, error.clone()));
+            let since = facts.database_error.take().map_or(now, |away| away.since);
+            facts.database_error = Some(Away {
+                since,
+                about,
+                error: error.clone(),
+                todo,
+            });
             facts.database_repeat.occurred(now.into_std())
         });
         if let Some(count) = count {
-            tracing::warn!(error, count, "the database does not answer: waiting for it");
+            tracing::warn!(error, todo, count, "{}: waiting for it", about.what());
         }
     }
 
@@ -231,141 +233,6 @@ impl Health {
     }
 }
 
-impl Facts {
-    /// The time the database was away, when this ends it and the log had said so.
-    fn answered(&mut self, now: Instant) -> Option<Duration> {
-        self.answered = Some(now);
-        let (since, _) = self.database_error.take()?;
-        let said = self.database_repeat.ended();
-        said.then(|| now.saturating_duration_since(since))
-    }
-
-    /// Time since something moved: since the last settled message, or since the start.
-    fn idle(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.progress.unwrap_or(self.started))
-    }
-
-    /// How long the oldest due row has waited by now.
-    fn oldest_due_age(&self, now: Instant) -> Option<Duration> {
-        let (at, backlog) = self.backlog?;
-        let age = backlog.oldest_due_age?;
-        Some(age + now.saturating_duration_since(at))
-    }
-
-    fn readiness(&self, now: Instant, max_age: Duration) -> Result<(), Vec<Reason>> {
-        let mut reasons = Vec::new();
-        let mut say = |kind, message: String| reasons.push(Reason { kind, message });
-        match (&self.database_error, self.answered) {
-            (Some((since, error)), _) => say(
-                "database",
-                format!(
-                    "the database has not answered for {}: {error}; check the server and database.url",
-                    ago(now, *since)
-                ),
-            ),
-            (None, None) => say("database", "the database has not answered yet; starting".to_owned()),
-            (None, Some(answered)) if now.saturating_duration_since(answered) > max_age => say(
-                "database",
-                format!(
-                    "no statement was answered for {}; look for locks and load on the server",
-                    ago(now, answered)
-                ),
-            ),
-            (None, Some(_)) => {}
-        }
-        if self.lanes.is_none() {
-            say(
-                "lanes",
-                "no lease yet; a predecessor may hold the lanes until lease.ttl has passed".to_owned(),
-            );
-        }
-        let waited = self
-            .oldest_due_age(now)
-            .filter(|age| *age > max_age && self.idle(now) > max_age);
-        if let Some(waited) = waited {
-            for ((transport, destination), paused) in self.paused.iter().take(NAMED_MAX) {
-                let (since, error) = (ago(now, paused.since), &paused.error);
-                let to = format!("{transport} has taken nothing for {destination:?} for {since}");
-                say(
-                    "destination",
-                    format!("{to}: {error}; sending goes on by itself once it does"),
-                );
-            }
-            if let Some((since, transaction)) = &self.commits {
-                say(
-                    "commit_order",
-                    format!(
-                        "commit order has waited for {} for {transaction}; end it, or pg_terminate_backend(pid)",
-                        ago(now, *since)
-                    ),
-                );
-            }
-            let explained = if !self.paused.is_empty() || self.commits.is_some() {
-                "see the other reasons"
-            } else {
-                "see the log for the reason"
-            };
-            let waited = seconds(waited);
-            say(
-                "stalled",
-                format!(
-                    "a due row has waited for {waited} and nothing was relayed for {}; {explained}",
-                    seconds(self.idle(now))
-                ),
-            );
-        }
-        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
-    }
-
-    fn watchdog_ok(&self, now: Instant, in_flight: usize) -> bool {
-        if now.saturating_duration_since(self.reported) > SILENCE_MAX {
-            return false;
-        }
-        let nothing_due = self.backlog.is_none_or(|(_, backlog)| backlog.pending.due == 0);
-        let explained = !self.paused.is_empty()
-            || self.commits.is_some()
-            || self.database_error.is_some()
-            || self.lanes.is_none_or(|(held, _)| held == 0);
-        // The table is looked at as a whole: with nothing in memory, what is due may be for the others' lanes.
-        let of_others = in_flight == 0 && self.lanes.is_some_and(|(held, of)| held < of);
-        let young = self.oldest_due_age(now).is_none_or(|age| age <= STALL_MAX);
-        nothing_due || explained || of_others || young || self.idle(now) <= STALL_MAX
-    }
-
-    fn status_line(&self, now: Instant, in_flight: usize) -> String {
-        if let Some((since, error)) = &self.database_error {
-            return format!("waiting for the database for {}: {error}", ago(now, *since));
-        }
-        let mut line = match self.lanes {
-            None => return "starting".to_owned(),
-            Some((0, of)) => return format!("standing by: other instances hold all {of} lanes"),
-            Some((held, of)) => format!("relaying: {held} of {of} lanes, {in_flight} in flight"),
-        };
-        if let Some((_, backlog)) = self.backlog {
-            let Pending {
-                due,
-                delayed,
-                retrying,
-                held,
-            } = backlog.pending;
-            let failed = backlog.failed;
-            line.push_str(&format!(
-                ", {due} due, {delayed} delayed, {retrying} retrying, {held} held, {failed} failed"
-            ));
-        }
-        if let Some(age) = self.oldest_due_age(now) {
-            line.push_str(&format!(", oldest due {}", seconds(age)));
-        }
-        if let Some(((transport, destination), paused)) = self.paused.first_key_value() {
-            line.push_str(&format!("; paused: {transport}/{destination} ({})", paused.error));
-            if self.paused.len() > 1 {
-                line.push_str(&format!(" and {} more", self.paused.len() - 1));
-            }
-        }
-        line
-    }
-}
-
 /// An error with its causes, on one line.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut line = error.to_string();
@@ -384,7 +251,7 @@ pub(super) fn ago(now: Instant, since: Instant) -> String {
     seconds(now.saturating_duration_since(since))
 }
 
-fn seconds(span: Duration) -> String {
+pub(super) fn seconds(span: Duration) -> String {
     humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
 }
 
@@ -497,6 +364,86 @@ mod tests {
         health.backlog(due(1, 300));
         health.database_down(&std::io::Error::other("gone"), Instant::now());
         assert!(health.watchdog_ok(0));
+    }
+
+    fn lock() -> LockWait {
+        LockWait {
+            object: "table public.outbox_messages".to_owned(),
+            pid: Some(4711),
+            who: Some("psql".to_owned()),
+            ..LockWait::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_is_named_everywhere_and_starts_no_alarm() {
+        let health = running();
+        health.backlog(due(5, 1));
+        health.waits_for_lock(Some(&lock()));
+        for _ in 0..120 {
+            advance(Duration::from_secs(1)).await;
+            health.waits_for_lock(Some(&lock()));
+        }
+        let reasons = health.readiness(MINUTE).unwrap_err();
+        assert_eq!(reasons[0].kind, "lock");
+        let said = "waiting for a lock for 2m: table public.outbox_messages is locked by pid 4711 (psql): wait until it ends, \
+                    or: select pg_terminate_backend(4711)";
+        assert_eq!(reasons[0].message, said);
+        assert!(!reasons.iter().any(|reason| reason.kind == "database"), "{reasons:?}");
+        assert_eq!(health.status_line(0), said);
+        assert!(health.watchdog_ok(5));
+        health.waits_for_lock(None);
+        health.progress();
+        health.backlog(due(0, 0));
+        assert_eq!(kinds(&health), ["lock"], "whoever waits may be about to wait again");
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(kinds(&health), [""; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stuck_rows_are_a_reason_only_when_nothing_moves() {
+        let health = running();
+        let row = StuckRow {
+            seq: 42,
+            id: "0197".to_owned(),
+            reason: crate::stuck::StuckReason::Refused,
+            detail: "a trigger or function raised an error, function refuse (P0001)".to_owned(),
+            seconds: 10,
+        };
+        health.stuck(vec![row]);
+        health.backlog(due(1, 5));
+        assert_eq!(kinds(&health), [""; 0]);
+        assert!(health.status_line(0).ends_with("; 1 message stuck: 42 (id 0197): the database refuses to write it: a trigger or function raised an error, function refuse (P0001)"));
+        advance(MINUTE * 2).await;
+        health.backlog(due(1, 125));
+        assert_eq!(kinds(&health), ["stuck", "stalled"]);
+        let reasons = health.readiness(MINUTE).unwrap_err();
+        assert!(
+            reasons[0]
+                .message
+                .starts_with("message 42 (id 0197): the database refuses to write it"),
+            "{reasons:?}"
+        );
+        assert!(
+            reasons[0].message.contains("(P0001), for 2m 10s; correct the trigger"),
+            "{reasons:?}"
+        );
+        assert!(health.watchdog_ok(1), "a restart would not help");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_database_refuses_is_told_from_silence() {
+        let health = running();
+        let refused = crate::trouble::Trouble {
+            about: crate::trouble::About::Role,
+            text: "permission denied for table outboxd_lanes (42501)".to_owned(),
+            todo: "outboxd roles --print grants it",
+        };
+        health.database_down(&refused, Instant::now());
+        advance(Duration::from_secs(5)).await;
+        let said = "the database refuses the role for 5s: permission denied for table outboxd_lanes (42501); outboxd roles --print grants it";
+        assert_eq!(health.readiness(MINUTE).unwrap_err()[0].message, said);
+        assert_eq!(health.status_line(0), said);
     }
 
     #[tokio::test(start_paused = true)]

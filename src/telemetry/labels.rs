@@ -63,6 +63,11 @@ pub(super) struct StateLabels {
     pub(super) state: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ReasonLabels {
+    pub(super) reason: &'static str,
+}
+
 /// A counter written without a counter's type: `outboxd_messages_failed_total` and the gauge `outboxd_messages_failed`
 /// would otherwise be one family in OpenMetrics, which forbids that.
 #[derive(Clone, Debug, Default)]

@@ -36,7 +36,8 @@ impl Level {
             Self::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
             Self::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
         };
-        EnvFilter::new(format!("{theirs},outboxd={ours}"))
+        // The driver logs statements with their parameters, and what triggers say (RAISE NOTICE).
+        EnvFilter::new(format!("{theirs},tokio_postgres=off,outboxd={ours}"))
     }
 }
 

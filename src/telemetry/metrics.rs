@@ -23,7 +23,7 @@ use super::labels::{
 };
 use super::latency::RelayLatency;
 use super::process::Process;
-pub use super::table::{Pending, Table};
+pub use super::table::{Pending, Table, Trouble};
 use crate::delivery::FailureClass;
 use crate::route::Routes;
 
@@ -40,6 +40,8 @@ pub struct Metrics {
     registry: Registry,
     /// What upkeep found in the table.
     pub table: Table,
+    /// What keeps this instance from writing.
+    pub trouble: Trouble,
     pub(super) by_route: Vec<RouteHandles>,
     by_transport: Vec<Histogram>,
     relayed: Family<RouteLabels, Counter>,
@@ -100,6 +102,7 @@ impl Metrics {
             settle_latency: latency(),
             fetch_latency: latency(),
             table: Table::default(),
+            trouble: Trouble::default(),
             destination_paused: Family::default(),
             last_progress: Float::default(),
             duplicates_acknowledged: Counter::default(),
@@ -116,6 +119,7 @@ impl Metrics {
         metrics.register_states();
         let all = metrics.registry.sub_registry_with_prefix("outboxd");
         metrics.table.register(all);
+        metrics.trouble.register(all);
         for name in transports {
             let labels = TransportLabels {
                 transport: name.to_string(),
@@ -406,6 +410,14 @@ mod tests {
         metrics.attempt_failed("main", FailureClass::TimedOut, "TIMEOUT");
         metrics.destination_paused("main", "orders");
         metrics.table.failed(4);
+        metrics.trouble.stuck(&[crate::stuck::StuckRow {
+            seq: 1,
+            id: String::new(),
+            reason: crate::stuck::StuckReason::Locked,
+            detail: String::new(),
+            seconds: 0,
+        }]);
+        metrics.trouble.unavailable(Some(crate::trouble::About::Lock));
         metrics.table.oldest_transaction(Duration::from_secs(2));
         metrics.last_progress(Duration::ZERO);
         let text = metrics.encode();
@@ -417,6 +429,13 @@ mod tests {
             "outboxd_duplicates_acknowledged_total 1",
             "outboxd_messages_pending{state=\"held\"} 0",
             "outboxd_messages_failed 4",
+            "outboxd_rows_stuck{reason=\"refused\"} 0",
+            "outboxd_rows_stuck{reason=\"locked\"} 1",
+            "outboxd_rows_stuck{reason=\"suppressed\"} 0",
+            "outboxd_rows_stuck{reason=\"unreadable\"} 0",
+            "outboxd_rows_stuck{reason=\"slow\"} 0",
+            "outboxd_database_unavailable{reason=\"lock\"} 1",
+            "outboxd_database_unavailable{reason=\"server\"} 0",
             "outboxd_oldest_due_age_seconds 0.0",
             "outboxd_oldest_transaction_seconds 2.0",
             "outboxd_spans_dropped_total 0",

@@ -3,6 +3,7 @@
 //! The engine reports facts, by the indexes it works with; [`Telemetry`] knows the names. Everything here only keeps and
 //! shows, never fails and never waits for others.
 
+mod facts;
 pub mod health;
 pub mod history;
 mod labels;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use crate::delivery::Failure;
 use crate::message::Message;
 use crate::route::Routes;
+use crate::trouble::About;
 use health::{Backlog, Health};
 use history::History;
 use log::Budget;
@@ -159,6 +161,7 @@ impl Telemetry {
         if let Some(count) = self.failures().rest(now.into_std()) {
             tracing::warn!(count, "more messages failed: `outboxd failed list` names them");
         }
+        self.health.remind_of_lock();
         let facts = self.health.facts();
         for reminder in self.pauses().reminders(now, &facts.paused) {
             let (transport, unsaid) = (reminder.transport, reminder.unsaid);
@@ -214,10 +217,14 @@ impl Telemetry {
     /// All metrics as OpenMetrics text.
     #[must_use]
     pub fn encode_metrics(&self) -> String {
-        if let Some(progress) = self.health.facts().progress {
-            self.metrics
-                .last_progress(Instant::now().saturating_duration_since(progress));
+        let (facts, now) = (self.health.facts(), Instant::now());
+        if let Some(progress) = facts.progress {
+            self.metrics.last_progress(now.saturating_duration_since(progress));
         }
+        self.metrics.trouble.stuck(&facts.stuck);
+        let locked = facts.locked(now).map(|_| About::Lock);
+        let away = facts.database_error.as_ref().map(|away| away.about);
+        self.metrics.trouble.unavailable(locked.or(away));
         self.metrics.encode()
     }
 

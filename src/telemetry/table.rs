@@ -6,8 +6,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::labels::{Float, StateLabels};
+use super::labels::{Float, ReasonLabels, StateLabels};
 use super::metrics::whole;
+use crate::stuck::{StuckReason, StuckRow};
+use crate::trouble::About;
 
 /// Pending rows by what they wait for. `state` of `outboxd_messages_pending`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -79,5 +81,49 @@ impl Table {
     /// For how long the oldest open transaction of the database has been open; zero when none is.
     pub fn oldest_transaction(&self, open_for: Duration) {
         self.oldest_transaction.set(open_for.as_secs_f64());
+    }
+}
+
+/// What keeps this instance from writing: each instance shows its own.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    stuck: Family<ReasonLabels, Gauge>,
+    unavailable: Family<ReasonLabels, Gauge>,
+}
+
+impl Trouble {
+    pub(super) fn register(&self, all: &mut Registry) {
+        all.register(
+            "rows_stuck",
+            "Rows set aside because they cannot be written or read; everything else goes on",
+            self.stuck.clone(),
+        );
+        all.register(
+            "database_unavailable",
+            "1 while the database does not do what it is asked: why",
+            self.unavailable.clone(),
+        );
+        self.stuck(&[]);
+        self.unavailable(None);
+    }
+
+    /// These rows are stuck.
+    pub fn stuck(&self, rows: &[StuckRow]) {
+        for reason in StuckReason::ALL {
+            let count = rows.iter().filter(|row| row.reason == reason).count();
+            let reason = reason.as_str();
+            self.stuck
+                .get_or_create_owned(&ReasonLabels { reason })
+                .set(whole(count));
+        }
+    }
+
+    /// This is why the database does not do what it is asked; `None`: it does.
+    pub fn unavailable(&self, why: Option<About>) {
+        for about in About::ALL {
+            let reason = about.as_str();
+            let gauge = self.unavailable.get_or_create_owned(&ReasonLabels { reason });
+            gauge.set(i64::from(why == Some(about)));
+        }
     }
 }

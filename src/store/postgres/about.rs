@@ -9,30 +9,56 @@
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::store::StoreError;
-
-/// What an error is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum About {
-    /// One row or a few of those the statement touched: a value, a constraint, a trigger's own error, damaged storage.
-    Row,
-    /// A lock that another transaction holds, or a deadlock.
-    Lock,
-    /// The statement took too long, or was cancelled.
-    Duration,
-    /// The connection: it is lost, refused, or a pooler's server knows nothing of it.
-    Connection,
-    /// The server as a whole: it is starting, stopping, full, out of memory or connections, or takes no writes.
-    Server,
-    /// What the role may do, and how it logs in.
-    Role,
-    /// Tables, columns, functions and types: not as they should be.
-    Schema,
-}
+pub use crate::trouble::About;
+use crate::trouble::{LockWait, Trouble};
 
 /// What an error of the driver is about.
 #[must_use]
 pub fn about(error: &tokio_postgres::Error) -> About {
-    error.code().map_or(About::Connection, of_state)
+    let Some(code) = error.code() else {
+        return About::Connection;
+    };
+    let origin = error
+        .as_db_error()
+        .map_or(Origin::Server, |said| origin(said.where_(), said.routine()));
+    from(of_state(code), origin)
+}
+
+/// Where an error comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The server itself, about a statement of ours.
+    Server,
+    /// The server, about what a function or trigger of the application does.
+    WithinFunction,
+    /// A function or trigger of the application, which may say anything under any code.
+    Function,
+}
+
+/// Read off CONTEXT, whose innermost frame comes first.
+fn origin(context: Option<&str>, routine: Option<&str>) -> Origin {
+    let context = context.unwrap_or_default();
+    let frame = |line: &str| line.starts_with("PL/") || line.starts_with("SQL function ");
+    let innermost = context.lines().next().unwrap_or_default();
+    let raised = innermost.ends_with(" at RAISE")
+        || (innermost.starts_with("PL/") && !innermost.starts_with("PL/pgSQL"))
+        || innermost.starts_with("Traceback")
+        || routine == Some("exec_stmt_raise");
+    if raised {
+        Origin::Function
+    } else if context.lines().any(frame) {
+        Origin::WithinFunction
+    } else {
+        Origin::Server
+    }
+}
+
+/// What a function of the application lacks or refuses, it lacks or refuses for the rows it is called for.
+fn from(about: About, origin: Origin) -> About {
+    match (origin, about) {
+        (Origin::Function, _) | (Origin::WithinFunction, About::Role | About::Schema) => About::Row,
+        (Origin::Server | Origin::WithinFunction, about) => about,
+    }
 }
 
 fn of_state(code: &SqlState) -> About {
@@ -75,13 +101,15 @@ fn is_safe_to_repeat(code: &SqlState) -> bool {
         .contains(&&state[..2])
 }
 
-/// An error of PostgreSQL or of the way there, without anything that may quote a row. It has no source: nobody can print one.
+/// An error of PostgreSQL or of the way there, without anything that may quote a row. Its source is what is shown of it, and says
+/// the same.
 #[derive(Debug, thiserror::Error)]
-#[error("{text}")]
+#[error("{trouble}")]
 pub struct DatabaseError {
     code: Option<SqlState>,
-    about: About,
-    text: String,
+    #[source]
+    trouble: Trouble,
+    lock: Option<LockWait>,
 }
 
 impl DatabaseError {
@@ -90,10 +118,26 @@ impl DatabaseError {
     pub fn of(error: &tokio_postgres::Error) -> Self {
         let about = about(error);
         let text = error.as_db_error().map_or_else(|| chain(error), said);
+        let code = error.code().cloned();
+        let todo = code.as_ref().map_or(about.todo(), |code| todo(code, about));
         Self {
-            code: error.code().cloned(),
-            about,
-            text,
+            code,
+            trouble: Trouble { about, text, todo },
+            lock: None,
+        }
+    }
+
+    /// A lock was waited for long enough.
+    #[must_use]
+    pub fn locked(lock: &LockWait) -> Self {
+        Self {
+            code: Some(SqlState::LOCK_NOT_AVAILABLE),
+            trouble: Trouble {
+                about: About::Lock,
+                text: lock.to_string(),
+                todo: "",
+            },
+            lock: Some(lock.clone()),
         }
     }
 
@@ -106,7 +150,31 @@ impl DatabaseError {
     /// What it is about.
     #[must_use]
     pub fn about(&self) -> About {
-        self.about
+        self.trouble.about
+    }
+
+    /// The lock that was waited for, where its holder is known.
+    #[must_use]
+    pub fn lock(&self) -> Option<&LockWait> {
+        self.lock.as_ref()
+    }
+
+    /// What to do; empty: the text says so itself.
+    #[must_use]
+    pub fn todo(&self) -> &'static str {
+        self.trouble.todo
+    }
+}
+
+fn todo(code: &SqlState, about: About) -> &'static str {
+    match code.code() {
+        "3D000" => "create the database, or correct database.url and restart outboxd",
+        "53100" => "free space on the server's disk",
+        "53300" => "end sessions that are not needed, or raise max_connections",
+        state if state.starts_with("28") => {
+            "correct the login in database.url (or the file it comes from) and restart outboxd"
+        }
+        _ => about.todo(),
     }
 }
 
@@ -122,7 +190,8 @@ pub fn database_error(error: &StoreError) -> Option<&DatabaseError> {
 /// One line for people: what happened to which object, and the code.
 fn said(error: &DbError) -> String {
     let code = error.code();
-    let mut line = if is_safe_to_repeat(code) {
+    let is_own = origin(error.where_(), error.routine()) == Origin::Function;
+    let mut line = if is_safe_to_repeat(code) && !is_own {
         error.message().to_owned()
     } else {
         kind(code).to_owned()
@@ -144,10 +213,13 @@ fn said(error: &DbError) -> String {
     line.replace(['\n', '\r'], " ")
 }
 
-/// What a code means, for the classes whose message is not repeated.
+/// What a code means, where the message is not repeated.
 fn kind(code: &SqlState) -> &'static str {
     match code.code() {
-        "P0001" => "a trigger or function raised an error",
+        "40001" => "a serialization failure",
+        "40P01" => "a deadlock",
+        "42501" => "a right is missing",
+        "55P03" => "a lock is not available",
         "22001" => "a value is too long for its column",
         "22003" => "a number is out of range",
         "22008" => "a time is out of range",
@@ -162,8 +234,8 @@ fn kind(code: &SqlState) -> &'static str {
         other => match &other[..2] {
             "22" => "a value is not acceptable",
             "23" => "a constraint is violated",
-            "P0" => "a function of the database failed",
-            _ => "the database refused",
+            "XX" => "the server found damage or a bug of its own",
+            _ => "a trigger or function raised an error",
         },
     }
 }
@@ -233,6 +305,29 @@ mod tests {
         for code in ["42P01", "42501", "55P03", "57014", "53300", "XX001"] {
             assert!(is_safe_to_repeat(&SqlState::from_code(code)), "{code}");
         }
+    }
+
+    #[test]
+    fn what_a_function_raises_is_about_rows_and_never_repeated_whatever_its_code() {
+        let raised = "PL/pgSQL function refuse() line 3 at RAISE\nSQL statement \"select refuse()\"\nPL/pgSQL function f() line 1 at PERFORM";
+        let within = "SQL statement \"insert into audit\"\nPL/pgSQL function f() line 1 at SQL statement";
+        assert_eq!(origin(Some(raised), None), Origin::Function);
+        assert_eq!(origin(None, Some("exec_stmt_raise")), Origin::Function);
+        assert_eq!(origin(Some("PL/Perl function \"f\""), None), Origin::Function);
+        assert_eq!(
+            origin(Some("Traceback (most recent call last):"), None),
+            Origin::Function
+        );
+        assert_eq!(origin(Some(within), Some("aclcheck_error")), Origin::WithinFunction);
+        assert_eq!(
+            origin(Some("while updating tuple (0,1) in relation \"t\""), None),
+            Origin::Server
+        );
+        assert_eq!(from(About::Role, Origin::Function), About::Row);
+        assert_eq!(from(About::Role, Origin::WithinFunction), About::Row);
+        assert_eq!(from(About::Role, Origin::Server), About::Role);
+        assert_eq!(from(About::Lock, Origin::WithinFunction), About::Lock);
+        assert_eq!(from(About::Server, Origin::WithinFunction), About::Server);
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::Object;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{CancelToken, Client};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::about::DatabaseError;
 use super::connect::Connection;
@@ -53,7 +54,11 @@ pub(super) struct Checkout<'a> {
     pub(super) role: Role,
     pub(super) facts: &'a Facts,
     pub(super) generation: u64,
+    pub(super) tls: &'a MakeRustlsConnect,
+    /// The connection may be used again.
     pub(super) answered: bool,
+    /// The statement is over, or is being cancelled.
+    pub(super) ended: bool,
 }
 
 impl std::ops::Deref for Checkout<'_> {
@@ -72,7 +77,20 @@ impl Drop for Checkout<'_> {
         if !self.answered && self.role == Role::Read {
             self.facts.forget_cursor();
         }
-        drop(self.object.take().map(Object::take));
+        let Some(object) = self.object.take() else { return };
+        if !self.ended {
+            cancel_later(object.cancel_token(), self.tls.clone());
+        }
+        drop(Object::take(object));
+    }
+}
+
+/// Nobody waits for the answer any more: a statement that waits for a lock would not notice, and keep its place in the queue.
+fn cancel_later(token: CancelToken, tls: MakeRustlsConnect) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        drop(runtime.spawn(async move {
+            drop(tokio::time::timeout(CANCEL_TIMEOUT, token.cancel_query(tls)).await);
+        }));
     }
 }
 
@@ -96,6 +114,7 @@ impl deadpool_postgres::Connect for HostByHost {
             )]
             let task = tokio::spawn(async move {
                 if let Err(error) = driver.await {
+                    let error = DatabaseError::of(&error);
                     tracing::debug!(%error, "a connection to the database was lost");
                 }
             });
@@ -175,11 +194,14 @@ const PASSWORD_MISSING: &str = "password missing";
 
 /// `error`, with the parameter of the URL it is about where it is about one.
 pub(super) fn explained(error: tokio_postgres::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    if error.as_db_error().is_some() {
+        return Box::new(DatabaseError::of(&error));
+    }
     let cause = std::error::Error::source(&error).map(ToString::to_string);
     let known = cause.and_then(|cause| UNTRUSTED.iter().find(|(words, _)| cause.contains(words)));
     match known {
-        Some((_, line)) if error.as_db_error().is_none() => Box::new(Untrusted(line, error)),
-        Some(_) | None => Box::new(error),
+        Some((_, line)) => Box::new(Untrusted(line, error)),
+        None => Box::new(DatabaseError::of(&error)),
     }
 }
 
@@ -189,21 +211,16 @@ pub(super) fn explained(error: tokio_postgres::Error) -> Box<dyn std::error::Err
 pub fn refused_login(error: &StoreError) -> Option<String> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(refused) = error
-            .downcast_ref::<tokio_postgres::Error>()
-            .and_then(tokio_postgres::Error::as_db_error)
+        if let Some(refused) = error.downcast_ref::<DatabaseError>()
+            && let Some(code) = refused.code()
             && [
                 SqlState::INVALID_PASSWORD,
                 SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
                 SqlState::INVALID_CATALOG_NAME,
             ]
-            .contains(refused.code())
+            .contains(code)
         {
-            return Some(format!(
-                "database.url: {} ({})",
-                refused.message(),
-                refused.code().code()
-            ));
+            return Some(format!("database.url: {refused}"));
         }
         if error.downcast_ref::<Untrusted>().is_some_and(|Untrusted(_, source)| {
             std::error::Error::source(source).is_some_and(|cause| cause.to_string().contains(PASSWORD_MISSING))
@@ -223,9 +240,11 @@ pub fn no_answer(error: &StoreError) -> bool {
     };
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&**source);
     while let Some(error) = cause {
-        let driver = error.downcast_ref::<tokio_postgres::Error>();
-        let answered = error.downcast_ref::<DatabaseError>().and_then(DatabaseError::code);
-        if answered.is_some() || driver.is_some_and(|error| error.as_db_error().is_some()) {
+        if error
+            .downcast_ref::<DatabaseError>()
+            .and_then(DatabaseError::code)
+            .is_some()
+        {
             return false;
         }
         cause = error.source();

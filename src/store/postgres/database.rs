@@ -2,7 +2,8 @@
 //!
 //! Owns connecting, prepared statements (named, or unnamed where a pooler loses them) and the time limit of every
 //! statement. A statement that runs into its limit is cancelled and its connection thrown away; so is the connection of a
-//! statement whose future was dropped, because its answer would be the next one's.
+//! statement whose future was dropped, because its answer would be the next one's. While it waits for a lock the time
+//! does not count (`blocked`): a daemon waits on and says so, a person's command gives up.
 //!
 //! What one connection learns about the server is true for all: when one is lost, or told that the server takes no
 //! writes (a demoted primary), every other is made anew before its next use. And the cursor must not go on over a connection
@@ -15,18 +16,20 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
 use futures_util::TryStreamExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::about::{About, DatabaseError, about};
+use super::blocked::Watch;
 use super::checkout::{
     CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, explained, is_another_server, loses_prepared_statements,
 };
 pub use super::checkout::{classify, no_answer, refused_login};
 use super::connect::parse_url;
+use super::patience::{GivenUp, Within};
 use super::sql::Statement;
 use crate::store::StoreError;
 
@@ -76,17 +79,13 @@ pub struct ConnectOptions {
 pub struct Database {
     pools: Arc<Vec<Pool>>,
     tls: MakeRustlsConnect,
-    facts: Arc<Facts>,
-    statement_timeout: Duration,
+    pub(super) facts: Arc<Facts>,
+    pub(super) statement_timeout: Duration,
     patience: Duration,
-    within: Option<Within>,
-}
-
-/// See [`Database::within`].
-#[derive(Clone, Copy, Debug)]
-struct Within {
-    limit: Duration,
-    deadline: Instant,
+    pub(super) within: Option<Within>,
+    pub(super) watch: Arc<Watch>,
+    /// See [`Database::hasty`].
+    pub(super) hasty: bool,
 }
 
 impl std::fmt::Debug for Database {
@@ -109,6 +108,7 @@ impl Database {
             parse_url(&options.url).map_err(|problem| StoreError::Misconfigured(format!("database.url: {problem}")))?;
         let count = options.pool_size.clamp(1, Role::ALL.len());
         let mut pools = Vec::with_capacity(count);
+        let mut applications = Vec::with_capacity(count);
         for index in 0..count {
             let roles: Vec<&str> = Role::ALL
                 .iter()
@@ -116,7 +116,8 @@ impl Database {
                 .map(|r| r.name())
                 .collect();
             let mut config = connection.config.clone();
-            config.application_name(format!("{}/{}", options.application, roles.join("+")));
+            applications.push(format!("{}/{}", options.application, roles.join("+")));
+            config.application_name(&applications[index]);
             let recycling = ManagerConfig {
                 recycling_method: RecyclingMethod::Fast,
             };
@@ -138,7 +139,9 @@ impl Database {
         Ok(Self {
             pools: Arc::new(pools),
             patience: connection.patience(),
-            tls: connection.tls,
+            tls: connection.tls.clone(),
+            watch: Arc::new(Watch::new(connection, &options.application, &applications)),
+            hasty: false,
             facts: Arc::new(Facts {
                 prepared: AtomicBool::new(options.prepared_statements),
                 ..Facts::default()
@@ -148,28 +151,19 @@ impl Database {
         })
     }
 
-    /// The same connections, for somebody who waits no longer than `limit` from now: waiting for one and all statements
-    /// together. One that is not done by then is cancelled, and only its own connection goes with it: a slow question says
-    /// nothing about the server.
-    #[must_use]
-    pub fn within(&self, limit: Duration) -> Self {
-        let deadline = Instant::now() + limit;
-        Self {
-            within: Some(Within { limit, deadline }),
-            ..self.clone()
-        }
-    }
-
     /// Everything was right with the schema and the rights: from now on what is missing is waited for, as an outage is.
     /// Somebody may be restoring the database, and its tables come after it.
     pub fn settled_in(&self) {
         self.facts.settled_in.store(true, Ordering::Relaxed);
     }
 
+    pub(super) fn pool_of(&self, role: Role) -> usize {
+        role as usize % self.pools.len()
+    }
+
     pub(super) async fn connection(&self, role: Role) -> Result<Checkout<'_>, StoreError> {
-        let pool = &self.pools[role as usize % self.pools.len()];
         let generation = self.facts.generation.load(Ordering::Acquire);
-        let object = self.checked_out(pool).await?.map_err(|error| {
+        let object = self.checked_out(self.pool_of(role)).await?.map_err(|error| {
             if role == Role::Read {
                 self.facts.forget_cursor();
             }
@@ -196,44 +190,25 @@ impl Database {
             role,
             facts: &self.facts,
             generation,
+            tls: &self.tls,
             answered: false,
+            ended: false,
         })
     }
 
-    async fn checked_out(&self, pool: &Pool) -> Result<Result<Object, PoolError>, StoreError> {
+    async fn checked_out(&self, index: usize) -> Result<Result<Object, PoolError>, StoreError> {
+        let pool = &self.pools[index];
         let Some(Within { limit, deadline }) = self.within else {
-            return Ok(pool.get().await);
+            loop {
+                match pool.get().await {
+                    // Whoever has it waits for a lock; nothing is wrong with the server.
+                    Err(PoolError::Timeout(TimeoutType::Wait)) if self.watch.is_waiting(index) => {}
+                    other => return Ok(other),
+                }
+            }
         };
         let got = timeout_at(deadline, pool.get()).await;
         got.map_err(|_| StoreError::Unavailable(Box::new(Silent("no free connection", limit))))
-    }
-
-    /// `work`, or how long it was waited for: a side statement longer than others, unless the server was lost since
-    /// `generation`.
-    pub(super) async fn in_time<T>(
-        &self,
-        role: Role,
-        generation: u64,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Duration> {
-        if let Some(Within { limit, deadline }) = self.within {
-            return timeout_at(deadline, work).await.map_err(|_| limit);
-        }
-        let limit = self.statement_timeout * 2_u32.pow(self.facts.overdue.load(Ordering::Relaxed).min(2));
-        let rounds = match role {
-            Role::Read | Role::Settle | Role::Lease => 1,
-            Role::Side => 6,
-        };
-        let mut work = std::pin::pin!(work);
-        for round in 1..=rounds {
-            if let Ok(done) = tokio::time::timeout(limit, &mut work).await {
-                return Ok(done);
-            }
-            if self.facts.generation.load(Ordering::Acquire) != generation {
-                return Err(limit * round);
-            }
-        }
-        Err(limit * rounds)
     }
 
     /// The server was lost, or is no longer the one that takes writes: no connection is used again.
@@ -321,7 +296,7 @@ impl Database {
     pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
         let mut connection = self.connection(Role::Side).await?;
         let outcome = connection.batch_execute(sql).await;
-        connection.answered = true;
+        (connection.answered, connection.ended) = (true, true);
         outcome.map_err(classify)
     }
 
@@ -348,12 +323,13 @@ impl Database {
         }
     }
 
-    /// Books how a statement ended. `Err(limit)`: it did not.
+    /// Books how a statement ended, or that it did not.
     pub(super) async fn finish<T>(
         &self,
         mut connection: Checkout<'_>,
-        outcome: Result<Result<T, tokio_postgres::Error>, Duration>,
+        outcome: Result<Result<T, tokio_postgres::Error>, GivenUp>,
     ) -> Result<T, StoreError> {
+        connection.ended = true;
         match outcome {
             Ok(Ok(value)) => {
                 connection.answered = true;
@@ -382,23 +358,26 @@ impl Database {
                     classify(error)
                 })
             }
-            Err(limit) => {
+            Err(given_up) => {
                 let cancel = connection.cancel_token();
                 drop(connection);
-                let patience = if self.within.is_some() {
-                    CANCEL_TIMEOUT / 5
-                } else {
-                    self.facts.overdue.fetch_add(1, Ordering::Relaxed);
-                    self.lose_all();
-                    CANCEL_TIMEOUT
+                let (patience, error): (_, Box<dyn std::error::Error + Send + Sync>) = match given_up {
+                    GivenUp::Locked(lock) => (CANCEL_TIMEOUT, Box::new(DatabaseError::locked(&lock))),
+                    GivenUp::Silent(limit) => {
+                        let patience = if self.within.is_some() {
+                            CANCEL_TIMEOUT / 5
+                        } else {
+                            self.facts.overdue.fetch_add(1, Ordering::Relaxed);
+                            self.lose_all();
+                            CANCEL_TIMEOUT
+                        };
+                        (patience, Box::new(Silent("no answer to a statement", limit)))
+                    }
                 };
                 // Best effort: the server notices the closed connection by itself, later.
                 let cancelled = tokio::time::timeout(patience, cancel.cancel_query(self.tls.clone()));
                 drop(cancelled.await);
-                Err(StoreError::Unavailable(Box::new(Silent(
-                    "no answer to a statement",
-                    limit,
-                ))))
+                Err(StoreError::Unavailable(error))
             }
         }
     }

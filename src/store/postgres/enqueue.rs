@@ -1,12 +1,13 @@
 //! Messages by hand, as `outboxd enqueue` inserts them: one, or many lines of them.
 
+use serde::de::IgnoredAny;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::about::database_error;
 use super::database::{Database, Role};
 use super::lines::NewLine;
-use super::migrate::{PayloadType, sql_state};
+use super::migrate::PayloadType;
 use super::moment::Moment;
 use super::sql::{Names, Statement};
 use crate::store::StoreError;
@@ -93,7 +94,7 @@ pub async fn enqueue(
             ],
         )
         .await
-        .map_err(|error| named(error, payload))?;
+        .map_err(|error| named(error, payload, Some(&message.payload)))?;
     Ok(rows.first().expect("an insert returns its row").get(0))
 }
 
@@ -172,20 +173,33 @@ impl Lines {
                 ],
             )
             .await;
-        inserted.map(drop).map_err(|error| named(error, self.payload))
+        inserted.map(drop).map_err(|error| named(error, self.payload, None))
     }
 }
 
-fn named(error: StoreError, payload: PayloadType) -> EnqueueError {
-    refused(&error, payload).map_or(EnqueueError::Store(error), EnqueueError::Refused)
+fn named(error: StoreError, payload: PayloadType, typed: Option<&[u8]>) -> EnqueueError {
+    refused(&error, payload, typed).map_or(EnqueueError::Store(error), EnqueueError::Refused)
 }
 
-/// SQLSTATE class 22 (data exception) and 23 (a constraint of the application's) are about this message.
-fn refused(error: &StoreError, payload: PayloadType) -> Option<String> {
-    let state = sql_state(error)?.code();
-    if !(state.starts_with("22") || state.starts_with("23")) {
+/// SQLSTATE class 22 (data exception), 23 (a constraint of the application's) and P0 (a trigger of the application's) are about this
+/// message. `typed`: the payload of a single message, as it was read.
+fn refused(error: &StoreError, payload: PayloadType, typed: Option<&[u8]>) -> Option<String> {
+    let said = database_error(error)?;
+    let state = said.code()?.code();
+    if !["22", "23", "P0"].contains(&&state[..2]) {
         return None;
     }
-    let said = database_error(error)?;
-    Some(format!("the outbox (payload {}) refuses it: {said}", payload.as_str()))
+    let name = typed.map_or("the payload", |_| "the payload on standard input");
+    let kind = payload.as_str();
+    let is_json = matches!(payload, PayloadType::Jsonb | PayloadType::Json);
+    let not_json = |bytes| serde_json::from_slice::<IgnoredAny>(bytes).err();
+    Some(match (state, typed.and_then(not_json)) {
+        ("22P02", Some(why)) if is_json => format!("{name} is not JSON: {why} (22P02)"),
+        ("22P02", None) if is_json && typed.is_some() => format!("{name} is JSON that {kind} does not take (22P02)"),
+        ("22021", _) => format!("{name} is not UTF-8, or holds a NUL, which only a payload of type bytea may (22021)"),
+        ("22P05", _) => format!(
+            "the outbox (payload {kind}) refuses it: {name} or a header holds \\u0000, which {kind} does not store (22P05)"
+        ),
+        _ => format!("the outbox (payload {kind}) refuses it: {said}"),
+    })
 }

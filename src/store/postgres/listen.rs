@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_postgres::{AsyncMessage, Client};
 use uuid::Uuid;
 
+use super::about::DatabaseError;
 use super::connect::Connection;
 use super::database::{Database, Role};
 use super::sql::Statement;
@@ -70,7 +71,7 @@ pub(super) async fn listen(listener: Listener) {
                 if !std::mem::replace(&mut said_lost, true) {
                     let error = error.map_or_else(
                         || "no answer, or the connection was closed".to_owned(),
-                        |error| error.to_string(),
+                        |error| DatabaseError::of(&error).to_string(),
                     );
                     tracing::warn!(error, "notifications lost: polling until the connection is back");
                 }
@@ -102,14 +103,17 @@ pub(super) async fn hears(
     let connecting = tokio::time::timeout(listener.connection.patience(), listener.connection.connect());
     let (client, mut connection) = match connecting.await {
         Ok(Ok(pair)) => pair,
-        Ok(Err(error)) => return Err(error.to_string()),
+        Ok(Err(error)) => return Err(DatabaseError::of(&error).to_string()),
         Err(_) => return Err("no answer".to_owned()),
     };
     let mut messages = poll_fn(move |context| connection.poll_message(context));
     match prove(&client, &listener, &mut messages).await {
         Ok(()) => Ok(true),
         Err(Ended::Deaf) => Ok(false),
-        Err(Ended::Lost(error)) => Err(error.map_or_else(|| "the connection was closed".to_owned(), |e| e.to_string())),
+        Err(Ended::Lost(error)) => Err(error.map_or_else(
+            || "the connection was closed".to_owned(),
+            |error| DatabaseError::of(&error).to_string(),
+        )),
     }
 }
 

@@ -4,6 +4,7 @@
 //! seconds `renew.sql`. Everything about names is decided once, when the statements are filled in.
 
 pub mod about;
+pub mod blocked;
 mod checkout;
 pub mod connect;
 pub mod contents;
@@ -21,6 +22,7 @@ mod listen;
 pub mod migrate;
 pub mod moment;
 mod parts;
+mod patience;
 pub mod paused;
 pub mod prune;
 pub mod replay;
@@ -31,6 +33,7 @@ mod settle;
 mod snapshot;
 pub mod sql;
 pub mod status;
+pub mod stuck;
 mod tls;
 pub mod transactions;
 mod unreadable;

@@ -2,13 +2,12 @@
 //!
 //! Dropped before its end, the connection goes with it, and the server rolls back.
 
-use std::time::Duration;
-
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 
 use super::checkout::Checkout;
 use super::database::{Database, Param, Role};
+use super::patience::GivenUp;
 use super::sql::Statement;
 use crate::store::StoreError;
 
@@ -46,7 +45,7 @@ impl<'a> Snapshot<'a> {
     async fn book<T>(
         &mut self,
         connection: Checkout<'a>,
-        outcome: Result<Result<T, tokio_postgres::Error>, Duration>,
+        outcome: Result<Result<T, tokio_postgres::Error>, GivenUp>,
     ) -> Result<T, StoreError> {
         if let Ok(Ok(value)) = outcome {
             self.connection = Some(connection);

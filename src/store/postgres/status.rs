@@ -11,10 +11,12 @@ use serde::Serialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::blocked::{self, BlockedSession};
 use super::database::{Database, Role};
 use super::paused::{self, PausedTopic};
 use super::rows::legible;
 use super::sql::{Names, Statement};
+use super::stuck::{self, Stuck, StuckMessage};
 use super::transactions;
 use super::unreadable::is_about_a_row;
 use crate::delivery::Order;
@@ -62,6 +64,12 @@ pub struct Status {
     pub paused_topics: Vec<PausedTopic>,
     /// Always empty here: the daemon knows.
     pub paused_destinations: Vec<PausedDestination>,
+    /// Messages that are stuck: how many.
+    pub stuck_count: u64,
+    /// The first of them.
+    pub stuck: Vec<StuckMessage>,
+    /// Sessions of outboxd that wait for a lock somebody else holds.
+    pub lock_waits: Vec<BlockedSession>,
 }
 
 /// A destination that takes no messages.
@@ -218,6 +226,7 @@ pub async fn status(database: &Database, names: &Names, rules: Rules<'_>) -> Res
         paused_topics,
     } = backlog(database, names, rules, EXACT).await?;
     let instances = instances(database, names).await?;
+    let Stuck { count, named } = stuck::read(database, names).await?;
     let lanes = database.query(Role::Side, &plain(names, LANES), &[]).await?;
     Ok(Status {
         pending,
@@ -237,6 +246,9 @@ pub async fn status(database: &Database, names: &Names, rules: Rules<'_>) -> Res
         open_transactions: transactions::open(database, names).await?,
         paused_topics,
         paused_destinations: Vec::new(),
+        stuck_count: count,
+        stuck: named,
+        lock_waits: blocked::sessions(database).await?,
     })
 }
 

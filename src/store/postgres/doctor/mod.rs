@@ -5,6 +5,7 @@
 
 mod server;
 mod table;
+mod waits;
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
+use super::about::database_error;
 use super::connect::Connection;
 use super::database::{Database, Role};
 use super::listen;
@@ -83,37 +85,51 @@ impl Examination<'_> {
                     findings.push(fatal(wrong.code, &line));
                     None
                 }
-                error @ StoreError::Unavailable(_) => return Err(error),
+                error @ StoreError::Unavailable(_) => match locked(&error) {
+                    Some(finding) => {
+                        findings.push(finding);
+                        None
+                    }
+                    None => return Err(error),
+                },
             },
         };
-        let looks = async {
-            let mut found = note("server", server::look(self)).await;
-            found.extend(note("sessions", server::sessions(self)).await);
-            found.extend(note("slots", server::slots(self)).await);
-            if schema.is_some() {
-                found.extend(note("table", table::look(self)).await);
-                found.extend(note("columns", table::columns(self)).await);
-                found.extend(note("failed messages", table::unreadable(self)).await);
-                found.extend(note("sequence", table::sequence(self)).await);
-                found.extend(note("indexes", table::indexes(self)).await);
-                found.extend(note("triggers", table::triggers(self)).await);
-                found.extend(self.listens().await);
-            }
-            found
-        };
-        findings.extend(looks.await);
-        let topics = match &schema {
-            Some(_) => self.topics().await.unwrap_or_else(|error| {
-                findings.push(unknown("topics", &error));
-                Vec::new()
-            }),
-            None => Vec::new(),
-        };
+        let looks = self.looks(schema.is_some(), &mut findings).await;
+        let topics = looks.unwrap_or_else(|finding| {
+            findings.push(finding);
+            Vec::new()
+        });
         Ok(Examined {
             schema,
             findings,
             topics,
         })
+    }
+
+    /// The looks at one thing each, and the topics that wait. A lock that somebody holds ends them: each would wait for it again.
+    async fn looks(&self, is_whole: bool, found: &mut Vec<Finding>) -> Result<Vec<WaitingTopic>, Finding> {
+        if found.iter().any(|finding| finding.code == "locked") {
+            return Ok(Vec::new());
+        }
+        found.extend(note("server", server::look(self)).await?);
+        found.extend(note("sessions", server::sessions(self)).await?);
+        found.extend(note("locks", waits::locks(self)).await?);
+        found.extend(note("slots", server::slots(self)).await?);
+        if !is_whole {
+            return Ok(Vec::new());
+        }
+        found.extend(note("table", table::look(self)).await?);
+        found.extend(note("columns", table::columns(self)).await?);
+        found.extend(note("failed messages", table::unreadable(self)).await?);
+        found.extend(note("sequence", table::sequence(self)).await?);
+        found.extend(note("indexes", table::indexes(self)).await?);
+        found.extend(note("triggers", table::triggers(self)).await?);
+        found.extend(note("stuck messages", waits::stuck(self)).await?);
+        found.extend(self.listens().await);
+        match self.topics().await {
+            Ok(topics) => Ok(topics),
+            Err(error) => Err(locked(&error).unwrap_or_else(|| unknown("topics", &error))),
+        }
     }
 
     async fn query(&self, file: &str, types: &'static [Type], params: &[Param<'_>]) -> Result<Vec<Row>, StoreError> {
@@ -165,11 +181,24 @@ fn fatal(code: &'static str, line: &str) -> Finding {
 }
 
 /// What a look found, or that it could not be had.
-async fn note(subject: &str, look: impl Future<Output = Result<Vec<Finding>, StoreError>>) -> Vec<Finding> {
+///
+/// # Errors
+/// It waits for a lock.
+async fn note(
+    subject: &str,
+    look: impl Future<Output = Result<Vec<Finding>, StoreError>>,
+) -> Result<Vec<Finding>, Finding> {
     match look.await {
-        Ok(found) => found,
-        Err(error) => vec![unknown(subject, &error)],
+        Ok(found) => Ok(found),
+        Err(error) => locked(&error).map_or_else(|| Ok(vec![unknown(subject, &error)]), Err),
     }
+}
+
+/// The lock that a look waited for, as a finding.
+fn locked(error: &StoreError) -> Option<Finding> {
+    let lock = database_error(error)?.lock()?;
+    let why = "the daemon waits for it too: nothing that needs it is read or marked meanwhile";
+    Some(Finding::fault("locked", lock.fact(), why, lock.todo()))
 }
 
 fn unknown(subject: &str, error: &StoreError) -> Finding {

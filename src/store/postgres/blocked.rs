@@ -1,0 +1,289 @@
+//! A statement that gets no answer may be waiting for a lock that somebody else holds. That says nothing about the server: it is
+//! found out, the holder is named, and nothing is thrown away.
+//!
+//! Found out on a connection of its own, made only while some statement has not answered for [`PATIENCE`], and kept only while one
+//! waits for a lock: which sessions with our `application_name` wait, and for whom (through a pooler that works too). Where
+//! it cannot be had, silence is silence, as before.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use futures_util::{TryStreamExt, pin_mut};
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use super::connect::Connection;
+use super::database::{Database, Role};
+use super::rows::unreadable;
+use super::sql::Statement;
+use crate::store::StoreError;
+use crate::trouble::LockWait;
+
+const BLOCKED: &str = include_str!("../../../sql/blocked.sql");
+
+/// A statement that has not answered for so long is looked after, and again after as long while it waits for a lock; else ever more
+/// rarely.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// Making the connection and asking may take so long.
+const ASKING_MAX: Duration = Duration::from_secs(1);
+/// An answer is everybody's for so long.
+const FRESH: Duration = Duration::from_millis(400);
+/// PostgreSQL cuts names there.
+const NAME_MAX: usize = 63;
+
+/// A session of some outboxd that waits for a lock, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BlockedSession {
+    /// Its `application_name`.
+    pub session: String,
+    /// What is locked by whom.
+    pub what: String,
+    /// What to do.
+    pub todo: String,
+}
+
+/// Sessions of every outboxd of this database that wait for a lock. For people.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn sessions(database: &Database) -> Result<Vec<BlockedSession>, StoreError> {
+    let statement = Statement {
+        text: statement(),
+        types: const { &[Type::TEXT, Type::BOOL] },
+    };
+    let rows = database.query(Role::Side, &statement, &[&"outboxd/", &true]).await?;
+    let read = |row: &Row| {
+        let (session, lock) = read(row).map_err(|error| unreadable(&error))?;
+        Ok(BlockedSession {
+            session,
+            what: lock.fact(),
+            todo: lock.todo(),
+        })
+    };
+    rows.iter().map(read).collect()
+}
+
+fn statement() -> String {
+    let lines: Vec<&str> = BLOCKED.lines().filter(|line| !line.starts_with("--")).collect();
+    lines.join("\n")
+}
+
+/// Who waits for a lock, by `application_name`.
+type Waits = BTreeMap<String, LockWait>;
+
+type Observer = Box<dyn Fn(Option<&LockWait>) + Send + Sync>;
+
+/// A connection and the task that drives it.
+struct Asker {
+    client: Client,
+    #[expect(dead_code, reason = "dropping the set ends the connection")]
+    driver: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Asked {
+    asker: Option<Asker>,
+    /// `None`: it was not to be had.
+    answer: Option<(Instant, Option<Waits>)>,
+}
+
+/// Looks after the statements of a few pools.
+pub(super) struct Watch {
+    connection: Connection,
+    statement: String,
+    /// What every `application_name` of ours begins with.
+    ours: String,
+    /// The `application_name` of each pool; `None`: the server shows only a part of it, and any of ours is as good.
+    applications: Vec<Option<String>>,
+    asked: tokio::sync::Mutex<Asked>,
+    /// Statements that wait for a lock now, by the number they got here: their pool, and the lock.
+    waiting: Mutex<BTreeMap<u64, (usize, LockWait)>>,
+    next: AtomicU64,
+    observer: OnceLock<Observer>,
+}
+
+impl Watch {
+    /// `applications`: the names of the pools, all of which begin with `application`.
+    pub(super) fn new(connection: Connection, application: &str, applications: &[String]) -> Self {
+        Self {
+            connection: connection.named(&format!("{application}/locks")),
+            statement: statement(),
+            ours: shown(application),
+            applications: applications
+                .iter()
+                .map(|name| (shown(name) == *name).then(|| name.clone()))
+                .collect(),
+            asked: tokio::sync::Mutex::default(),
+            waiting: Mutex::default(),
+            next: AtomicU64::default(),
+            observer: OnceLock::new(),
+        }
+    }
+
+    /// Tells `observer` of the lock that has been waited for longest, again with each look; `None`: none is any more.
+    pub(super) fn observe(&self, observer: Observer) {
+        drop(self.observer.set(observer));
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, (usize, LockWait)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a statement on `pool` is known to wait for a lock: then its connection will not be free soon.
+    pub(super) fn is_waiting(&self, pool: usize) -> bool {
+        self.waiting().values().any(|(at, _)| *at == pool)
+    }
+
+    /// A lock that is waited for on `pool`; `None`: none, or it is not known.
+    pub(super) async fn look(&self, pool: usize) -> Option<LockWait> {
+        let mut asked = self.asked.lock().await;
+        if asked.answer.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
+            let asking = timeout(ASKING_MAX, self.ask(&mut asked.asker)).await;
+            let waits = asking.unwrap_or_default();
+            if waits.as_ref().is_none_or(Waits::is_empty) {
+                asked.asker = None;
+            }
+            asked.answer = Some((Instant::now(), waits));
+        }
+        let waits = asked.answer.as_ref()?.1.as_ref()?;
+        match &self.applications[pool] {
+            Some(name) => waits.get(name),
+            None => waits.values().next(),
+        }
+        .cloned()
+    }
+
+    async fn ask(&self, asker: &mut Option<Asker>) -> Option<Waits> {
+        if asker.as_ref().is_none_or(|asker| asker.client.is_closed()) {
+            let (client, connection) = self.connection.connect().await.ok()?;
+            let mut driver = JoinSet::new();
+            driver.spawn(async move { drop(connection.await) });
+            *asker = Some(Asker { client, driver });
+        }
+        let client = &asker.as_ref()?.client;
+        let [ours, anybodys]: [&(dyn ToSql + Sync); 2] = [&self.ours, &false];
+        let rows = client
+            .query_typed_raw(&self.statement, [(ours, Type::TEXT), (anybodys, Type::BOOL)])
+            .await
+            .ok()?;
+        pin_mut!(rows);
+        let mut waits = Waits::new();
+        while let Some(row) = rows.try_next().await.ok()? {
+            let (application, lock) = read(&row).ok()?;
+            waits.insert(application, lock);
+        }
+        Some(waits)
+    }
+
+    /// Somebody who has just begun to wait for an answer on `pool`.
+    pub(super) fn begun(&self, pool: usize) -> Waiting<'_> {
+        let now = Instant::now();
+        Waiting {
+            watch: self,
+            pool,
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            next_look: now + PATIENCE,
+            pause: PATIENCE,
+            locked: None,
+        }
+    }
+
+    fn tell(&self) {
+        if let Some(observer) = self.observer.get() {
+            let first = self.waiting().values().next().map(|(_, lock)| lock.clone());
+            observer(first.as_ref());
+        }
+    }
+}
+
+/// A statement under way, as [`Watch`] sees it.
+pub(super) struct Waiting<'a> {
+    watch: &'a Watch,
+    pool: usize,
+    number: u64,
+    pub(super) next_look: Instant,
+    pause: Duration,
+    /// The lock it waits for, and since when that is known.
+    pub(super) locked: Option<(Instant, LockWait)>,
+}
+
+impl Waiting<'_> {
+    /// Looks whether it waits for a lock. To be called at [`Self::next_look`].
+    pub(super) async fn look(&mut self) {
+        let found = self.watch.look(self.pool).await;
+        let now = Instant::now();
+        self.pause = if found.is_some() { PATIENCE } else { self.pause * 2 };
+        self.next_look = now + self.pause;
+        match found {
+            Some(lock) => {
+                let since = self.locked.take().map_or(now, |(since, _)| since);
+                self.watch.waiting().insert(self.number, (self.pool, lock.clone()));
+                self.locked = Some((since, lock));
+                self.watch.tell();
+            }
+            None => self.released(),
+        }
+    }
+
+    fn released(&mut self) {
+        if self.locked.take().is_some() {
+            self.watch.waiting().remove(&self.number);
+            self.watch.tell();
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.released();
+    }
+}
+
+/// An `application_name` as the server shows it, as far as that can be foretold: cut, and without what is not ASCII.
+fn shown(name: &str) -> String {
+    let printable = |c: &char| (' '..='~').contains(c);
+    name.chars().take_while(printable).take(NAME_MAX).collect()
+}
+
+fn read(row: &Row) -> Result<(String, LockWait), tokio_postgres::Error> {
+    let (kind, relation): (String, Option<String>) = (row.try_get("kind")?, row.try_get("relation")?);
+    let what = match row.try_get::<_, Option<String>>("relation_kind")?.as_deref() {
+        Some("S") => "sequence",
+        Some("i" | "I") => "index",
+        Some(_) | None => "table",
+    };
+    let object = match (kind.as_str(), relation) {
+        ("relation", Some(relation)) => format!("{what} {relation}"),
+        ("tuple" | "transactionid", Some(relation)) => format!("a row of {relation}"),
+        ("tuple" | "transactionid", None) => "a row".to_owned(),
+        (_, Some(relation)) => format!("{what} {relation} ({kind})"),
+        (_, None) => format!("a lock of kind {kind}"),
+    };
+    let lock = LockWait {
+        object,
+        pid: row.try_get::<_, Option<i32>>("pid")?.filter(|pid| *pid > 0),
+        gid: row.try_get("gid")?,
+        who: row.try_get::<_, Option<String>>("who")?.filter(|who| !who.is_empty()),
+        state: row.try_get("state")?,
+        open_for: row.try_get("open_for")?,
+        through: row.try_get("through")?,
+    };
+    Ok((row.try_get("application")?, lock))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_as_the_server_shows_them() {
+        assert_eq!(shown("outboxd/db1/side"), "outboxd/db1/side");
+        assert_eq!(shown("outboxd/café/side"), "outboxd/caf");
+        assert_eq!(shown(&"x".repeat(80)).len(), 63);
+    }
+}

@@ -1,0 +1,105 @@
+//! How long a statement is waited for: a time limit by what it is for, during which it may not be waiting for a lock.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::blocked::PATIENCE;
+use super::database::{Database, Role};
+use crate::trouble::LockWait;
+
+/// Why a statement was given up.
+pub(super) enum GivenUp {
+    /// No answer within that time.
+    Silent(Duration),
+    /// Somebody else holds a lock.
+    Locked(LockWait),
+}
+
+/// See [`Database::within`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Within {
+    pub(super) limit: Duration,
+    pub(super) deadline: Instant,
+}
+
+impl Database {
+    /// The same connections, for somebody who waits no longer than `limit` from now: waiting for one and all statements
+    /// together. One that is not done by then is cancelled, and only its own connection goes with it: a slow question says
+    /// nothing about the server.
+    #[must_use]
+    pub fn within(&self, limit: Duration) -> Self {
+        let deadline = Instant::now() + limit;
+        let mut limited = self.clone();
+        limited.within = Some(Within { limit, deadline });
+        limited
+    }
+
+    /// The same, for a person's command: it does not wait for a lock that somebody holds, but names the holder.
+    #[must_use]
+    pub fn hasty(mut self) -> Self {
+        self.hasty = true;
+        self
+    }
+
+    /// Tells `observer` which lock held by somebody else is waited for, while one is; and `None` once none is any more.
+    pub fn observe_locks(&self, observer: impl Fn(Option<&LockWait>) + Send + Sync + 'static) {
+        self.watch.observe(Box::new(observer));
+    }
+
+    /// The lock that a statement of `role` under way waits for, as far as it can be found out.
+    pub async fn lock_waited_for(&self, role: Role) -> Option<LockWait> {
+        self.watch.look(self.pool_of(role)).await
+    }
+
+    /// `work`, or why it was given up: a side statement may take longer than others, unless the server was lost since
+    /// `generation`. The time that it waits for a lock does not count.
+    pub(super) async fn in_time<T>(
+        &self,
+        role: Role,
+        generation: u64,
+        work: impl Future<Output = T>,
+    ) -> Result<T, GivenUp> {
+        let overdue = self.facts.overdue.load(Ordering::Relaxed).min(2);
+        let (limit, rounds) = match (self.within, role) {
+            (Some(Within { limit, .. }), _) => (limit, 1),
+            (None, Role::Read | Role::Settle | Role::Lease) => (self.statement_timeout * 2_u32.pow(overdue), 1),
+            (None, Role::Side) => (self.statement_timeout * 2_u32.pow(overdue), 6),
+        };
+        let mut waiting = self.watch.begun(self.pool_of(role));
+        let (mut round, mut ends) = (
+            1,
+            self.within
+                .map_or_else(|| Instant::now() + limit, |within| within.deadline),
+        );
+        let mut work = std::pin::pin!(work);
+        loop {
+            let looking = async {
+                tokio::time::sleep_until(waiting.next_look).await;
+                waiting.look().await;
+            };
+            tokio::select! {
+                biased;
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep_until(ends) => match (waiting.locked.take(), self.within) {
+                    (Some((_, lock)), Some(_)) => return Err(GivenUp::Locked(lock)),
+                    (None, None) if round < rounds && self.facts.generation.load(Ordering::Acquire) == generation => {
+                        round += 1;
+                        ends += limit;
+                    }
+                    (Some(_), None) => ends += limit,
+                    (None, _) => return Err(GivenUp::Silent(limit * round)),
+                },
+                () = looking => {
+                    if let (Some((since, lock)), None) = (&waiting.locked, self.within) {
+                        if self.hasty && since.elapsed() >= PATIENCE {
+                            return Err(GivenUp::Locked(lock.clone()));
+                        }
+                        (round, ends) = (1, Instant::now() + limit);
+                    }
+                }
+            }
+        }
+    }
+}
