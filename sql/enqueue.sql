@@ -7,7 +7,7 @@ with inserted as (
             coalesce($5::timestamptz, now() + make_interval(secs => $6::double precision), now()))
     returning {c.id}::text as id
 ), audited as (
-    insert into {audit} (who, action, filter, count)
-    select $7::text, 'enqueue', jsonb_build_object('topic', $1::text, 'ids', jsonb_build_array(i.id)), 1 from inserted i
+    insert into {audit} (outbox, who, action, filter, count)
+    select {table_text}, $7::text, 'enqueue', jsonb_build_object('topic', $1::text, 'ids', jsonb_build_array(i.id)), 1 from inserted i
 )
 select id from inserted

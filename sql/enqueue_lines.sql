@@ -13,7 +13,7 @@ with inserted as (
     order by i.place
     returning 1
 ), audited as (
-    insert into {audit} (who, command, action, count)
-    select $11::text, $12::uuid, 'enqueue', count(*) from inserted
+    insert into {audit} (outbox, who, command, action, count)
+    select {table_text}, $11::text, $12::uuid, 'enqueue', count(*) from inserted
 )
 select count(*) from inserted

@@ -8,7 +8,7 @@ with input as (
     $9::text[], $10::bigint[]) i(seq, id, lane, epoch, attempt, retry_ms, class, code, error, latency_ms)
 ), held as (
   select l.lane, l.epoch from {lanes} l
-  where l.owner = $11 and l.lane in (select i.lane from input i)
+  where l.outbox = {table_text} and l.owner = $11 and l.lane in (select i.lane from input i)
   for share
 ), written as (
   update {messages} m
@@ -20,6 +20,6 @@ with input as (
   where m.{c.seq} = i.seq and coalesce(m.{c.attempt}, 1) = i.attempt and m.{c.id}::text is not distinct from i.id and {pending}
   returning m.{c.seq} as seq, m.{c.id}::text as id
 )
-insert into {attempts} (seq, message_id, attempt, instance, class, code, error, latency_ms)
-select i.seq, coalesce(i.id, ''), i.attempt, $11, i.class, i.code, i.error, i.latency_ms
+insert into {attempts} (outbox, seq, message_id, attempt, instance, class, code, error, latency_ms)
+select {table_text}, i.seq, coalesce(i.id, ''), i.attempt, $11, i.class, i.code, i.error, i.latency_ms
 from input i join written w on w.seq = i.seq

@@ -6,7 +6,7 @@ with gone as (
     where m.{c.seq} = any ($1::bigint[]) and m.{c.failed_at} is not null
     returning m.*
 ), audited as (
-    insert into {audit} (who, command, action, filter, count, detail)
-    select $2::text, $3::uuid, 'discard', $4::text::jsonb, 1, row_to_json(gone) from gone
+    insert into {audit} (outbox, who, command, action, filter, count, detail)
+    select {table_text}, $2::text, $3::uuid, 'discard', $4::text::jsonb, 1, row_to_json(gone) from gone
 )
 select count(*), pg_notify({channel}, '')::text from gone

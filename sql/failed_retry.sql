@@ -8,7 +8,7 @@ with changed as (
     where m.{c.seq} = any ($1::bigint[]) and m.{c.failed_at} is not null
     returning m.{c.seq}
 ), audited as (
-    insert into {audit} (who, command, action, filter, count)
-    select $2::text, $3::uuid, 'retry', $4::text::jsonb, count(*) from changed having count(*) > 0
+    insert into {audit} (outbox, who, command, action, filter, count)
+    select {table_text}, $2::text, $3::uuid, 'retry', $4::text::jsonb, count(*) from changed having count(*) > 0
 )
 select count(*), pg_notify({channel}, '')::text from changed

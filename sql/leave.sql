@@ -2,8 +2,8 @@
 -- Locks: its lanes and its own row.
 -- $1 instance, $2 session
 with gone as (
-  delete from {instances} i where i.instance = $1 and i.session = $2 returning i.instance
+  delete from {instances} i where i.outbox = {table_text} and i.instance = $1 and i.session = $2 returning i.instance
 ), freed as (
-  update {lanes} l set owner = null where l.owner in (select g.instance from gone g)
+  update {lanes} l set owner = null where l.outbox = {table_text} and l.owner in (select g.instance from gone g)
 )
 select pg_notify({channel}, 'outboxd instances') from gone

@@ -3,12 +3,12 @@
 -- Locks: their rows. Primary key.
 -- Law: Idempotent.
 with changed as (
-    insert into {paused} (topic, who)
-    select distinct asked.topic, $2::text from unnest($1::text[]) as asked (topic)
-    on conflict (topic) do nothing
+    insert into {paused} (outbox, topic, who)
+    select distinct {table_text}, asked.topic, $2::text from unnest($1::text[]) as asked (topic)
+    on conflict do nothing
     returning topic
 ), audited as (
-    insert into {audit} (who, command, action, filter, count)
-    select $2, $3::uuid, 'pause', json_build_object('topics', array_agg(topic))::jsonb, count(*) from changed having count(*) > 0
+    insert into {audit} (outbox, who, command, action, filter, count)
+    select {table_text}, $2, $3::uuid, 'pause', json_build_object('topics', array_agg(topic))::jsonb, count(*) from changed having count(*) > 0
 )
 select coalesce(array_agg(topic order by topic), '{}'), pg_notify({channel}, 'outboxd instances')::text from changed

@@ -5,8 +5,8 @@
 -- Locks: the rows it deletes; nothing that an insert waits for. Index: primary key; for failed rows, theirs.
 -- Law: fenced (a row that is pending by now, because an operator replays it, stays). One clock.
 with turn as materialized (
-    select case when $4::text is null or exists (select from {lanes} l where l.lane = 0 and l.owner = $4)
-        then pg_try_advisory_xact_lock(hashtextextended({channel}, 816)) else false end as mine
+    select case when $4::text is null or exists (select from {lanes} l where l.outbox = {table_text} and l.lane = 0 and l.owner = $4)
+        then pg_try_advisory_xact_lock(hashtextextended({lock}, 816)) else false end as mine
 ), page as materialized (
     select m.{c.seq} as seq, {settled_at} as settled_at
     from {messages} m
@@ -19,8 +19,8 @@ with turn as materialized (
       and {settled_at} < now() - make_interval(secs => $3::double precision)
     returning m.{c.seq}
 ), audited as (
-    insert into {audit} (who, command, action, filter, count)
-    select $5::text, $6::uuid, 'prune', $7::text::jsonb, count(*) from gone having count(*) > 0 and $5::text is not null
+    insert into {audit} (outbox, who, command, action, filter, count)
+    select {table_text}, $5::text, $6::uuid, 'prune', $7::text::jsonb, count(*) from gone having count(*) > 0 and $5::text is not null
 )
 select (select t.mine from turn t) as mine, count(*) as rows, max(p.seq) as upto,
        count(*) filter (where p.settled_at >= now() - make_interval(secs => $3::double precision)) as young,

@@ -3,12 +3,12 @@
 -- Locks: the lines it deletes. Indexes: attempts by time and by seq; primary key of the outbox. One clock.
 -- $1 and $2 position of the last line seen (time in microseconds, seq), $5 instance or null
 with turn as materialized (
-    select case when $5::text is null or exists (select from {lanes} l where l.lane = 0 and l.owner = $5)
-        then pg_try_advisory_xact_lock(hashtextextended({channel}, 816)) else false end as mine
+    select case when $5::text is null or exists (select from {lanes} l where l.outbox = {table_text} and l.lane = 0 and l.owner = $5)
+        then pg_try_advisory_xact_lock(hashtextextended({lock}, 816)) else false end as mine
 ), page as materialized (
     select a.at, a.seq, a.attempt
     from {attempts} a
-    where (a.at, a.seq) > (timestamptz 'epoch' + $1::bigint * interval '1 microsecond', $2::bigint)
+    where a.outbox = {table_text} and (a.at, a.seq) > (timestamptz 'epoch' + $1::bigint * interval '1 microsecond', $2::bigint)
       and a.at < now() - make_interval(secs => $4::double precision)
       and (select t.mine from turn t)
     order by a.at, a.seq
@@ -16,7 +16,7 @@ with turn as materialized (
 ), gone as (
     delete from {attempts} a
     using page p
-    where a.seq = p.seq and a.at = p.at and a.attempt = p.attempt
+    where a.outbox = {table_text} and a.seq = p.seq and a.at = p.at and a.attempt = p.attempt
       and not exists (select from {messages} m where m.{c.seq} = a.seq and coalesce(m.{c.id}::text, '') = a.message_id)
     returning a.seq
 )

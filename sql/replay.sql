@@ -10,7 +10,7 @@ with changed as (
     where m.{c.seq} = any ($1::bigint[]) and m.{c.relayed_at} <= $2::timestamptz
     returning m.{c.seq}
 ), audited as (
-    insert into {audit} (who, command, action, filter, count)
-    select $3::text, $4::uuid, 'replay', $5::text::jsonb, count(*) from changed having count(*) > 0
+    insert into {audit} (outbox, who, command, action, filter, count)
+    select {table_text}, $3::text, $4::uuid, 'replay', $5::text::jsonb, count(*) from changed having count(*) > 0
 )
 select count(*), pg_notify({channel}, '')::text from changed

@@ -4,11 +4,11 @@
 -- Law: Idempotent.
 with changed as (
     delete from {paused} p
-    where $1::text[] is null or p.topic = any ($1)
+    where p.outbox = {table_text} and ($1::text[] is null or p.topic = any ($1))
     returning p.topic
 ), audited as (
-    insert into {audit} (who, command, action, filter, count)
-    select $2::text, $3::uuid, 'resume', json_build_object('topics', array_agg(topic))::jsonb, count(*) from changed
+    insert into {audit} (outbox, who, command, action, filter, count)
+    select {table_text}, $2::text, $3::uuid, 'resume', json_build_object('topics', array_agg(topic))::jsonb, count(*) from changed
     having count(*) > 0
 )
 select coalesce(array_agg(topic order by topic), '{}'), pg_notify({channel}, 'outboxd instances')::text from changed

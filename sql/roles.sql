@@ -28,8 +28,16 @@ begin
 end
 $$;
 
-revoke all on {messages}, {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations}
-    from outboxd_writer, outboxd_relay, outboxd_operator;
+revoke all on {messages} from outboxd_writer, outboxd_relay, outboxd_operator;
+do $$
+begin
+    -- What other outboxes of the schema need of the tables they share stays.
+    if not exists (select from {migrations} where outbox <> {table_text}) then
+        revoke all on {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations}
+            from outboxd_writer, outboxd_relay, outboxd_operator;
+    end if;
+end
+$$;
 grant usage on schema {schema} to outboxd_writer, outboxd_relay, outboxd_operator;
 
 -- The application inserts messages. What becomes of them is not its to say.
@@ -52,14 +60,18 @@ grant insert ({c.id}, {c.topic}, {c.key}, {c.payload}, {c.headers}, {c.priority}
     update ({c.attempt}, {c.last_error}, {c.available_at}, {c.relayed_at}, {c.failed_at}, {c.replay}, {c.updated_at}), delete
     on {messages} to outboxd_operator;
 grant delete on {attempts} to outboxd_operator;
-grant insert (topic, who), delete on {paused} to outboxd_operator;
-grant insert (who, command, action, filter, count, detail) on {audit} to outboxd_operator;
+grant insert (outbox, topic, who), delete on {paused} to outboxd_operator;
+grant insert (outbox, who, command, action, filter, count, detail) on {audit} to outboxd_operator;
 
 do $$
 declare
     numbers text := ({sequence})::regclass::text;
     wanted text;
 begin
+    -- The first outbox of the schema has the short name too.
+    if exists (select from pg_proc where oid = to_regproc({first_enqueue_text}) and strpos(prosrc, 'into ' || {messages_text} || ' ') > 0) then
+        grant execute on function {first_enqueue} to outboxd_writer, outboxd_operator;
+    end if;
     if numbers is not null then
         -- The last number taken, which is where the cursor starts.
         execute format('grant select on sequence %s to outboxd_relay', numbers);

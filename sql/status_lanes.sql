@@ -1,3 +1,3 @@
 -- Lanes with their owners.
 -- Locks nothing. A few rows.
-select lane, owner, epoch from {lanes} order by lane
+select lane, owner, epoch from {lanes} where outbox = {table_text} order by lane

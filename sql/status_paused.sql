@@ -2,4 +2,5 @@
 -- Locks nothing. A few rows.
 select p.topic, to_json(p.at) #>> '{}', p.who
 from {paused} p
+where p.outbox = {table_text}
 order by p.topic

@@ -175,11 +175,11 @@ fn migrate_prints_applies_and_reports() {
             .map(|file| file["state"].as_str().unwrap().to_owned())
             .collect()
     };
-    assert_eq!(states(&site), ["pending"; 6]);
+    assert_eq!(states(&site), ["pending"; 7]);
     let printed = site.call(&["migrate", "--print"]).done().to_owned();
-    assert_eq!(states(&site), ["pending"; 6], "printing changes nothing");
+    assert_eq!(states(&site), ["pending"; 7], "printing changes nothing");
     site.one(&printed);
-    assert_eq!(states(&site), ["applied"; 6]);
+    assert_eq!(states(&site), ["applied"; 7]);
     assert_eq!(
         site.call(&["migrate"]).done(),
         "nothing to do: all migrations are applied\n"
@@ -191,7 +191,7 @@ fn migrate_prints_applies_and_reports() {
             .done()
             .lines()
             .count(),
-        6
+        7
     );
     assert_eq!(site.one("select atttypid::regtype from pg_attribute where attrelid = 'other.outbox_messages'::regclass and attname = 'payload'"), "bytea");
     assert_eq!(site.call(&["migrate", "--payload-type", "xml"]).code, 64);

@@ -166,6 +166,125 @@ async fn two_daemons_behind_one_pgbouncer_do_not_mix_their_statements() {
     scene.judge("daemons that come and go behind one PgBouncer").await;
 }
 
+/// Three daemons under load: none ever runs a statement of another, and none takes the pooler's ways for an outage.
+#[tokio::test]
+async fn three_daemons_share_a_pgbouncer_without_noticing() {
+    let _guard = together().await;
+    let database = Cluster::shared().database().await;
+    let bouncer = PgBouncer::before(database.port, 3);
+    let (through, direct) = (bouncer.to(&database), database.url());
+    let section = format!("url = \"{}\"", through.url());
+    let scene = Scene::set(database, &section, "", &direct).await;
+    let transport = scene.broker().section("main");
+    let others = [(), ()].map(|()| crate::support::daemon::Site::at(&section, &transport));
+    let mut daemons = Vec::new();
+    for other in &others {
+        daemons.push(other.start().await);
+    }
+    scene.writing.write_more(6_000).await;
+    for daemon in daemons {
+        assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+    }
+    for log in others
+        .iter()
+        .map(crate::support::daemon::Site::log)
+        .chain([scene.site.log()])
+    {
+        assert_eq!(
+            log.matches("loses prepared statements").count(),
+            1,
+            "found at the start:\n{log}"
+        );
+        for words in ["does not answer", "could not be renewed", "lease could have ended"] {
+            let said: Vec<&str> = log.lines().filter(|line| line.contains(words)).collect();
+            assert!(said.is_empty(), "{said:?}");
+        }
+    }
+    scene.judge_without_copies("three daemons behind one PgBouncer").await;
+}
+
+/// A pooler that takes no transactions: every statement of the daemon is one by itself.
+#[tokio::test]
+async fn statement_pooling_works_too() {
+    let _guard = together().await;
+    let database = Cluster::shared().database().await;
+    let bouncer = PgBouncer::with(database.port, 3, "pool_mode = statement\n");
+    let (through, direct) = (bouncer.to(&database), database.url());
+    let scene = Scene::set(database, &format!("url = \"{}\"", through.url()), "", &direct).await;
+    scene.writing.write_more(500).await;
+    scene.judge_without_copies("through PgBouncer in statement mode").await;
+}
+
+/// With two connections, and with one, everything goes on; the log says once what is missing and where the limit is.
+async fn with_few_connections(free: usize) {
+    let _guard = together().await;
+    // The server keeps three for its superuser, and the test has one.
+    let cluster = Cluster::own_with(&[&format!("max_connections={}", 4 + free)]);
+    let database = cluster.database().await;
+    let broker = crate::support::broker::Broker::start(crate::support::broker::Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let site = crate::support::daemon::Site::new(&database, &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    let daemon = site.start().await;
+    for _ in 0..10 {
+        session
+            .run("insert into outbox_messages (topic, key, payload) select 'orders', 'k' || g % 5, '{}' from generate_series(1, 100) g")
+            .await;
+        session.drained(Duration::from_secs(20)).await;
+    }
+    let log = site.log();
+    let said: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("takes no more connections"))
+        .collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(
+        said[0].contains("max_connections") && said[0].contains("wanted=4"),
+        "{}",
+        said[0]
+    );
+    assert_eq!(broker.arrivals(&["orders"]).await.len(), 1_000);
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+#[tokio::test]
+async fn two_free_connections_are_enough() {
+    with_few_connections(2).await;
+}
+
+#[tokio::test]
+async fn one_free_connection_is_enough() {
+    with_few_connections(1).await;
+}
+
+#[tokio::test]
+async fn a_role_with_two_connections_is_enough() {
+    let _guard = together().await;
+    let cluster = Cluster::own();
+    let database = cluster.database().await;
+    let broker = crate::support::broker::Broker::start(crate::support::broker::Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let site = crate::support::daemon::Site::new(&database, &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    session.run("alter role tests_relay connection limit 2").await;
+    let daemon = site.start().await;
+    session
+        .run("insert into outbox_messages (topic, key, payload) select 'orders', 'k' || g % 5, '{}' from generate_series(1, 1000) g")
+        .await;
+    session.drained(Duration::from_secs(20)).await;
+    eventually("it says where the limit is", Duration::from_secs(5), || async {
+        site.log().contains("alter role").then_some(())
+    })
+    .await;
+    // With the limit gone everybody gets a connection, and somebody listens.
+    session.run("alter role tests_relay connection limit -1").await;
+    listens(&session, Duration::from_secs(30)).await;
+    assert!(site.log().contains("all connections again"), "{}", site.log());
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
 /// Cut twenty times, slow, refused: what TCP tells about is over in moments.
 #[tokio::test]
 async fn a_bad_network_to_postgresql_loses_nothing() {

@@ -21,7 +21,7 @@ use crate::store::StoreError;
 use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::rights::Duties;
 use crate::store::postgres::sql::Names;
-use crate::store::postgres::{InstanceLock, PostgresStore, StoreOptions, connect, schema};
+use crate::store::postgres::{Identity, InstanceLock, PostgresStore, StoreOptions, connect, schema};
 use crate::telemetry::health::Health;
 use crate::telemetry::{Telemetry, log, systemd, trace};
 
@@ -73,11 +73,18 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         valid = validated(&database, &names, super::duties(&config), &telemetry) => valid?,
         _ = signals.next(&level, path) => return Ok(ExitCode::SUCCESS),
     }
+    let (learning, stopped) = (database.clone(), stop.clone());
+    tasks.spawn(async move {
+        stopped
+            .run_until_cancelled(learning.learn_naming())
+            .await
+            .unwrap_or_default()
+    });
     let transports = transports::connect(&config).await?;
     let store = Arc::new(PostgresStore::new(
         database.clone(),
         names.clone(),
-        store_options(&config)?,
+        store_options(&config, lock.identity())?,
     ));
     tasks.spawn(upkeep::report_stuck(
         Arc::clone(&store),
@@ -161,11 +168,12 @@ fn application(config: &Config) -> String {
     format!("outboxd/{}", config.lease.instance)
 }
 
-fn store_options(config: &Config) -> anyhow::Result<StoreOptions> {
+fn store_options(config: &Config, identity: Identity) -> anyhow::Result<StoreOptions> {
     let listen = super::listen(config)?.map(|connection| connection.named(&format!("{}/listen", application(config))));
     Ok(StoreOptions {
         instance: config.lease.instance.clone(),
         machine: config.lease.machine.clone(),
+        identity,
         delete_relayed: config.outbox.on_relayed == OnRelayed::Delete,
         durable_marks: config.relay.durable_marks,
         listen,

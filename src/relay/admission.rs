@@ -235,6 +235,7 @@ impl Engine {
             id: message.id,
             lane,
             epoch,
+            duplicate: false,
         };
         self.settler.failed(
             FailedAttempt {

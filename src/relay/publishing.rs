@@ -37,6 +37,7 @@ impl Slip {
             id: message.id,
             lane: self.lane,
             epoch: self.epoch,
+            duplicate: false,
         }
     }
 }
@@ -244,8 +245,9 @@ impl Engine {
     ) -> Option<Entry> {
         let latency = now.saturating_duration_since(sent_at);
         let message = &envelope.message;
-        let mark = slip.mark(message);
+        let mut mark = slip.mark(message);
         if let Outcome::Acknowledged { duplicate } = outcome {
+            mark.duplicate = duplicate && message.attempt <= 1 && message.replay == 0;
             self.telemetry
                 .metrics
                 .relayed(slip.route, message.age + latency, duplicate);

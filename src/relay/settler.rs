@@ -110,6 +110,7 @@ mod tests {
             id: MessageId::Number(seq),
             lane: 0,
             epoch: 1,
+            duplicate: false,
         }
     }
 

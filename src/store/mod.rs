@@ -181,6 +181,9 @@ pub struct Mark {
     pub lane: Lane,
     /// That lane's epoch when it was sent.
     pub epoch: Epoch,
+    /// The broker had the id already, although no attempt of this row is on record: it was sent before a crash, or another row
+    /// has the same id, and then this one's message is nowhere. The store looks which.
+    pub duplicate: bool,
 }
 
 /// A failed attempt that counts.

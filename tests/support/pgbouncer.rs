@@ -21,6 +21,11 @@ pub(crate) struct PgBouncer {
 impl PgBouncer {
     /// Starts one before the server on `target`, with `size` server connections per database.
     pub(crate) fn before(target: u16, size: usize) -> Self {
+        Self::with(target, size, "pool_mode = transaction\n")
+    }
+
+    /// As [`Self::before`], with more settings, the mode among them.
+    pub(crate) fn with(target: u16, size: usize, more: &str) -> Self {
         let bouncer = Self {
             dir: scratch("pgbouncer"),
             port: ports::free(),
@@ -30,7 +35,7 @@ impl PgBouncer {
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={target}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\n\
-             pool_mode = transaction\ndefault_pool_size = {size}\nmax_client_conn = 200\nserver_login_retry = 1\n",
+             {more}default_pool_size = {size}\nmax_client_conn = 200\nserver_login_retry = 1\n",
             bouncer.dir.join("users.txt").display()
         );
         let logins = LOGINS.iter().map(|(login, _)| *login).chain(["postgres"]);

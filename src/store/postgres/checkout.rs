@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
 use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Client};
@@ -14,13 +15,22 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::about::DatabaseError;
 use super::connect::Connection;
 use super::database::Role;
+use super::slots::Slots;
 use crate::store::StoreError;
 
 /// What was learnt about the server, shared by all connections.
 #[derive(Default)]
 pub(super) struct Facts {
-    /// Named prepared statements stay.
+    /// Statements are to be named where that is safe.
+    pub(super) naming_wanted: bool,
+    /// It is known to be: every connection keeps its server process.
     pub(super) prepared: AtomicBool,
+    /// It is known not to be.
+    pub(super) pooled: AtomicBool,
+    /// Where there are too few connections.
+    pub(super) slots: Mutex<Slots>,
+    /// Told when a connection was refused because there are enough.
+    pub(super) refused: Notify,
     /// Raised when the server was lost: connections older than that are not used again.
     pub(super) generation: AtomicU64,
     /// Statements that ran into their limit since the last answer: the next ones get longer, so that a database that is
@@ -59,6 +69,14 @@ pub(super) struct Checkout<'a> {
     pub(super) answered: bool,
     /// The statement is over, or is being cancelled.
     pub(super) ended: bool,
+}
+
+impl Checkout<'_> {
+    /// As good as it was: nothing was asked on it.
+    pub(super) fn unused(mut self) -> Self {
+        (self.answered, self.ended) = (true, true);
+        self
+    }
 }
 
 impl std::ops::Deref for Checkout<'_> {
@@ -147,9 +165,19 @@ pub(super) fn is_another_server(error: &tokio_postgres::Error) -> bool {
 /// How long asking the server to cancel a statement may take: it may be the server that is gone.
 pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a pooler before 1.21 answers whose server connections do not know our statements, or know others by their names.
+/// What is answered where a server connection does not know our statement, or knows another one by its name (which may take
+/// another number of parameters).
 pub(super) fn loses_prepared_statements(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(code) if *code == SqlState::INVALID_SQL_STATEMENT_NAME || *code == SqlState::DUPLICATE_PSTATEMENT)
+    let Some(answer) = error.as_db_error() else {
+        return false;
+    };
+    let lost = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
+    // PgBouncer answers everything it refuses by this code.
+    let another = *answer.code() == SqlState::PROTOCOL_VIOLATION
+        && ["bind message", "prepared statement"]
+            .iter()
+            .any(|words| answer.message().contains(words));
+    another || lost.contains(answer.code())
 }
 
 /// A connection that could not be made, and the parameter of the URL to look at.
@@ -221,6 +249,17 @@ pub fn refused_login(error: &StoreError) -> Option<String> {
             .contains(code)
         {
             return Some(format!("database.url: {refused}"));
+        }
+        if let Some(refused) = error
+            .downcast_ref::<tokio_postgres::Error>()
+            .and_then(tokio_postgres::Error::as_db_error)
+            && *refused.code() == SqlState::PROTOCOL_VIOLATION
+            && refused.message().starts_with("unsupported startup parameter")
+        {
+            return Some(format!(
+                "database.url: {}: the pooler does not take it; leave it out, or name it in the pooler's ignore_startup_parameters",
+                refused.message()
+            ));
         }
         if error.downcast_ref::<Untrusted>().is_some_and(|Untrusted(_, source)| {
             std::error::Error::source(source).is_some_and(|cause| cause.to_string().contains(PASSWORD_MISSING))

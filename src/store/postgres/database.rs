@@ -1,9 +1,10 @@
 //! Connections: one small pool per role, so that reading, settling and the lease never wait for each other.
 //!
-//! Owns connecting, prepared statements (named, or unnamed where a pooler loses them) and the time limit of every
-//! statement. A statement that runs into its limit is cancelled and its connection thrown away; so is the connection of a
-//! statement whose future was dropped, because its answer would be the next one's. While it waits for a lock the time
-//! does not count (`blocked`): a daemon waits on and says so, a person's command gives up.
+//! Owns connecting (`slots`: where there is no room for all), statements (`naming`: named, or unnamed where a pooler loses
+//! them) and the time limit of every statement (`patience`). A statement that runs into its limit is cancelled and its
+//! connection thrown away; so is the connection of a statement whose future was dropped, because its answer would be the next
+//! one's. While it waits for a lock the time does not count (`blocked`): a daemon waits on and says so, a person's command
+//! gives up.
 //!
 //! What one connection learns about the server is true for all: when one is lost, or told that the server takes no
 //! writes (a demoted primary), every other is made anew before its next use. And the cursor must not go on over a connection
@@ -11,21 +12,20 @@
 //! answers [`StoreError::Unavailable`], and the caller starts over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use futures_util::TryStreamExt;
-use tokio::time::timeout_at;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Row, RowStream};
+use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::about::{About, DatabaseError, about};
 use super::blocked::Watch;
 use super::checkout::{
-    CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, explained, is_another_server, loses_prepared_statements,
+    CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, is_another_server, loses_prepared_statements,
 };
 pub use super::checkout::{classify, no_answer, refused_login};
 use super::connect::parse_url;
@@ -66,7 +66,7 @@ pub struct ConnectOptions {
     pub url: String,
     /// Connections at most (LISTEN takes one more of its own).
     pub pool_size: usize,
-    /// Use named prepared statements.
+    /// Use named prepared statements, once it is known that no pooler loses them ([`Database::learn_naming`]).
     pub prepared_statements: bool,
     /// First part of `application_name`: `outboxd/<instance>`.
     pub application: String,
@@ -77,11 +77,11 @@ pub struct ConnectOptions {
 /// The database, as a few pools of connections.
 #[derive(Clone)]
 pub struct Database {
-    pools: Arc<Vec<Pool>>,
-    tls: MakeRustlsConnect,
+    pub(super) pools: Arc<Vec<Pool>>,
+    pub(super) tls: MakeRustlsConnect,
     pub(super) facts: Arc<Facts>,
     pub(super) statement_timeout: Duration,
-    patience: Duration,
+    pub(super) patience: Duration,
     pub(super) within: Option<Within>,
     pub(super) watch: Arc<Watch>,
     /// See [`Database::hasty`].
@@ -143,7 +143,7 @@ impl Database {
             watch: Arc::new(Watch::new(connection, &options.application, &applications)),
             hasty: false,
             facts: Arc::new(Facts {
-                prepared: AtomicBool::new(options.prepared_statements),
+                naming_wanted: options.prepared_statements,
                 ..Facts::default()
             }),
             statement_timeout: options.statement_timeout,
@@ -159,56 +159,6 @@ impl Database {
 
     pub(super) fn pool_of(&self, role: Role) -> usize {
         role as usize % self.pools.len()
-    }
-
-    pub(super) async fn connection(&self, role: Role) -> Result<Checkout<'_>, StoreError> {
-        let generation = self.facts.generation.load(Ordering::Acquire);
-        let object = self.checked_out(self.pool_of(role)).await?.map_err(|error| {
-            if role == Role::Read {
-                self.facts.forget_cursor();
-            }
-            match error {
-                PoolError::Timeout(TimeoutType::Create) => {
-                    StoreError::Unavailable(Box::new(Silent("no answer while connecting", self.patience)))
-                }
-                // What the pool would say of it beside is of no use to anybody.
-                PoolError::Backend(error) => StoreError::Unavailable(explained(error)),
-                other @ (PoolError::Timeout(_)
-                | PoolError::Closed
-                | PoolError::NoRuntimeSpecified
-                | PoolError::PostCreateHook(_)) => StoreError::Unavailable(Box::new(other)),
-            }
-        })?;
-        let made = Object::metrics(&object).created;
-        if role == Role::Read && !self.facts.cursor_goes_on(made) {
-            return Err(StoreError::Unavailable(
-                "the connection was lost between two reads: starting over".into(),
-            ));
-        }
-        Ok(Checkout {
-            object: Some(object),
-            role,
-            facts: &self.facts,
-            generation,
-            tls: &self.tls,
-            answered: false,
-            ended: false,
-        })
-    }
-
-    async fn checked_out(&self, index: usize) -> Result<Result<Object, PoolError>, StoreError> {
-        let pool = &self.pools[index];
-        let Some(Within { limit, deadline }) = self.within else {
-            loop {
-                match pool.get().await {
-                    // Whoever has it waits for a lock; nothing is wrong with the server.
-                    Err(PoolError::Timeout(TimeoutType::Wait)) if self.watch.is_waiting(index) => {}
-                    other => return Ok(other),
-                }
-            }
-        };
-        let got = timeout_at(deadline, pool.get()).await;
-        got.map_err(|_| StoreError::Unavailable(Box::new(Silent("no free connection", limit))))
     }
 
     /// The server was lost, or is no longer the one that takes writes: no connection is used again.
@@ -298,29 +248,6 @@ impl Database {
         let outcome = connection.batch_execute(sql).await;
         (connection.answered, connection.ended) = (true, true);
         outcome.map_err(classify)
-    }
-
-    pub(super) async fn stream(
-        &self,
-        connection: &Object,
-        statement: &Statement,
-        params: &[Param<'_>],
-    ) -> Result<RowStream, tokio_postgres::Error> {
-        if self.facts.prepared.load(Ordering::Relaxed) {
-            match connection.prepare_typed_cached(&statement.text, statement.types).await {
-                Ok(prepared) => return connection.query_raw(&prepared, params.iter().copied()).await,
-                Err(error) if loses_prepared_statements(&error) => self.stop_naming_statements(),
-                Err(error) => return Err(error),
-            }
-        }
-        let typed: Vec<(Param<'_>, Type)> = params.iter().copied().zip(statement.types.iter().cloned()).collect();
-        connection.query_typed_raw(&statement.text, typed).await
-    }
-
-    fn stop_naming_statements(&self) {
-        if self.facts.prepared.swap(false, Ordering::Relaxed) {
-            tracing::warn!("the pooler loses prepared statements: unnamed ones are used from now on");
-        }
     }
 
     /// Books how a statement ended, or that it did not.

@@ -208,6 +208,10 @@ impl PostgresStore {
                 self.cursor().late()
             }
             Question::Ahead => {
+                // The others may have no connection of their own.
+                if let Some(snapshot) = asking.snapshot.take() {
+                    snapshot.end().await?;
+                }
                 self.ask_ahead(asking).await?;
                 self.cursor().looked_ahead()
             }

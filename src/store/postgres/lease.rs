@@ -4,19 +4,20 @@
 //! hands over (`relay/tenure`). Who comes, goes or hands over says so by a notification; without notifications others find
 //! out with their next renewal.
 //!
-//! A process that starts with the name of a predecessor on the same machine takes its lanes back at once: a file lock,
-//! which the system drops with the process, proves the predecessor dead. Anyone else waits for its lease to end.
+//! A process that starts with the name of a predecessor and holds the very lock file that one held (`identity`) takes its lanes back
+//! at once: the system drops the lock with the process. Anyone else of the name waits for its lease to end: a live registration is
+//! never taken.
 
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio_postgres::Row as PgRow;
 
 use super::PostgresStore;
 use super::database::Role;
 use super::rows::unreadable;
+use super::sql::kind;
 use crate::store::{Lease, StoreError, Tenancy};
 
 /// What this instance calls itself among others.
@@ -24,58 +25,15 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// A lease is looked at so much after its end.
 const EXPIRED_BY: Duration = Duration::from_millis(20);
 
-/// Proves that no other process of this name runs on this machine. Held as long as the process.
-#[derive(Debug)]
-pub struct InstanceLock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] File);
-
-impl InstanceLock {
-    /// Takes the lock for `instance` on the outbox that `scope` describes (anything that tells two outboxes apart), in
-    /// `directory` (default: the runtime directory systemd gave, the user's, or the temporary one).
-    ///
-    /// # Errors
-    /// [`StoreError::Misconfigured`] when another process holds it, or no file can be made.
-    pub fn take(instance: &str, scope: &str, directory: Option<&Path>) -> Result<Self, StoreError> {
-        use sha2::{Digest, Sha256};
-        let digest = Sha256::digest(format!("{instance}\n{scope}"));
-        let name = digest
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>();
-        let path = directory
-            .map_or_else(runtime_directory, Path::to_path_buf)
-            .join(format!("outboxd-{name}.lock"));
-        let broken = |what: &str, error: std::io::Error| {
-            StoreError::Misconfigured(format!("lease.instance: cannot {what} {}: {error}", path.display()))
-        };
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|error| broken("open the lock file", error))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(StoreError::Misconfigured(format!(
-                "lease.instance: another process named {instance:?} relays this outbox on this machine; give each its own name"
-            ))),
-            Err(TryLockError::Error(error)) => Err(broken("lock", error)),
-        }
-    }
-}
-
-fn runtime_directory() -> PathBuf {
-    let from_environment = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"]
-        .iter()
-        .filter_map(std::env::var_os)
-        .map(PathBuf::from)
-        .find(|path| path.is_dir());
-    from_environment.unwrap_or_else(std::env::temp_dir)
-}
-
 /// An instance as it is registered.
 struct Peer {
     instance: String,
+    machine: String,
+    started_at: String,
+    /// Tells this renewal from others.
+    renewal: String,
+    /// Seconds it was made for.
+    lasts: f64,
     version: String,
     /// Seconds until its lease ends; negative: it has.
     ends_in: f64,
@@ -88,6 +46,10 @@ impl Peer {
     fn read(row: &PgRow) -> Result<Self, tokio_postgres::Error> {
         Ok(Self {
             instance: row.try_get("instance")?,
+            machine: row.try_get("machine")?,
+            started_at: row.try_get("started_at")?,
+            renewal: row.try_get("renewal")?,
+            lasts: row.try_get("lasts")?,
             version: row.try_get::<_, Option<String>>("version")?.unwrap_or_default(),
             ends_in: row.try_get("ends_in")?,
             runs_for: row.try_get("runs_for")?,
@@ -101,8 +63,7 @@ impl Peer {
 
     /// Whether it works alike: versions may differ in their last number.
     fn is_like(&self, version: &str) -> bool {
-        let kind = |version: &str| version.rsplit_once('.').map(|(kind, _)| kind.to_owned());
-        kind(&self.version).is_some_and(|theirs| kind(version) == Some(theirs))
+        self.version.contains('.') && kind(&self.version) == kind(version)
     }
 
     /// Of two that do not work alike: the one with lanes goes on, else the one that runs longer.
@@ -136,8 +97,30 @@ fn share<'a>(peers: &'a [Peer], me: &str, version: &str, lanes: usize) -> (usize
 /// What was said once and stands until it ends.
 #[derive(Debug, Default)]
 pub(super) struct Said {
+    /// The name was ours once, or somebody else's: from then on nothing is taken over without a proof.
+    registered: AtomicBool,
     name_taken: AtomicBool,
     other_version: AtomicBool,
+    /// The last renewal of the process that has our name, and until when it is to be followed by another.
+    waits_for: Mutex<Option<(String, Instant)>>,
+}
+
+impl Said {
+    /// Keeps an eye on whoever has our name: the server's clock may have been set back, and then its lease seems to last for ever.
+    fn watch(&self, other: &Peer) {
+        let mut waits_for = self.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
+        if waits_for.as_ref().is_none_or(|(renewal, _)| *renewal != other.renewal) {
+            let lasts = Duration::from_secs_f64(other.lasts.clamp(0.0, 86_400.0)) + EXPIRED_BY;
+            *waits_for = Some((other.renewal.clone(), Instant::now() + lasts));
+        }
+    }
+
+    /// The renewal that should have been followed by another by now.
+    fn silent(&self) -> Option<String> {
+        let waits_for = self.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
+        let overdue = waits_for.as_ref().filter(|(_, until)| Instant::now() >= *until);
+        overdue.map(|(renewal, _)| renewal.clone())
+    }
 }
 
 /// Whether this is news: `now` differs from what was said last.
@@ -149,6 +132,9 @@ impl PostgresStore {
     pub(super) async fn renew_lease(&self, ttl: Duration) -> Result<Lease, StoreError> {
         let options = &self.options;
         let lanes = i32::from(self.names.lanes());
+        let proof = options.identity.proof();
+        let succeeds = options.identity.succeeds_older() && !self.said.registered.load(Ordering::Relaxed);
+        let silent = self.said.silent();
         let rows = self
             .database
             .query(
@@ -161,23 +147,22 @@ impl PostgresStore {
                     &VERSION,
                     &lanes,
                     &ttl.as_secs_f64(),
+                    &proof,
+                    &succeeds,
+                    &silent,
                 ],
             )
             .await?;
-        if news(&self.said.name_taken, rows.is_empty()) && rows.is_empty() {
-            tracing::warn!(
-                instance = %options.instance,
-                "lease.instance: the name belongs to an instance on another machine that is alive; standing by until its lease ends"
-            );
-        }
         let Some(row) = rows.first() else {
-            return Ok(Lease::default());
+            return self.stand_by().await;
         };
+        self.said.registered.store(true, Ordering::Relaxed);
+        if news(&self.said.name_taken, false) {
+            tracing::info!(instance = %options.instance, "lease.instance: the other process of this name is gone: taking over");
+        }
         let anew: bool = row.try_get("anew").map_err(|error| unreadable(&error))?;
         let paused: Vec<String> = row.try_get("paused").map_err(|error| unreadable(&error))?;
-        let peers = self.database.query(Role::Lease, &self.sql.peers, &[]).await?;
-        let peers: Result<Vec<Peer>, _> = peers.iter().map(Peer::read).collect();
-        let peers = peers.map_err(|error| unreadable(&error))?;
+        let peers = self.peers().await?;
         let (share, yields_to) = share(&peers, &options.instance, VERSION, usize::from(self.names.lanes()));
         if news(&self.said.other_version, yields_to.is_some()) {
             match yields_to {
@@ -193,7 +178,11 @@ impl PostgresStore {
         if anew || missing > 0 {
             let missing = i64::try_from(missing).unwrap_or(i64::MAX);
             self.database
-                .execute(Role::Lease, &self.sql.take_lanes, &[&options.instance, &anew, &missing])
+                .execute(
+                    Role::Lease,
+                    &self.sql.take_lanes,
+                    &[&options.instance, &anew, &missing, &self.session],
+                )
                 .await?;
         }
         // A lease of somebody else that is not renewed in time: its lanes are to be taken then.
@@ -210,11 +199,40 @@ impl PostgresStore {
         })
     }
 
+    async fn peers(&self) -> Result<Vec<Peer>, StoreError> {
+        let peers = self.database.query(Role::Lease, &self.sql.peers, &[]).await?;
+        let peers: Result<Vec<Peer>, _> = peers.iter().map(Peer::read).collect();
+        peers.map_err(|error| unreadable(&error))
+    }
+
+    /// Another process has the name and lives: no lanes, and another look as soon as its lease may have ended.
+    async fn stand_by(&self) -> Result<Lease, StoreError> {
+        self.said.registered.store(true, Ordering::Relaxed);
+        let peers = self.peers().await?;
+        let other = peers.iter().find(|peer| peer.instance == self.options.instance);
+        if news(&self.said.name_taken, true) {
+            let unknown = String::new();
+            let (machine, since) = other.map_or((&unknown, &unknown), |other| (&other.machine, &other.started_at));
+            tracing::warn!(
+                instance = %self.options.instance, %machine, %since,
+                "lease.instance: another process of this name is at work: standing by until its lease ends; if both are meant, give each its own lease.instance, else stop one"
+            );
+        }
+        if let Some(other) = other {
+            self.said.watch(other);
+        }
+        let ends_in = other.map_or(0.0, |other| other.ends_in.clamp(0.0, 3600.0));
+        Ok(Lease {
+            look_again: Some(Duration::from_secs_f64(ends_in) + EXPIRED_BY),
+            ..Lease::default()
+        })
+    }
+
     /// The lanes this instance holds, asked for on the connection of `role`.
     pub(super) async fn lanes_held(&self, role: Role) -> Result<Tenancy, StoreError> {
         let rows = self
             .database
-            .query(role, &self.sql.lanes_held, &[&self.options.instance])
+            .query(role, &self.sql.lanes_held, &[&self.options.instance, &self.session])
             .await?;
         rows.iter()
             .map(|row| Ok((super::rows::lane(row)?, row.try_get("epoch")?)))
@@ -250,6 +268,10 @@ mod tests {
     fn peer(instance: &str, version: &str, ends_in: f64, lanes: usize) -> Peer {
         Peer {
             instance: instance.to_owned(),
+            machine: String::new(),
+            started_at: String::new(),
+            renewal: String::new(),
+            lasts: 15.0,
             version: version.to_owned(),
             ends_in,
             runs_for: 60.0,

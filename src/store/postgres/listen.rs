@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::about::DatabaseError;
 use super::connect::Connection;
 use super::database::{Database, Role};
+use super::slots::is_full;
 use super::sql::Statement;
 
 /// Payload of what an instance sends when it comes, goes or hands lanes over; the same text stands in `sql/`.
@@ -27,6 +28,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT: Duration = Duration::from_secs(1);
 /// Between attempts where the probe failed.
 const DEAF_RETRY: Duration = Duration::from_secs(60);
+/// Between two looks whether there is room for one more connection.
+const NO_ROOM: Duration = Duration::from_secs(10);
 /// Between two looks whether the server still answers, and how long that may take.
 const PULSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
@@ -49,6 +52,8 @@ pub(super) struct Listener {
 enum Ended {
     /// The probe's notification did not arrive.
     Deaf,
+    /// Others need the connection more.
+    NoRoom,
     /// The connection was lost or refused.
     Lost(Option<tokio_postgres::Error>),
 }
@@ -67,6 +72,8 @@ pub(super) async fn listen(listener: Listener) {
                 }
                 DEAF_RETRY
             }
+            Ended::NoRoom => NO_ROOM,
+            Ended::Lost(Some(error)) if is_full(&error) => NO_ROOM,
             Ended::Lost(error) => {
                 if !std::mem::replace(&mut said_lost, true) {
                     let error = error.map_or_else(
@@ -110,6 +117,7 @@ pub(super) async fn hears(
     match prove(&client, &listener, &mut messages).await {
         Ok(()) => Ok(true),
         Err(Ended::Deaf) => Ok(false),
+        Err(Ended::NoRoom) => Err("no room for another connection".to_owned()),
         Err(Ended::Lost(error)) => Err(error.map_or_else(
             || "the connection was closed".to_owned(),
             |error| DatabaseError::of(&error).to_string(),
@@ -118,6 +126,12 @@ pub(super) async fn hears(
 }
 
 async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
+    match listener.database.has_room().await {
+        Ok(true) => {}
+        Ok(false) => return Ended::NoRoom,
+        Err(_) => return Ended::Lost(None),
+    }
+    let mut refused = std::pin::pin!(listener.database.refused());
     let connecting = tokio::time::timeout(listener.connection.patience(), listener.connection.connect());
     let (client, mut connection) = match connecting.await {
         Ok(Ok(pair)) => pair,
@@ -150,6 +164,7 @@ async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
     tokio::select! {
         error = heard => Ended::Lost(error),
         error = pulse => Ended::Lost(error),
+        () = &mut refused => Ended::NoRoom,
     }
 }
 

@@ -28,6 +28,7 @@ const RECORD: &str = include_str!("../../../sql/migration_record.sql");
 const END: &str = include_str!("../../../sql/migration_end.sql");
 const APPLIED: &str = include_str!("../../../sql/migration_applied.sql");
 const EXISTS: &str = include_str!("../../../sql/migration_exists.sql");
+const OTHERS: &str = include_str!("../../../sql/migration_others.sql");
 
 /// Tries to get the lock on a busy table, each for half a second, before a run gives up.
 const LOCK_TRIES: u32 = 10;
@@ -198,7 +199,7 @@ fn run_text(names: &Names, payload: PayloadType, files: &[Migration], fill: fn(&
 /// Changes nothing when it fails.
 ///
 /// # Errors
-/// [`StoreError::Misconfigured`] when an applied file was changed, another outbox lives in the schema, `lanes` does not
+/// [`StoreError::Misconfigured`] when an applied file was changed, an older daemon is in the way of a second outbox, `lanes` does not
 /// fit, a hand-made table is too big to be indexed while inserts wait, or a right is missing; [`StoreError::Unavailable`]
 /// when the database is, or the outbox stayed locked.
 pub async fn migrate(
@@ -206,6 +207,7 @@ pub async fn migrate(
     names: &Names,
     payload: PayloadType,
 ) -> Result<Vec<&'static str>, StoreError> {
+    is_free(names)?;
     let status = status(database, names).await?;
     if let Some(changed) = status.iter().find(|file| file.state == MigrationState::Changed) {
         return Err(StoreError::Misconfigured(changed_line(&changed.name)));
@@ -266,28 +268,15 @@ pub fn newer(status: &[MigrationStatus]) -> Option<Finding> {
 /// # Errors
 /// See [`Database::query`].
 pub async fn status(database: &Database, names: &Names) -> Result<Vec<MigrationStatus>, StoreError> {
-    let exists = Statement {
-        text: names.fill(EXISTS),
-        types: &[],
-    };
-    let migrated: bool = database
-        .query(Role::Side, &exists, &[])
+    let migrated: bool = ask(database, names, EXISTS)
         .await?
         .first()
         .is_some_and(|row| row.get(0));
-    let mut rows = Vec::new();
-    if migrated {
-        rows = database
-            .query(
-                Role::Side,
-                &Statement {
-                    text: names.fill(APPLIED),
-                    types: &[],
-                },
-                &[],
-            )
-            .await?;
-    }
+    let rows = if migrated {
+        ask(database, names, APPLIED).await?
+    } else {
+        Vec::new()
+    };
     let mut list: Vec<MigrationStatus> = Vec::with_capacity(MIGRATIONS.len());
     for row in rows {
         let (version, name, checksum): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
@@ -316,6 +305,48 @@ pub async fn status(database: &Database, names: &Names) -> Result<Vec<MigrationS
     }
     list.sort_by_key(|file| file.version);
     Ok(list)
+}
+
+async fn ask(database: &Database, names: &Names, file: &str) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+    let statement = Statement {
+        text: names.fill(file),
+        types: &[],
+    };
+    database.query(Role::Side, &statement, &[]).await
+}
+
+/// Whether the outbox is called like something of ours.
+///
+/// # Errors
+/// [`StoreError::Misconfigured`] with one line.
+pub(super) fn is_free(names: &Names) -> Result<(), StoreError> {
+    if names.is_taken() {
+        return Err(StoreError::Misconfigured(format!(
+            "outbox.table: {} is a name of outboxd's own tables: call the outbox something else",
+            names.table()
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the table was migrated, where another one of its schema was. What the role may not see is not this one's complaint.
+///
+/// # Errors
+/// [`StoreError::Misconfigured`] with one line; [`StoreError::Unavailable`].
+pub(super) async fn is_an_outbox(database: &Database, names: &Names) -> Result<(), StoreError> {
+    let row = ask(database, names, EXISTS).await?;
+    if !row.first().is_some_and(|row| row.get("readable")) || !ask(database, names, APPLIED).await?.is_empty() {
+        return Ok(());
+    }
+    let others = ask(database, names, OTHERS).await?;
+    let Some(other) = others.first().and_then(|row| row.get::<_, Option<String>>(0)) else {
+        return Ok(());
+    };
+    let (schema, table) = (names.schema(), names.table());
+    Err(StoreError::Misconfigured(format!(
+        "outbox.table: {schema}.{table} was never made an outbox beside {schema}.{other}: run: outboxd migrate, then \
+         outboxd roles --print | psql"
+    )))
 }
 
 pub(super) fn sql_state(error: &StoreError) -> Option<&SqlState> {

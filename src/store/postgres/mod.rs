@@ -16,11 +16,13 @@ pub mod failed;
 mod feed;
 pub mod find;
 mod hosts;
+mod identity;
 mod lease;
 pub mod lines;
 mod listen;
 pub mod migrate;
 pub mod moment;
+mod naming;
 mod parts;
 mod patience;
 pub mod paused;
@@ -30,12 +32,14 @@ pub mod rights;
 mod rows;
 pub mod schema;
 mod settle;
+mod slots;
 mod snapshot;
 pub mod sql;
 pub mod status;
 pub mod stuck;
 mod tls;
 pub mod transactions;
+mod twins;
 mod unreadable;
 mod walks;
 
@@ -56,7 +60,7 @@ use crate::store::{
 use cursor::Cursor;
 use database::Database;
 use feed::Feed;
-pub use lease::InstanceLock;
+pub use identity::{Identity, InstanceLock};
 use lease::Said;
 use sql::{Names, Statement};
 
@@ -65,8 +69,10 @@ use sql::{Names, Statement};
 pub struct StoreOptions {
     /// This instance's name, unique among all.
     pub instance: String,
-    /// The machine it runs on: a restart here proves the predecessor dead (with [`InstanceLock`]).
+    /// The machine it runs on.
     pub machine: String,
+    /// What proves a predecessor of the same name dead: see [`InstanceLock::identity`].
+    pub identity: Identity,
     /// `on_relayed = "delete"`.
     pub delete_relayed: bool,
     /// Wait for the WAL flush of each mark.
@@ -105,6 +111,7 @@ struct Statements {
     holds_among: Statement,
     relayed: Relayed,
     fail: Statement,
+    twins: Statement,
     renew: Statement,
     peers: Statement,
     take_lanes: Statement,
@@ -212,10 +219,11 @@ impl Statements {
                     TEXT_ARRAY, INT8_ARRAY, TEXT
                 ]
             ),
-            renew: statement!(names, "renew", [TEXT, UUID, TEXT, TEXT, INT4, FLOAT8]),
+            twins: statement!(names, "twins", [INT8_ARRAY, TEXT_ARRAY, INT8, INT8]),
+            renew: statement!(names, "renew", [TEXT, UUID, TEXT, TEXT, INT4, FLOAT8, TEXT, BOOL, TEXT]),
             peers: statement!(names, "peers", []),
-            take_lanes: statement!(names, "take_lanes", [TEXT, BOOL, INT8]),
-            lanes_held: statement!(names, "lanes_held", [TEXT]),
+            take_lanes: statement!(names, "take_lanes", [TEXT, BOOL, INT8, UUID]),
+            lanes_held: statement!(names, "lanes_held", [TEXT, UUID]),
             hand_over: statement!(names, "hand_over", [INT4_ARRAY, INT8_ARRAY, TEXT]),
             leave: statement!(names, "leave", [TEXT, UUID]),
         }

@@ -95,7 +95,7 @@ fn housekeeping(names: &Names) -> Vec<Right> {
         right("delete", names.table(), None),
         right("delete", "outboxd_attempts", None),
     ];
-    for column in ["who", "command", "action", "filter", "count", "detail"] {
+    for column in ["outbox", "who", "command", "action", "filter", "count", "detail"] {
         list.push(right("insert", "outboxd_audit", Some(column)));
     }
     list

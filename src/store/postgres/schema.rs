@@ -44,10 +44,11 @@ const OUTBOX: [(&str, &[&str]); 16] = [
 
 /// Columns of the service tables. Their types are ours: the migrations made them.
 const SERVICE: [(&str, &[&str]); 5] = [
-    ("outboxd_lanes", &["lane", "owner", "epoch"]),
+    ("outboxd_lanes", &["outbox", "lane", "owner", "epoch"]),
     (
         "outboxd_instances",
         &[
+            "outbox",
             "instance",
             "session",
             "machine",
@@ -56,11 +57,13 @@ const SERVICE: [(&str, &[&str]); 5] = [
             "started_at",
             "renewed_at",
             "expires_at",
+            "proof",
         ],
     ),
     (
         "outboxd_attempts",
         &[
+            "outbox",
             "seq",
             "message_id",
             "attempt",
@@ -75,10 +78,10 @@ const SERVICE: [(&str, &[&str]); 5] = [
     (
         "outboxd_audit",
         &[
-            "id", "at", "who", "role", "command", "action", "filter", "count", "detail",
+            "outbox", "id", "at", "who", "role", "command", "action", "filter", "count", "detail",
         ],
     ),
-    ("outboxd_paused", &["topic", "at", "who"]),
+    ("outboxd_paused", &["outbox", "topic", "at", "who"]),
 ];
 
 /// A schema the relay can work with.
@@ -116,9 +119,11 @@ pub async fn validate(database: &Database, names: &Names, duties: Option<Duties>
 }
 
 pub(super) async fn examine(database: &Database, names: &Names, duties: Option<Duties>) -> Result<Schema, Wrong> {
+    migrate::is_free(names).map_err(of("schema"))?;
     let role = rights::enters(database, names).await.map_err(of("grants"))?;
     let columns = columns(database, names).await.map_err(of("schema"))?;
     let payload = outbox(names, &columns).map_err(of("schema"))?;
+    migrate::is_an_outbox(database, names).await.map_err(of("migrations"))?;
     let mut warnings = Vec::new();
     if let Some(duties) = duties {
         let found = rights::warnings(database, names, duties, &role).await;

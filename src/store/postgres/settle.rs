@@ -56,7 +56,7 @@ impl PostgresStore {
         }
         if !settlement.relayed.is_empty() {
             let written = self
-                .write_marks(&settlement.relayed, settlement.verify_identity)
+                .write_relayed(&settlement.relayed, settlement.verify_identity)
                 .await?;
             settled.written += written;
             settled.stale += settlement.relayed.len() - written;
@@ -64,7 +64,7 @@ impl PostgresStore {
         Ok(settled)
     }
 
-    async fn write_marks(&self, marks: &[Mark], verify: bool) -> Result<usize, StoreError> {
+    pub(super) async fn write_marks(&self, marks: &[Mark], verify: bool) -> Result<usize, StoreError> {
         let fence: BTreeSet<(Lane, Epoch)> = marks.iter().map(|mark| (mark.lane, mark.epoch)).collect();
         let written = self.write_marks_behind(&fence, marks.iter(), verify).await?;
         if written > 0 {
@@ -106,7 +106,7 @@ impl PostgresStore {
         Ok(usize::try_from(written).unwrap_or(usize::MAX))
     }
 
-    async fn write_failures(&self, failures: &[FailedAttempt]) -> Result<usize, StoreError> {
+    pub(super) async fn write_failures(&self, failures: &[FailedAttempt]) -> Result<usize, StoreError> {
         let column = |f: &dyn Fn(&FailedAttempt) -> i64| failures.iter().map(f).collect::<Vec<i64>>();
         let text = |f: &dyn Fn(&FailedAttempt) -> String| failures.iter().map(f).collect::<Vec<String>>();
         let milliseconds = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);

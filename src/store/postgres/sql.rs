@@ -3,11 +3,13 @@
 //! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{paused}`, `{migrations}` are quoted,
 //! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table, `{text.seq}` ... their names as literals; `{lane}` is the lane
 //! expression over the alias `m` and the lists `u` of rows that cannot be read (see `unreadable`); `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
-//! what belongs to the messages table; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
+//! what belongs to the messages table; `{table_text}` is also what the rows of the service tables, which all outboxes of a schema
+//! share, carry in `outbox`; `{lock}` tells one outbox from another for advisory locks; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
 //! `{among}` and `{fenced}` are what the statements that mark and delete have in common;
 //! `{waits}` is a row that waits for a time, `{ready}` one that does not, whatever is null; `{due_since}` since when it may go; `{legible}` a row that did not fail for its topic or key;
 //! `{message}` are the columns of a message over `m`, `{passing}` and `{passed}` those of the cursor's statements: see `rows`.
 
+use sha2::{Digest, Sha256};
 use tokio_postgres::types::Type;
 
 /// One statement, filled in, with the types of its parameters (so that it also runs unprepared, through a pooler).
@@ -47,6 +49,22 @@ pub const COLUMNS: [&str; 16] = [
     "inserted_at",
     "updated_at",
 ];
+
+/// The tables that all outboxes of a schema share.
+pub const SERVICE_TABLES: [&str; 6] = [
+    "outboxd_lanes",
+    "outboxd_instances",
+    "outboxd_attempts",
+    "outboxd_audit",
+    "outboxd_paused",
+    "outboxd_migrations",
+];
+
+/// PostgreSQL cuts longer names.
+const NAME_MAX: usize = 63;
+
+/// Functions that belong to the first outbox of a schema.
+const TAKEN: [&str; 2] = ["outbox_enqueue", "outboxd_wake"];
 
 /// What the cursor's statements bring of the rows they pass.
 const PASSED: &str = "p.seq, p.lane, p.id, case when p.state = 1 then p.topic end as topic, \
@@ -96,7 +114,7 @@ const AMONG: &str = "m.{c.seq} between $6 and $7 \
 /// Of the same: every lane ($2, at epoch $3) is still held by instance $4; and how durable the commit is ($5).
 const FENCED: &str = "(select count(*) from {lanes} l \
     join unnest($2::int[], $3::bigint[]) e(lane, epoch) on e.lane = l.lane and e.epoch = l.epoch \
-    where l.owner = $4) = cardinality($2::int[]) \
+    where l.outbox = {table_text} and l.owner = $4) = cardinality($2::int[]) \
     and (select set_config('synchronous_commit', coalesce($5::text, current_setting('synchronous_commit')), true)) \
     is not null";
 
@@ -173,24 +191,50 @@ impl Names {
         self.qualified(&self.table)
     }
 
-    /// The channel the wake trigger notifies, at most 63 bytes.
+    /// The channel the wake trigger notifies, at most 63 bytes: no two outboxes have the same one.
     #[must_use]
     pub fn channel(&self) -> String {
-        let mut channel = format!("outboxd_{}_{}", self.schema, self.table);
-        while channel.len() > 63 {
-            channel.pop();
+        let plain = self.plain_channel();
+        // `a_b` and `c` would be called as `a` and `b_c` are.
+        if plain.len() <= NAME_MAX && !self.schema.contains('_') {
+            return plain;
         }
-        channel
+        let ending = format!("_{}", digest(&self.messages()));
+        format!("{}{ending}", cut(&plain, NAME_MAX - ending.len()))
     }
 
-    /// The name of something that belongs to the messages table (an index, a constraint): `<table>_<suffix>`, at most 63 bytes.
+    fn plain_channel(&self) -> String {
+        format!("outboxd_{}_{}", self.schema, self.table)
+    }
+
+    /// The name of something that belongs to the messages table (an index, a function): `<table>_<suffix>`, at most 63
+    /// bytes, another one for each table of a schema.
     #[must_use]
     pub fn beside(&self, suffix: &str) -> String {
-        let mut end = self.table.len().min(62 - suffix.len());
-        while !self.table.is_char_boundary(end) {
-            end -= 1;
+        let plain = format!("{}_{suffix}", self.table);
+        if TAKEN.contains(&&*plain) {
+            return format!("{suffix}_{}", self.table);
         }
-        format!("{}_{suffix}", &self.table[..end])
+        if plain.len() <= NAME_MAX {
+            return plain;
+        }
+        let ending = format!("_{}_{suffix}", digest(&self.table));
+        format!("{}{ending}", cut(&self.table, NAME_MAX - ending.len()))
+    }
+
+    /// What versions before 0.3 called it: long names were cut, and so not always told apart.
+    fn beside_cut(&self, suffix: &str) -> String {
+        format!("{}_{suffix}", cut(&self.table, NAME_MAX - 1 - suffix.len()))
+    }
+
+    /// Whether the messages table is called like something of the service tables.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        let ours = |service: &&str| {
+            let rest = self.table.strip_prefix(service);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+        };
+        SERVICE_TABLES.iter().any(|service| ours(&service))
     }
 
     pub(super) fn qualified(&self, table: &str) -> String {
@@ -242,6 +286,31 @@ impl Names {
         filled
     }
 
+    /// What all outboxes of a schema share, and what tells them apart there.
+    fn shared(&self, name: &str) -> Option<String> {
+        Some(match name {
+            "lanes" => self.qualified("outboxd_lanes"),
+            "instances" => self.qualified("outboxd_instances"),
+            "attempts" => self.qualified("outboxd_attempts"),
+            "paused" => self.qualified("outboxd_paused"),
+            "audit" => self.qualified("outboxd_audit"),
+            "migrations" => self.qualified("outboxd_migrations"),
+            "enqueue" => self.qualified(&self.beside("enqueue")),
+            "wake" => self.qualified(&self.beside("wake")),
+            "first_enqueue" => self.qualified(TAKEN[0]),
+            "enqueue_text" => quote_literal(&self.qualified(&self.beside("enqueue"))),
+            "wake_text" => quote_literal(&self.qualified(&self.beside("wake"))),
+            "first_enqueue_text" => quote_literal(&self.qualified(TAKEN[0])),
+            "first_wake_text" => quote_literal(&self.qualified(TAKEN[1])),
+            "lanes_text" => quote_literal(&self.qualified("outboxd_lanes")),
+            "instances_text" => quote_literal(&self.qualified("outboxd_instances")),
+            "migrations_text" => quote_literal(&self.qualified("outboxd_migrations")),
+            "lock" => quote_literal(&self.messages()),
+            "alike" => quote_literal(&format!("{}.%", kind(env!("CARGO_PKG_VERSION")))),
+            _ => return None,
+        })
+    }
+
     fn value(&self, name: &str) -> Option<String> {
         if let Some(column) = name.strip_prefix("c.") {
             return COLUMNS.contains(&column).then(|| quote_identifier(self.column(column)));
@@ -255,6 +324,12 @@ impl Names {
         if let Some(suffix) = name.strip_prefix("name_text.") {
             return Some(quote_literal(&self.beside(suffix)));
         }
+        if let Some(suffix) = name.strip_prefix("cut_text.") {
+            return Some(quote_literal(&self.beside_cut(suffix)));
+        }
+        if let Some(value) = self.shared(name) {
+            return Some(value);
+        }
         let c = |ours: &str| quote_identifier(self.column(ours));
         Some(match name {
             "schema" => quote_identifier(&self.schema),
@@ -267,14 +342,6 @@ impl Names {
             "channel" => quote_literal(&self.channel()),
             "channel_name" => quote_identifier(&self.channel()),
             "lanes_count" => self.lanes.to_string(),
-            "lanes" => self.qualified("outboxd_lanes"),
-            "instances" => self.qualified("outboxd_instances"),
-            "attempts" => self.qualified("outboxd_attempts"),
-            "paused" => self.qualified("outboxd_paused"),
-            "audit" => self.qualified("outboxd_audit"),
-            "migrations" => self.qualified("outboxd_migrations"),
-            "enqueue" => self.qualified("outbox_enqueue"),
-            "wake" => self.qualified("outboxd_wake"),
             "pending" => format!("m.{} is null and m.{} is null", c("relayed_at"), c("failed_at")),
             "among" => self.fill(AMONG),
             "fenced" => self.fill(FENCED),
@@ -308,6 +375,26 @@ impl Names {
     }
 }
 
+/// A version without its last number: those alike share an outbox.
+pub(super) fn kind(version: &str) -> &str {
+    version.rsplit_once('.').map_or("", |(kind, _)| kind)
+}
+
+/// The beginning of `text`, at most `length` bytes of it.
+fn cut(text: &str, length: usize) -> &str {
+    let mut end = text.len().min(length);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// Eight digits that tell long names apart.
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text);
+    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Quotes an identifier for SQL.
 #[must_use]
 pub fn quote_identifier(name: &str) -> String {
@@ -333,6 +420,87 @@ mod tests {
         );
         assert_eq!(names.fill("select {channel}"), "select 'outboxd_we\"ird_outbox'");
         assert_eq!(quote_literal("it's"), "'it''s'");
+    }
+
+    #[test]
+    fn no_two_outboxes_share_a_channel_a_lock_or_a_name() {
+        let long = "a_table_with_a_very_long_name_that_postgresql_would_cut_somewhere";
+        let mut seen = std::collections::BTreeSet::new();
+        let tables = [
+            ("a", "b_c"),
+            ("a_b", "c"),
+            ("a", &format!("{}1", &long[..62])),
+            ("a", &format!("{}2", &long[..62])),
+            ("a", &"ä".repeat(31)),
+            ("a", &format!("{}ö", "ä".repeat(30))),
+            ("a", "Orders"),
+            ("a", "orders"),
+            ("a", "ord\"ers"),
+            ("a\".\"b", "c"),
+            ("a", "b\".\"c"),
+        ];
+        for (schema, table) in tables {
+            let names = Names::new(schema, table, 64);
+            assert!(names.channel().len() <= 63, "{}", names.channel());
+            assert!(seen.insert(names.channel()), "{}", names.channel());
+            assert!(seen.insert(names.fill("{lock}")), "{table}");
+            for suffix in ["pending", "waiting", "failed", "priority", "enqueue", "wake"] {
+                let name = names.beside(suffix);
+                assert!(name.len() <= 63 && seen.insert(format!("{schema} {name}")), "{name}");
+            }
+        }
+        let plain = Names::new("public", "outbox_messages", 64);
+        assert_eq!(plain.channel(), "outboxd_public_outbox_messages");
+        assert_eq!(plain.fill("{enqueue}"), "\"public\".\"outbox_messages_enqueue\"");
+        assert_eq!(Names::new("a", "outbox", 64).beside("enqueue"), "enqueue_outbox");
+        assert_eq!(Names::new("a", "outboxd", 64).beside("wake"), "wake_outboxd");
+    }
+
+    #[test]
+    fn tables_named_like_ours_are_known() {
+        let taken = |table| Names::new("public", table, 64).is_taken();
+        for table in [
+            "outboxd_lanes",
+            "outboxd_lanes_pkey",
+            "outboxd_attempts_at",
+            "outboxd_migrations",
+        ] {
+            assert!(taken(table), "{table}");
+        }
+        for table in ["outboxd", "outboxd_messages", "outboxd_lanesx", "outbox_messages"] {
+            assert!(!taken(table), "{table}");
+        }
+    }
+
+    /// Every statement that touches a table all outboxes share says whose rows it means, each time.
+    #[test]
+    fn statements_touch_only_rows_of_their_outbox() {
+        const SHARED: [&str; 6] = ["lanes", "instances", "attempts", "audit", "paused", "migrations"];
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/sql");
+        let mut looked_at = 0;
+        for file in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = file.path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if !path.is_file() || name.starts_with("roles") || name == "migration_begin.sql" {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code: String = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("--"))
+                .collect();
+            let touched: usize = SHARED
+                .iter()
+                .map(|table| code.matches(&format!("{{{table}}}")).count())
+                .sum();
+            assert!(
+                code.matches("{table_text}").count() >= touched,
+                "{name} touches service tables {touched} times, and says less often whose rows"
+            );
+            looked_at += touched;
+        }
+        assert!(looked_at > 30, "{looked_at}");
+        assert!(FENCED.contains("l.outbox = {table_text}"));
     }
 
     #[test]

@@ -142,6 +142,7 @@ fn mark(row: &Row, lanes: &Tenancy) -> Mark {
         id: row.message.id,
         lane: row.lane,
         epoch: lanes[&row.lane],
+        duplicate: false,
     }
 }
 

@@ -9,7 +9,7 @@ use outboxd::store::postgres::database::{self, ConnectOptions};
 use outboxd::store::postgres::migrate::{PayloadType, migrate};
 use outboxd::store::postgres::rights::{self, Duties};
 use outboxd::store::postgres::sql::Names;
-use outboxd::store::postgres::{PostgresStore, StoreOptions, connect};
+use outboxd::store::postgres::{Identity, PostgresStore, StoreOptions, connect};
 use outboxd::store::{Leases, Row, Store as _, Tenancy};
 use uuid::Uuid;
 
@@ -34,8 +34,9 @@ impl Real {
         let relay = logins::as_login(&self.database.url(), "tests_relay");
         let options = StoreOptions {
             instance: name.into(),
-            // A machine each, so that names do not prove anyone dead but themselves.
             machine: format!("machine of {name}"),
+            // One each, so that names do not prove anyone dead but themselves.
+            identity: Identity::by(name),
             delete_relayed,
             durable_marks: false,
             listen: Some(connect::parse_url(&relay).unwrap().named("listener")),

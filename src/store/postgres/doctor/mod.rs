@@ -124,6 +124,7 @@ impl Examination<'_> {
         found.extend(note("sequence", table::sequence(self)).await?);
         found.extend(note("indexes", table::indexes(self)).await?);
         found.extend(note("triggers", table::triggers(self)).await?);
+        found.extend(note("twins", table::twins(self)).await?);
         found.extend(note("stuck messages", waits::stuck(self)).await?);
         found.extend(self.listens().await);
         match self.topics().await {

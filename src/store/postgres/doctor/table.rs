@@ -13,6 +13,8 @@ const DEAD_MAX: i64 = 100_000;
 const PAGES_UNKNOWN: i64 = 1_000;
 /// Rows from which on compiling statements, and vacuuming by a share of the table, hurt.
 const MANY_ROWS: f64 = 1_000_000.0;
+/// Pending messages among which ids are compared.
+const TWINS_SEARCH: i64 = 20_000;
 
 pub(super) async fn look(examination: &Examination<'_>) -> Result<Vec<Finding>, StoreError> {
     let table = examination.names.messages();
@@ -176,7 +178,7 @@ pub(super) async fn triggers(examination: &Examination<'_>) -> Result<Vec<Findin
                 "missing",
                 format!(
                     "create trigger outboxd_wake after insert on {table} for each statement execute function {}()",
-                    examination.names.qualified("outboxd_wake")
+                    examination.names.fill("{wake}")
                 ),
             ),
         };
@@ -193,4 +195,23 @@ pub(super) async fn triggers(examination: &Examination<'_>) -> Result<Vec<Findin
         ));
     }
     Ok(found)
+}
+
+/// Rows that have one message id, of those that wait.
+pub(super) async fn twins(examination: &Examination<'_>) -> Result<Vec<Finding>, StoreError> {
+    let file = include_str!("../../../../sql/doctor_twins.sql");
+    let rows = examination
+        .query(file, const { &[Type::INT8] }, &[&TWINS_SEARCH])
+        .await?;
+    let finding = |row: &tokio_postgres::Row| {
+        let (id, rows): (String, i64) = (row.get("id"), row.get("rows"));
+        let (first, last): (i64, i64) = (row.get("first"), row.get("last"));
+        Finding::warning(
+            "duplicate_ids",
+            format!("{rows} pending messages, from seq {first} to {last}, have the id {id}"),
+            "a broker that tells copies by the id, as JetStream does, stores the first and drops the others, which then fail",
+            "have the application draw an id for each message, and give these others one: update ... set id = gen_random_uuid()",
+        )
+    };
+    Ok(rows.iter().map(finding).collect())
 }
