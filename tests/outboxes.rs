@@ -55,6 +55,52 @@ fn status(site: &Site) -> serde_json::Value {
     serde_json::from_str(&site.succeed(&["status", "--json"])).unwrap()
 }
 
+async fn each_shows_its_own(first: &Site, second: &Site, session: &Session) {
+    let (one, two) = (status(first), status(second));
+    for (status, held, failed) in [(&one, 0, 0), (&two, 500, 1)] {
+        assert_eq!(status["pending"]["held"], held, "{status}");
+        assert_eq!(status["pending"]["due"], 0, "{status}");
+        assert_eq!(status["failed"], failed, "{status}");
+        assert_eq!(status["instances"].as_array().unwrap().len(), 2, "{status}");
+        assert_eq!(status["lanes"].as_array().unwrap().len(), 64, "{status}");
+    }
+    assert_eq!(one["paused_topics"].as_array().unwrap().len(), 0);
+    assert_eq!(two["paused_topics"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        session
+            .count("select count(*) from outboxd_audit where outbox = 'Bills out'")
+            .await,
+        1
+    );
+    assert_eq!(session.count("select count(*) from outboxd_audit").await, 1);
+    assert_eq!(
+        session
+            .count("select count(*) from outboxd_attempts where outbox = 'Bills out'")
+            .await,
+        1
+    );
+    assert_eq!(session.count("select count(*) from outboxd_attempts").await, 1);
+}
+
+async fn each_arrived_once(session: &Session, broker: &Broker) {
+    let rows = session
+        .query(
+            "select id from outbox_messages union all select id from \"Bills out\" where failed_at is null",
+            &[],
+        )
+        .await
+        .unwrap();
+    let sent: BTreeSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let arrivals = broker.arrivals(&TOPICS).await;
+    assert_eq!(arrivals.len(), 2_500, "each once");
+    assert_eq!(arrivals.iter().map(|arrival| arrival.id).collect::<BTreeSet<_>>(), sent);
+    assert_eq!(
+        session.count("select count(*) from outboxd_instances").await,
+        0,
+        "all have left"
+    );
+}
+
 #[tokio::test]
 async fn two_outboxes_in_one_schema_relay_everything_and_nothing_of_each_other() {
     let _guard = together().await;
@@ -98,31 +144,7 @@ async fn two_outboxes_in_one_schema_relay_everything_and_nothing_of_each_other()
     })
     .await;
 
-    let (one, two) = (status(&first[0]), status(&second[0]));
-    for (status, held, failed) in [(&one, 0, 0), (&two, 500, 1)] {
-        assert_eq!(status["pending"]["held"], held, "{status}");
-        assert_eq!(status["pending"]["due"], 0, "{status}");
-        assert_eq!(status["failed"], failed, "{status}");
-        assert_eq!(status["instances"].as_array().unwrap().len(), 2, "{status}");
-        assert_eq!(status["lanes"].as_array().unwrap().len(), 64, "{status}");
-    }
-    assert_eq!(one["paused_topics"].as_array().unwrap().len(), 0);
-    assert_eq!(two["paused_topics"].as_array().unwrap().len(), 1);
-    assert_eq!(
-        session
-            .count("select count(*) from outboxd_audit where outbox = 'Bills out'")
-            .await,
-        1
-    );
-    assert_eq!(session.count("select count(*) from outboxd_audit").await, 1);
-    assert_eq!(
-        session
-            .count("select count(*) from outboxd_attempts where outbox = 'Bills out'")
-            .await,
-        1
-    );
-    assert_eq!(session.count("select count(*) from outboxd_attempts").await, 1);
-
+    each_shows_its_own(&first[0], &second[0], &session).await;
     first[0].succeed(&["resume", "--all"]);
     assert_eq!(
         session.count("select count(*) from outboxd_paused").await,
@@ -134,22 +156,7 @@ async fn two_outboxes_in_one_schema_relay_everything_and_nothing_of_each_other()
     for daemon in daemons {
         assert!(daemon.terminate(Duration::from_secs(30)).await.success());
     }
-    let rows = session
-        .query(
-            "select id from outbox_messages union all select id from \"Bills out\" where failed_at is null",
-            &[],
-        )
-        .await
-        .unwrap();
-    let sent: BTreeSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
-    let arrivals = broker.arrivals(&TOPICS).await;
-    assert_eq!(arrivals.len(), 2_500, "each once");
-    assert_eq!(arrivals.iter().map(|arrival| arrival.id).collect::<BTreeSet<_>>(), sent);
-    assert_eq!(
-        session.count("select count(*) from outboxd_instances").await,
-        0,
-        "all have left"
-    );
+    each_arrived_once(&session, &broker).await;
 }
 
 fn open(database: &TestDatabase) -> Database {

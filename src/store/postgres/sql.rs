@@ -234,7 +234,7 @@ impl Names {
             let rest = self.table.strip_prefix(service);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
         };
-        SERVICE_TABLES.iter().any(|service| ours(&service))
+        SERVICE_TABLES.iter().any(ours)
     }
 
     pub(super) fn qualified(&self, table: &str) -> String {
