@@ -7,7 +7,8 @@ with page as materialized (
     order by m.{c.seq}
     limit $2
 )
-select true as mine, count(*) as rows, max(p.seq) as upto,
+select true as mine, true as ours, count(*) as rows, max(p.seq) as upto,
        count(*) filter (where p.settled_at >= now() - make_interval(secs => $3::double precision)) as young,
-       count(*) filter (where p.settled_at < now() - make_interval(secs => $3::double precision)) as deleted
+       count(*) filter (where p.settled_at < now() - make_interval(secs => $3::double precision)) as deleted,
+       0::bigint as kept, '{}'::bigint[] as kept_first
 from page p

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
+use crate::support::assert_within;
 use crate::support::command::{Site, finish, fits};
 
 #[test]
@@ -149,11 +150,7 @@ fn a_database_that_is_not_there_is_one_line() {
         "{}",
         called.err
     );
-    assert!(
-        began.elapsed() < std::time::Duration::from_secs(2),
-        "{:?}",
-        began.elapsed()
-    );
+    assert_within("the refusal", began.elapsed(), std::time::Duration::from_secs(2));
     let called = finish(
         site.command(&["check", "--connect"])
             .env("OUTBOXD__DATABASE__URL", url)
@@ -557,4 +554,35 @@ fn status_never_looks_at_the_history() {
     // The statistics of the program's session are written when it ends.
     let read = "select pg_stat_clear_snapshot(); select seq_tup_read, (seq_tup_read + idx_tup_fetch) < 90000 from pg_stat_user_tables where relname = 'outbox_messages'";
     assert_eq!(site.one(read).trim(), "0|t");
+}
+
+/// What a terminal shows that cannot be steered (`TERM=dumb`), or whose reader wants no colours.
+#[test]
+fn a_terminal_that_cannot_be_steered_is_not() {
+    let site = Site::migrated();
+    let shown = |verb: &str, variable: (&str, &str)| {
+        let mut terminal = std::process::Command::new("script");
+        let run = format!("exec {} {verb}", crate::support::daemon::BINARY);
+        terminal
+            .args(["-qec", &run, "/dev/null"])
+            .env("OUTBOXD_CONFIG", site.file())
+            .env("TERM", "xterm")
+            .env_remove("NO_COLOR")
+            .env(variable.0, variable.1)
+            .stdin(Stdio::null());
+        let output = terminal
+            .output()
+            .expect("script is installed: apt-get install bsdutils");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    site.fail(1);
+    let lively = shown("failed list", ("TERM", "xterm"));
+    assert!(lively.contains("\x1b[1m"), "a heading: {lively:?}");
+    for variable in [("TERM", "dumb"), ("NO_COLOR", "1")] {
+        let plain = shown("failed list", variable);
+        assert!(
+            plain.contains("orders.1") && !plain.contains('\x1b'),
+            "{variable:?}: {plain:?}"
+        );
+    }
 }

@@ -310,6 +310,59 @@ async fn faults_of_the_table() {
     patient.is_healthy();
 }
 
+/// Of a table that migrate did not make: which rows a first pass would delete, and which key decides.
+#[tokio::test]
+async fn what_retention_would_delete_and_which_key_says_so() {
+    let _guard = together().await;
+    let patient = Patient::healthy().await;
+    let head = std::fs::read_to_string(patient.site.config()).expect("a configuration");
+    let retention = |relayed: &str| {
+        patient
+            .site
+            .configure(&format!("{head}\n[retention]\nrelayed = \"{relayed}\"\n"));
+        patient.site.grant();
+    };
+    patient
+        .session
+        .run(
+            "insert into outbox_messages (topic, payload, relayed_at) select 'old', '1', now() - g * interval '3 days'
+             from generate_series(1, 5) g; alter table outbox_messages drop constraint outbox_messages_state",
+        )
+        .await;
+    let off = check(&patient.site);
+    assert!(
+        off.fix("warning", "retention_off")
+            .contains("retention.relayed = \"7days\"")
+    );
+    let what = off.findings[0]["what"].as_str().unwrap_or_default();
+    assert!(what.contains("would delete 3 relayed rows older than 7days"), "{what}");
+    retention("4d");
+    let first = check(&patient.site);
+    assert!(
+        first
+            .fix("warning", "retention_first_pass")
+            .contains("retention.relayed = \"0s\"")
+    );
+    let what = first.findings[0]["what"].as_str().unwrap_or_default();
+    assert_eq!(
+        what,
+        "retention.relayed = \"4days\": the first pass deletes 4 relayed rows older than 4days"
+    );
+    retention("0s");
+    patient.is_healthy();
+    // One that migrate made: as expected, and said.
+    patient
+        .session
+        .run("alter table outbox_messages add constraint outbox_messages_state check (relayed_at is null or failed_at is null)")
+        .await;
+    patient.site.configure(&head);
+    patient.site.grant();
+    patient.is_healthy();
+    let said = patient.site.succeed(&["check", "--connect"]);
+    let line = "ok retention.relayed = \"7days\", by default: the next pass deletes 3 relayed rows older than 7days";
+    assert!(said.contains(line), "{said}");
+}
+
 #[tokio::test]
 async fn rows_that_cannot_be_sent_or_read() {
     let _guard = together().await;

@@ -31,7 +31,7 @@ async fn ctrl_c_ends_a_bulk_command_between_two_steps() {
     terminal
         .args([
             "-qec",
-            &format!("stty cols 80 rows 24; exec {BINARY} failed retry --all"),
+            &format!("stty cols 80 rows 24; TERM=xterm exec {BINARY} failed retry --all"),
             "/dev/null",
         ])
         .env("OUTBOXD_CONFIG", site.file())

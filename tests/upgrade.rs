@@ -1,4 +1,4 @@
-//! From the release before this one and back: migrate while it runs, replace it, lose nothing and send nothing twice.
+//! From the releases before this one and back: migrate while it runs, replace it, lose nothing and send nothing twice.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::support::broker::{Broker, Kind};
 use crate::support::chaos::judge;
 use crate::support::daemon::Site;
 use crate::support::fleet::shares;
-use crate::support::load::Load;
+use crate::support::load::{Load, Loading};
 use crate::support::postgres::{Cluster, Database, Session};
 use crate::support::processes::package;
 use crate::support::stage::{TOPICS, seed};
@@ -16,10 +16,10 @@ use crate::support::{eventually, together};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The binary of the release before.
-fn previous() -> PathBuf {
+/// The binary of a release before.
+fn previous(version: &str) -> PathBuf {
     let mut script = Command::new(package().join("dev/previous"));
-    let built = script.arg("--built").output().expect("a script");
+    let built = script.args(["--built", version]).output().expect("a script");
     let complaint = String::from_utf8_lossy(&built.stderr);
     assert!(built.status.success(), "{complaint}");
     PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())
@@ -35,19 +35,21 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new() -> Self {
+    async fn new(version: &str) -> Self {
         let broker = Broker::start(Kind::Nats);
         broker.prepare(TOPICS).await;
         let database = Cluster::shared().database().await;
-        // The release before had no roles.
-        let site = || {
-            let mut site = Site::with_lease(&database, "ttl = \"3s\"\n", &broker.section("main"));
-            site.log_in_as_owner();
-            site
-        };
-        let (mut old, new) = (site(), site());
-        old.install(previous());
-        old.succeed(&["migrate"]);
+        let site = || Site::with_lease(&database, "ttl = \"3s\"\n", &broker.section("main"));
+        let (mut old, mut new) = (site(), site());
+        old.install(previous(version));
+        if version == "0.1.0" {
+            // It had no roles.
+            old.log_in_as_owner();
+            new.log_in_as_owner();
+            old.succeed(&["migrate"]);
+        } else {
+            old.migrate();
+        }
         Self {
             session: database.connect().await,
             database,
@@ -55,6 +57,38 @@ impl Scene {
             old,
             new,
         }
+    }
+
+    fn load(&self) -> Loading {
+        let load = Load {
+            connections: 4,
+            keys: 500,
+            topics: TOPICS,
+            per_second: 1_000,
+            rows: usize::MAX,
+        };
+        load.start(&self.database, seed())
+    }
+
+    /// The new release stands by while the old one holds the lanes.
+    async fn stands_by(&self) {
+        eventually("the new one says that it stands by", MINUTE, || async {
+            let log = self.new.log();
+            log.contains("an instance of another version holds the lanes")
+                .then_some(())
+        })
+        .await;
+        self.relays().await;
+        self.owned_by(&self.old).await;
+    }
+
+    /// Everything was sent, once, in order.
+    async fn is_whole(&self) {
+        let verdict = judge(&self.database, &self.broker, TOPICS).await;
+        println!("{verdict}");
+        assert_eq!((verdict.failed, verdict.duplicates), (0, 0), "{verdict}");
+        verdict.assert_nothing_lost();
+        verdict.assert_ordered();
     }
 
     /// Who owns all lanes.
@@ -80,16 +114,9 @@ impl Scene {
 #[tokio::test]
 async fn an_upgrade_under_load_loses_and_duplicates_nothing() {
     let _guard = together().await;
-    let scene = Scene::new().await;
+    let scene = Scene::new("0.2.0").await;
     let old = scene.old.start().await;
-    let load = Load {
-        connections: 4,
-        keys: 500,
-        topics: TOPICS,
-        per_second: 1_000,
-        rows: usize::MAX,
-    };
-    let loading = load.start(&scene.database, seed());
+    let loading = scene.load();
     scene.relays().await;
 
     // The new one refuses the old schema, and says what to do.
@@ -100,13 +127,14 @@ async fn an_upgrade_under_load_loses_and_duplicates_nothing() {
 
     // Migrated while the old one works, which goes on.
     let applied = scene.new.succeed(&["migrate"]);
-    assert!(applied.contains("applied 0004_paused.sql"), "{applied}");
+    assert!(applied.contains("applied 0007_"), "{applied}");
+    scene.relays().await;
+    scene.new.grant();
     scene.relays().await;
 
     // The new one waits for the old one to leave, and goes on where it was.
     let new = scene.new.start().await;
-    scene.owned_by(&scene.old).await;
-    scene.relays().await;
+    scene.stands_by().await;
     assert!(old.terminate(MINUTE).await.success());
     scene.owned_by(&scene.new).await;
     scene.relays().await;
@@ -122,11 +150,27 @@ async fn an_upgrade_under_load_loses_and_duplicates_nothing() {
     loading.end().await;
     scene.session.drained(MINUTE).await;
     assert!(old.terminate(MINUTE).await.success());
-    let verdict = judge(&scene.database, &scene.broker, TOPICS).await;
-    println!("{verdict}");
-    assert_eq!((verdict.failed, verdict.duplicates), (0, 0), "{verdict}");
-    verdict.assert_nothing_lost();
-    verdict.assert_ordered();
+    scene.is_whole().await;
+}
+
+/// Straight from the first release, past the one between.
+#[tokio::test]
+async fn an_upgrade_from_the_first_release_loses_and_duplicates_nothing() {
+    let _guard = together().await;
+    let scene = Scene::new("0.1.0").await;
+    let old = scene.old.start().await;
+    let loading = scene.load();
+    scene.relays().await;
+    let applied = scene.new.succeed(&["migrate"]);
+    assert!(applied.contains("applied 0004_paused.sql"), "{applied}");
+    let new = scene.new.start().await;
+    scene.stands_by().await;
+    assert!(old.terminate(MINUTE).await.success());
+    scene.owned_by(&scene.new).await;
+    loading.end().await;
+    scene.session.drained(MINUTE).await;
+    assert!(new.terminate(MINUTE).await.success());
+    scene.is_whole().await;
 }
 
 /// Migrations are never undone. An older release goes on with what it knows, and says so.

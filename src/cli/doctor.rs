@@ -54,7 +54,9 @@ impl Diagnosis {
         let (database, names) = (super::database(config)?, super::names(config));
         let listen = super::listen(config)?;
         let connections = config.database.pool_size + usize::from(listen.is_some());
+        let rules = super::retention::rules(config.retention);
         let examination = Examination {
+            rules: &rules,
             database: &database,
             names: &names,
             duties: super::duties(config),
@@ -82,6 +84,7 @@ impl Diagnosis {
             let (table, payload) = (names.messages(), schema.payload.as_str());
             self.fine.push(format!("database: {table} holds {payload} payloads"));
         }
+        self.fine.extend(examined.retention);
         self.findings.extend(examined.findings);
         Ok(examined.topics)
     }

@@ -192,10 +192,12 @@ fn refused_right(error: &anyhow::Error) -> Option<String> {
 
 /// What the configuration asks of the daemon's role.
 fn duties(config: &Config) -> Duties {
-    let retains = config.retention.relayed.or(config.retention.failed).is_some();
+    let retention = config.retention;
+    let asked = config.http.token_file.is_some() || retention.failed.is_some();
     Duties {
         deletes_relayed: config.outbox.on_relayed == config::OnRelayed::Delete,
-        keeps_house: retains || config.http.token_file.is_some(),
+        keeps_house: asked || retention.relayed.is_some(),
+        by_default: !asked && !retention.relayed_is_set && retention.relayed.is_some(),
     }
 }
 

@@ -10,6 +10,7 @@
 //! which everything is too young. What it leaves behind on its way (rows delayed, retried or replayed) is looked at once an hour,
 //! from the beginning, however young its neighbours are. Between two full steps it rests four times as long as the step took.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -18,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Retention;
 use crate::store::StoreError;
 use crate::store::postgres::database::Database;
-use crate::store::postgres::prune::{Prune, PruneAttempts, Pruner, Settled, Step};
+use crate::store::postgres::prune::{Again, Kept, Prune, Pruner, Step};
+use crate::store::postgres::prune_attempts::PruneAttempts;
+use crate::store::postgres::retention::{Rule, Settled, off};
 use crate::store::postgres::sql::Names;
 
 /// Between two rounds.
@@ -31,6 +34,29 @@ const FROM_THE_BEGINNING: Duration = Duration::from_secs(3600);
 const REST: u32 = 4;
 /// Pages with nothing old enough that end a round.
 const YOUNG_PAGES: u32 = 10;
+/// Steps over a row that cannot be deleted that end a round: each is a statement that fails.
+const STEPS_OVER: u32 = 100;
+/// Rows that could not be deleted that are remembered, named and tried again by themselves; others come up again with a walk
+/// from the beginning.
+const KEPT_MAX: usize = 100;
+
+/// What `[retention]` asks for.
+pub(super) fn rules(retention: Retention) -> Vec<Rule> {
+    let rule = |settled, age: Option<Duration>, said| {
+        Some(Rule {
+            settled,
+            age: age?,
+            said,
+        })
+    };
+    [
+        rule(Settled::Relayed, retention.relayed, retention.relayed_is_set),
+        rule(Settled::Failed, retention.failed, true),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
 
 /// Until stopped. Nothing to do where both retentions are "0s".
 pub(super) async fn keep(
@@ -41,20 +67,14 @@ pub(super) async fn keep(
     stop: CancellationToken,
 ) {
     let pruner = Pruner::Instance(instance);
-    let ages = [
-        (Settled::Relayed, retention.relayed),
-        (Settled::Failed, retention.failed),
-    ];
-    let walks: Vec<Walk> = ages
-        .into_iter()
-        .filter_map(|(settled, age)| Some(Walk::new(Prune::new(&names, settled, age?, rows, &pruner))))
-        .collect();
-    let Some(longest) = retention.relayed.max(retention.failed) else {
+    let rules = rules(retention);
+    let Some(longest) = rules.iter().map(|rule| rule.age).max() else {
         return;
     };
+    let walk = |rule: &Rule| Walk::new(Prune::new(&names, *rule, rows, &pruner), off(&names, *rule));
     let mut keeping = Keeping {
         database,
-        walks,
+        walks: rules.iter().map(walk).collect(),
         attempts: PruneAttempts::new(&names, longest, rows, &pruner),
         attempts_again: Instant::now() + FROM_THE_BEGINNING,
     };
@@ -71,18 +91,30 @@ struct Keeping {
     attempts_again: Instant,
 }
 
+/// How a round ended.
+enum Round {
+    /// It looked at everything there was to look at.
+    Done {
+        /// Rows deleted.
+        deleted: u64,
+    },
+    /// Somebody else is at it.
+    NotMine,
+}
+
 impl Keeping {
     async fn round_after_round(&mut self) {
         let mut failing = false;
         loop {
             let pause = match self.round().await {
-                Ok(Some(deleted)) => {
+                Ok(Round::Done { deleted }) => {
                     tracing::debug!(deleted, "retention");
                     failing = false;
                     ROUND
                 }
-                Ok(None) => TURN,
+                Ok(Round::NotMine) => TURN,
                 Err(error) => {
+                    let error = super::one_line(&error.into());
                     // The relay says when the database is away; what keeps failing here is for a person.
                     if failing {
                         tracing::debug!(%error, "retention");
@@ -97,15 +129,23 @@ impl Keeping {
         }
     }
 
-    /// How many rows it deleted; `None`: somebody else is at it.
-    async fn round(&mut self) -> Result<Option<u64>, StoreError> {
-        let mut deleted = 0;
+    /// Each kind of rows by itself: what is wrong with one keeps none of the others.
+    async fn round(&mut self) -> Result<Round, StoreError> {
+        let (mut deleted, mut failed) = (0, None);
         for walk in &mut self.walks {
-            let Some(count) = walk.round(&self.database).await? else {
-                return Ok(None);
-            };
-            deleted += count;
+            match walk.round(&self.database).await {
+                Ok(Round::Done { deleted: count }) => deleted += count,
+                Ok(Round::NotMine) => return Ok(Round::NotMine),
+                Err(error) => failed = Some(error),
+            }
         }
+        match self.attempts().await {
+            Ok(Round::Done { .. }) => failed.map_or(Ok(Round::Done { deleted }), Err),
+            other @ (Ok(Round::NotMine) | Err(_)) => other,
+        }
+    }
+
+    async fn attempts(&mut self) -> Result<Round, StoreError> {
         if Instant::now() >= self.attempts_again {
             self.attempts.start_over();
             self.attempts_again = Instant::now() + FROM_THE_BEGINNING;
@@ -114,10 +154,16 @@ impl Keeping {
             let began = Instant::now();
             let step = self.attempts.step(&self.database).await?;
             if !step.mine {
-                return Ok(None);
+                return Ok(Round::NotMine);
+            }
+            for Kept { seq, detail, .. } in &step.kept {
+                tracing::warn!(
+                    seq,
+                    "retention: the history of message {seq} could not be deleted: {detail}"
+                );
             }
             if !step.more {
-                return Ok(Some(deleted));
+                return Ok(Round::Done { deleted: 0 });
             }
             sleep(began.elapsed() * REST).await;
         }
@@ -129,35 +175,126 @@ struct Walk {
     prune: Prune,
     path: Path,
     again: Instant,
+    left: Left,
+    /// What there is to say where nothing may be deleted; taken when it has been said.
+    off: Option<(String, String)>,
 }
 
 impl Walk {
-    fn new(prune: Prune) -> Self {
+    fn new(prune: Prune, off: (String, String)) -> Self {
         Self {
             prune,
             path: Path::default(),
             again: Instant::now() + FROM_THE_BEGINNING,
+            left: Left::default(),
+            off: Some(off),
         }
     }
 
-    async fn round(&mut self, database: &Database) -> Result<Option<u64>, StoreError> {
+    async fn round(&mut self, database: &Database) -> Result<Round, StoreError> {
         let now = Instant::now();
         if now >= self.again {
             self.path.start_over();
             self.again = now + FROM_THE_BEGINNING;
         }
-        let mut deleted = 0;
+        let (mut deleted, mut steps_over) = (0, 0);
+        if !self.prune.may(database).await? {
+            self.say_off();
+            return Ok(Round::Done { deleted });
+        }
+        for seq in self.left.due(now) {
+            match self.prune.again(database, seq).await? {
+                Again::Kept(kept) => self.left.note(&[kept], 1, now),
+                Again::Settled { deleted: count } => {
+                    deleted += count;
+                    self.left.forget(seq);
+                }
+                Again::NotMine => return Ok(Round::NotMine),
+            }
+        }
         loop {
             let began = Instant::now();
             let step = self.prune.step(database, self.path.after).await?;
+            if !step.ours {
+                self.say_off();
+                return Ok(Round::Done { deleted });
+            }
             if !step.mine {
-                return Ok(None);
+                return Ok(Round::NotMine);
             }
             deleted += step.deleted;
-            if !self.path.goes_on(&step) {
-                return Ok(Some(deleted));
+            steps_over += u32::from(step.kept_count > 0);
+            self.left.note(&step.kept, step.kept_count, began);
+            if !self.path.goes_on(&step) || steps_over == STEPS_OVER {
+                self.left.sum_up();
+                return Ok(Round::Done { deleted });
             }
             sleep(began.elapsed() * REST).await;
+        }
+    }
+}
+
+impl Walk {
+    fn say_off(&mut self) {
+        if let Some((what, fix)) = self.off.take() {
+            tracing::info!("{what}: {fix}");
+        }
+    }
+}
+
+/// Rows that could not be deleted: each is named once and tried again, with a pause that grows.
+#[derive(Default)]
+struct Left {
+    rows: BTreeMap<i64, Pause>,
+    /// How many more there were than are remembered.
+    unnamed: u64,
+}
+
+struct Pause {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Left {
+    fn note(&mut self, kept: &[Kept], count: u64, now: Instant) {
+        let mut told = 0;
+        for Kept { seq, reason, detail } in kept {
+            if let Some(known) = self.rows.get_mut(seq) {
+                known.pause = (known.pause * 2).min(FROM_THE_BEGINNING);
+                known.at = now + known.pause;
+            } else if self.rows.len() < KEPT_MAX {
+                let reason = reason.as_str();
+                tracing::warn!(
+                    seq,
+                    reason,
+                    "retention: message {seq} could not be deleted and is passed over; it is tried again: {detail}"
+                );
+                let (at, pause) = (now + ROUND, ROUND);
+                self.rows.insert(*seq, Pause { at, pause });
+            } else {
+                continue;
+            }
+            told += 1;
+        }
+        self.unnamed += count.saturating_sub(told);
+    }
+
+    fn forget(&mut self, seq: i64) {
+        self.rows.remove(&seq);
+    }
+
+    fn due(&self, now: Instant) -> Vec<i64> {
+        let due = self.rows.iter().filter(|(_, again)| again.at <= now);
+        due.map(|(seq, _)| *seq).collect()
+    }
+
+    fn sum_up(&mut self) {
+        if self.unnamed > 0 {
+            let more = std::mem::take(&mut self.unnamed);
+            tracing::warn!(
+                more,
+                "retention: more messages could not be deleted, as those named before"
+            );
         }
     }
 }
@@ -217,10 +354,12 @@ mod tests {
     fn page(upto: i64, deleted: u64, young: u64) -> Step {
         Step {
             mine: true,
+            ours: true,
             more: true,
             upto: Some(upto),
             young,
             deleted,
+            ..Step::default()
         }
     }
 
@@ -271,5 +410,30 @@ mod tests {
         };
         assert!(!path.goes_on(&nothing));
         assert_eq!(path.start, 4_900);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_that_cannot_be_deleted_is_tried_again_ever_more_rarely() {
+        let kept = |seq| Kept {
+            seq,
+            reason: crate::stuck::StuckReason::Refused,
+            detail: String::new(),
+        };
+        let (mut left, begin) = (Left::default(), Instant::now());
+        left.note(&[kept(7)], 1, begin);
+        assert_eq!(left.due(begin), Vec::<i64>::new());
+        assert_eq!(left.due(begin + ROUND), [7]);
+        left.note(&[kept(7)], 1, begin + ROUND);
+        assert_eq!(left.due(begin + 2 * ROUND), Vec::<i64>::new());
+        assert_eq!(left.due(begin + 3 * ROUND), [7]);
+        for _ in 0..20 {
+            left.note(&[kept(7)], 1, begin);
+        }
+        assert_eq!(left.due(begin + FROM_THE_BEGINNING), [7]);
+        assert_eq!(left.unnamed, 0);
+        for seq in 100..400 {
+            left.note(&[kept(seq)], 2, begin);
+        }
+        assert_eq!((left.rows.len(), left.unnamed), (KEPT_MAX, 300 + 201), "bounded");
     }
 }

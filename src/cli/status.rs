@@ -58,8 +58,7 @@ pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitC
     loop {
         let status = status::status(&database, &names, rules).await?;
         if args.watch && !args.json {
-            // Clear the screen, cursor to the top; harmless in a file.
-            out.bytes(b"\x1b[2J\x1b[H")?;
+            out.page()?;
         }
         if args.json {
             out.json(&status)?

@@ -18,6 +18,8 @@ pub(super) enum Tone {
 /// Standard output, buffered.
 pub(super) struct Out {
     writer: BufWriter<StdoutLock<'static>>,
+    /// It is a terminal that obeys.
+    steers: bool,
     colours: bool,
     width: usize,
 }
@@ -25,13 +27,14 @@ pub(super) struct Out {
 impl Out {
     pub(super) fn stdout() -> Self {
         let stdout = io::stdout();
-        let terminal = stdout.is_terminal();
-        let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let steers = stdout.is_terminal() && !console::is_dumb();
+        let colours = steers && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let width = console::Term::stdout()
             .size_checked()
             .map_or(WIDTH, |(_, columns)| usize::from(columns));
         Self {
             writer: BufWriter::new(stdout.lock()),
+            steers,
             colours,
             width: width.max(40),
         }
@@ -39,6 +42,12 @@ impl Out {
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.writer.write_all(bytes)
+    }
+
+    /// A clear screen, where there is one; else an empty line.
+    pub(super) fn page(&mut self) -> io::Result<()> {
+        self.writer
+            .write_all(if self.steers { b"\x1b[2J\x1b[H" } else { b"\n" })
     }
 
     pub(super) fn line(&mut self, line: impl AsRef<str>) -> io::Result<()> {

@@ -36,7 +36,8 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
         transports,
         routes,
         retention: Retention {
-            relayed: unless_zero(raw.retention.relayed),
+            relayed: unless_zero(raw.retention.relayed.unwrap_or(raw::RELAYED)),
+            relayed_is_set: raw.retention.relayed.is_some(),
             failed: unless_zero(raw.retention.failed),
         },
         http: http(raw.http)?,

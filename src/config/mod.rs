@@ -219,6 +219,8 @@ pub enum TransportConfig {
 pub struct Retention {
     /// Relayed rows.
     pub relayed: Option<Duration>,
+    /// The file or the environment says so. A default deletes nothing from a table that `migrate` did not make.
+    pub relayed_is_set: bool,
     /// Failed rows.
     pub failed: Option<Duration>,
 }

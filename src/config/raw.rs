@@ -117,7 +117,8 @@ pub(super) struct Route {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Retention {
-    pub(super) relayed: Span,
+    /// `None`: nobody has said; see [`RELAYED`].
+    pub(super) relayed: Option<Span>,
     pub(super) failed: Span,
 }
 
@@ -145,6 +146,9 @@ pub(super) struct Trace {
     pub(super) otlp_endpoint: String,
     pub(super) start_new: bool,
 }
+
+/// `retention.relayed` where nobody has said.
+pub(super) const RELAYED: Span = seconds(7 * 86_400);
 
 const fn seconds(count: u64) -> Span {
     Span(Duration::from_secs(count))
@@ -211,7 +215,7 @@ impl Default for Lease {
 impl Default for Retention {
     fn default() -> Self {
         Self {
-            relayed: seconds(7 * 86_400),
+            relayed: None,
             failed: seconds(0),
         }
     }

@@ -77,14 +77,14 @@ impl LevelHandle {
     }
 }
 
-/// Starts logging to standard error, for the whole process. `NO_COLOR` is honoured.
+/// Starts logging to standard error, for the whole process. `NO_COLOR` and `TERM=dumb` are honoured.
 ///
 /// # Errors
 /// When the process logs already.
 pub fn start(level: Level, format: Format) -> Result<LevelHandle, TryInitError> {
     let terminal = std::io::stderr().is_terminal();
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = terminal && !console::is_dumb() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let (filter, handle) = reload::Layer::new(level.filter());
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
     let lines = if format.is_json(terminal, journal) {

@@ -213,10 +213,7 @@ impl Daemon {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                 panic!("the daemon ended with {status} before it was ready:\n{log}");
             }
-            assert!(
-                started.elapsed() < deadline,
-                "the daemon is not ready after {deadline:?}"
-            );
+            super::assert_within("getting ready", started.elapsed(), deadline);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

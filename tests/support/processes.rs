@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
 
 type Request = (Command, Sender<io::Result<Child>>);
 
@@ -47,7 +48,8 @@ pub(crate) fn guarded(program: impl AsRef<std::ffi::OsStr>, signal: &str) -> Com
     command
 }
 
-/// Sends `signal` ("TERM", "STOP", "CONT", "KILL") to the process `pid`, which must exist.
+/// Sends `signal` ("TERM", "STOP", "CONT", "KILL") to the process `pid`, which must exist. After STOP and CONT the process has
+/// done so: a signal that is only sent is obeyed when the scheduler comes to it, thread by thread.
 pub(crate) fn signal(pid: u32, signal: &str) {
     let status = Command::new("kill")
         .arg(format!("-{signal}"))
@@ -55,6 +57,29 @@ pub(crate) fn signal(pid: u32, signal: &str) {
         .status()
         .expect("kill starts");
     assert!(status.success(), "cannot send SIG{signal} to {pid}");
+    let stops = match signal {
+        "STOP" => true,
+        "CONT" => false,
+        _ended => return,
+    };
+    let until = Instant::now() + Duration::from_secs(30);
+    while !all_threads(pid, stops) {
+        assert!(Instant::now() < until, "{pid} has not obeyed SIG{signal}");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Whether every thread of `pid` is stopped, or none is. A process that has ended is either.
+fn all_threads(pid: u32, stopped: bool) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The state comes after the parenthesised name (proc(5)).
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+        state.is_empty() || state.starts_with(['Z', 'X']) || state.starts_with('T') == stopped
+    })
 }
 
 /// Runs a command to its end and returns its standard output; panics with everything it said when it fails.

@@ -85,7 +85,10 @@ fn of_state(code: &SqlState) -> About {
         "08" => About::Connection,
         "28" => About::Role,
         "0A" | "2B" | "3D" | "3F" | "42" => About::Schema,
-        _ => About::Server,
+        // Invalid state of a transaction, resources, limits, operators, system errors, configuration files.
+        "25" | "2D" | "40" | "53" | "54" | "55" | "57" | "58" | "F0" => About::Server,
+        // No class of PostgreSQL's own: a trigger or function of the application has chosen it.
+        _ => About::Row,
     }
 }
 
@@ -269,6 +272,8 @@ mod tests {
     fn every_code_is_about_something() {
         let cases = [
             ("P0001", About::Row),
+            ("OB001", About::Row),
+            ("HV000", About::Row),
             ("23503", About::Row),
             ("23514", About::Row),
             ("22001", About::Row),

@@ -146,6 +146,19 @@ impl deadpool_postgres::Connect for HostByHost {
 #[error("{0} within {1:?}")]
 pub(super) struct Silent(pub(super) &'static str, pub(super) Duration);
 
+/// Whether a statement was given up because its answer took too long.
+pub(super) fn ran_out_of_time(error: &StoreError) -> bool {
+    let StoreError::Unavailable(source) = error else {
+        return false;
+    };
+    source
+        .downcast_ref::<Silent>()
+        .is_some_and(|silent| silent.0 == STATEMENT_SILENT)
+}
+
+/// What [`Silent`] says of a statement.
+pub(super) const STATEMENT_SILENT: &str = "no answer to a statement";
+
 /// What an error says about every other connection: the server is going, gone, or no longer takes writes.
 pub(super) fn is_another_server(error: &tokio_postgres::Error) -> bool {
     match error.code() {

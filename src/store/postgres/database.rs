@@ -25,7 +25,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::about::{About, DatabaseError, about};
 use super::blocked::Watch;
 use super::checkout::{
-    CANCEL_TIMEOUT, Checkout, Facts, HostByHost, Silent, is_another_server, loses_prepared_statements,
+    CANCEL_TIMEOUT, Checkout, Facts, HostByHost, STATEMENT_SILENT, Silent, is_another_server, loses_prepared_statements,
 };
 pub use super::checkout::{classify, no_answer, refused_login};
 use super::connect::parse_url;
@@ -298,7 +298,7 @@ impl Database {
                             self.lose_all();
                             CANCEL_TIMEOUT
                         };
-                        (patience, Box::new(Silent("no answer to a statement", limit)))
+                        (patience, Box::new(Silent(STATEMENT_SILENT, limit)))
                     }
                 };
                 // Best effort: the server notices the closed connection by itself, later.

@@ -6,12 +6,14 @@
 use tokio_postgres::types::Type;
 
 use super::database::{Database, Role};
+use super::retention::made_by_migrate;
 use super::sql::{Names, Statement, quote_identifier};
 use crate::finding::Finding;
 use crate::store::StoreError;
 
 const ROLES: &str = include_str!("../../../sql/roles.sql");
 const ROLES_DELETE: &str = include_str!("../../../sql/roles_delete.sql");
+const ROLES_DELETE_MADE: &str = include_str!("../../../sql/roles_delete_made.sql");
 const ROLES_HOUSEKEEPING: &str = include_str!("../../../sql/roles_housekeeping.sql");
 const RIGHTS: &str = include_str!("../../../sql/validate_rights.sql");
 const ROLE: &str = include_str!("../../../sql/validate_role.sql");
@@ -24,6 +26,8 @@ pub struct Duties {
     pub deletes_relayed: bool,
     /// `[retention]`, or what people may ask for over HTTP.
     pub keeps_house: bool,
+    /// It keeps house because of a default alone, which deletes nothing from a table that `migrate` did not make.
+    pub by_default: bool,
 }
 
 /// A right on one of our tables, or on a column of it.
@@ -41,7 +45,11 @@ pub fn script(names: &Names, duties: Duties) -> String {
     text.push_str(ROLES);
     if duties.deletes_relayed || duties.keeps_house {
         text.push('\n');
-        text.push_str(ROLES_DELETE);
+        text.push_str(if duties.by_default && !duties.deletes_relayed {
+            ROLES_DELETE_MADE
+        } else {
+            ROLES_DELETE
+        });
     }
     if duties.keeps_house {
         text.push('\n');
@@ -124,11 +132,13 @@ pub(super) async fn warnings(
     role: &Current,
 ) -> Result<Vec<Finding>, StoreError> {
     let needed = needed(names, duties);
-    let wanted = if duties.keeps_house {
-        housekeeping(names)
-    } else {
-        Vec::new()
-    };
+    let mut wanted = Vec::new();
+    if duties.keeps_house {
+        wanted = housekeeping(names);
+    }
+    if duties.by_default && !made_by_migrate(database, names).await? {
+        wanted.retain(|right| right.table != names.table());
+    }
     let missing = missing(database, names, &[needed.clone(), wanted].concat()).await?;
     let (fatal, bearable): (Vec<&Right>, Vec<&Right>) = missing.iter().partition(|right| needed.contains(right));
     if let Some(first) = fatal.first() {

@@ -133,6 +133,13 @@ impl Statement {
         }
     }
 }
+/// Whether migrate made the outbox's table, whatever its version, whoever ran its SQL, restored from a dump or not: an ordinary
+/// table with the check it makes, by its name and over the same two columns.
+const MADE: &str = "exists (select from pg_constraint k join pg_class t on t.oid = k.conrelid \
+    where k.conrelid = to_regclass({messages_text}) and t.relkind = 'r' and k.contype = 'c' and k.conname = {name_text.state} \
+    and cardinality(k.conkey) = 2 \
+    and (select count(*) from pg_attribute a where a.attrelid = k.conrelid and a.attnum = any (k.conkey) \
+         and a.attname in ({text.relayed_at}, {text.failed_at})) = 2)";
 
 impl Names {
     /// Names for `schema.table` with every column called as we call it.
@@ -345,6 +352,7 @@ impl Names {
             "pending" => format!("m.{} is null and m.{} is null", c("relayed_at"), c("failed_at")),
             "among" => self.fill(AMONG),
             "fenced" => self.fill(FENCED),
+            "made" => self.fill(MADE),
             "waiting" => format!(
                 "(m.{} > 1 or m.{} > 0 or m.{} > m.{})",
                 c("attempt"),

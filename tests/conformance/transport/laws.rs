@@ -298,11 +298,7 @@ async fn outage(fixture: &impl Fixture, hang: bool) {
     for round in 0..2 {
         let start = Instant::now();
         let outcomes = fixture.transport().publish(&batch).await;
-        assert!(
-            start.elapsed() <= fixture.bound(),
-            "round {round} took {:?}",
-            start.elapsed()
-        );
+        crate::support::assert_within(&format!("round {round}"), start.elapsed(), fixture.bound());
         let mut refused = 0;
         for outcome in &outcomes {
             match outcome {
@@ -318,11 +314,7 @@ async fn outage(fixture: &impl Fixture, hang: bool) {
         assert!(refused >= 2, "one per key at least: {outcomes:?}");
         let start = Instant::now();
         let failure = fixture.transport().probe(&destination).await.unwrap_err();
-        assert!(
-            start.elapsed() <= fixture.bound(),
-            "the probe took {:?}",
-            start.elapsed()
-        );
+        crate::support::assert_within("the probe", start.elapsed(), fixture.bound());
         assert!(
             matches!(failure.class, FailureClass::Unavailable | FailureClass::TimedOut),
             "{failure:?}"

@@ -3,6 +3,7 @@
 //!
 //! `examine` in [`schema`] says what is fatal; the rest here are looks at one thing each: `server`, `table`.
 
+mod retention;
 mod server;
 mod table;
 mod waits;
@@ -17,6 +18,7 @@ use super::about::database_error;
 use super::connect::Connection;
 use super::database::{Database, Role};
 use super::listen;
+use super::retention::Rule;
 use super::rights::Duties;
 use super::rows::legible;
 use super::schema::{self, Schema};
@@ -37,6 +39,8 @@ pub struct Examination<'a> {
     pub connections: u32,
     /// Where the daemon listens; `None`: it polls only.
     pub listen: Option<Connection>,
+    /// What `[retention]` asks for.
+    pub rules: &'a [Rule],
     /// What this machine's clock shows: since 1970.
     pub clock: fn() -> Duration,
 }
@@ -46,6 +50,8 @@ pub struct Examination<'a> {
 pub struct Examined {
     /// The schema, where the daemon would start.
     pub schema: Option<Schema>,
+    /// What retention is about to do, where that is nothing to worry about.
+    pub retention: Vec<String>,
     /// Faults and warnings.
     pub findings: Vec<Finding>,
     /// Topics that wait.
@@ -94,20 +100,26 @@ impl Examination<'_> {
                 },
             },
         };
-        let looks = self.looks(schema.is_some(), &mut findings).await;
+        let mut retention = Vec::new();
+        let looks = self.looks(schema.is_some(), (&mut findings, &mut retention)).await;
         let topics = looks.unwrap_or_else(|finding| {
             findings.push(finding);
             Vec::new()
         });
         Ok(Examined {
             schema,
+            retention,
             findings,
             topics,
         })
     }
 
     /// The looks at one thing each, and the topics that wait. A lock that somebody holds ends them: each would wait for it again.
-    async fn looks(&self, is_whole: bool, found: &mut Vec<Finding>) -> Result<Vec<WaitingTopic>, Finding> {
+    async fn looks(
+        &self,
+        is_whole: bool,
+        (found, retention): (&mut Vec<Finding>, &mut Vec<String>),
+    ) -> Result<Vec<WaitingTopic>, Finding> {
         if found.iter().any(|finding| finding.code == "locked") {
             return Ok(Vec::new());
         }
@@ -126,6 +138,7 @@ impl Examination<'_> {
         found.extend(note("triggers", table::triggers(self)).await?);
         found.extend(note("twins", table::twins(self)).await?);
         found.extend(note("stuck messages", waits::stuck(self)).await?);
+        found.extend(note("retention", retention::look(self, retention)).await?);
         found.extend(self.listens().await);
         match self.topics().await {
             Ok(topics) => Ok(topics),

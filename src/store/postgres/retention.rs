@@ -1,0 +1,78 @@
+//! What `[retention]` asks for, and from which tables it may be taken for granted: those that `migrate` made.
+
+use std::time::Duration;
+
+use super::database::{Database, Role};
+use super::sql::{Names, Statement};
+use crate::store::StoreError;
+
+const MADE: &str = include_str!("../../../sql/validate_made.sql");
+
+/// Longer than any table is old, and short enough to be taken off the time it is.
+pub(super) const AGE_MAX: Duration = Duration::from_secs(1_000 * 366 * 86_400);
+
+/// Which rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Those a broker has.
+    Relayed,
+    /// Those given up.
+    Failed,
+}
+
+impl Settled {
+    /// Their name, and that of their key in `[retention]`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Relayed => "relayed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What is deleted, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Which rows.
+    pub settled: Settled,
+    /// How long after they were settled.
+    pub age: Duration,
+    /// Somebody said so, and it is no default: a default deletes nothing from a table that `migrate` did not make.
+    pub said: bool,
+}
+
+/// Whether `migrate` made the outbox's table. What it made has its check of the two times, over these two columns.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn made_by_migrate(database: &Database, names: &Names) -> Result<bool, StoreError> {
+    is_made(database, &made(names)).await
+}
+
+pub(super) fn made(names: &Names) -> Statement {
+    Statement {
+        text: names.fill(MADE),
+        types: &[],
+    }
+}
+
+pub(super) async fn is_made(database: &Database, statement: &Statement) -> Result<bool, StoreError> {
+    let rows = database.query(Role::Side, statement, &[]).await?;
+    Ok(rows.first().expect("a row").get("made"))
+}
+
+/// Why `rule` deletes nothing from a table that `migrate` did not make, and what to do.
+#[must_use]
+pub fn off(names: &Names, rule: Rule) -> (String, String) {
+    let (word, age) = (rule.settled.word(), humantime::format_duration(rule.age));
+    let (schema, table) = (names.schema(), names.table());
+    let what = format!(
+        "retention is off for {schema}.{table}: outboxd migrate did not make it, and retention.{word} is not set (its default, \
+         {age}, counts for a table that migrate made)"
+    );
+    let fix = format!(
+        "set retention.{word} = \"{age}\" to have {word} rows deleted after that time, or \"0s\" to say that they stay"
+    );
+    (what, fix)
+}
