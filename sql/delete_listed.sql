@@ -1,8 +1,9 @@
 -- Deletes acknowledged messages (on_relayed = "delete") whose numbers lie far apart (close together: delete.sql). By list,
 -- never by range.
--- Locks: the rows it writes. Index: primary key. Laws: fenced (every lane still has the owner and epoch the messages were
--- sent under, or nothing is written), idempotent.
--- $1 seqs, $2 and $3 lanes and their epochs, $4 instance, $5 synchronous_commit or null
+-- Locks: the rows it writes; waits 100 ms for each at most. Index: primary key. Laws: fenced (every lane still has the owner
+-- and epoch the messages were sent under, or nothing is written), identity, idempotent.
+-- $1 seqs, $2 and $3 lanes and their epochs, $4 instance, $5 synchronous_commit or null, $6 message ids, $7 replays
 delete from {messages} m
-where m.{c.seq} = any($1::bigint[]) and {pending}
+using unnest($1::bigint[], $6::uuid[], $7::int[]) i(seq, id, replay)
+where {same} and {pending}
   and {fenced}

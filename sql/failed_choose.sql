@@ -1,8 +1,9 @@
 -- Which failed messages a person means: every filter given must hold. One snapshot decides for a whole bulk command.
--- Ids ($3 seqs, $4 message ids) are alternatives of each other; the message id comes back so that unknown ones can be named.
+-- Ids ($3 seqs, $4 message ids) are alternatives of each other. Message id and replay come back so that what is
+-- changed later is what was chosen, and unknown ids can be named.
 -- $9: the last row of the page before.
 -- Locks nothing. Walks the index on failed rows, so its cost is that of the failed rows, not of the table.
-select m.{c.seq}, case when $4::text[] is not null then m.{c.id}::text end
+select m.{c.seq}, m.{c.id}::text, coalesce(m.{c.replay}, 0)
 from {messages} m
 where m.{c.failed_at} is not null
   and ($1::text is null or case when {legible} then m.{c.topic} = $1 end)

@@ -1,9 +1,10 @@
--- As failed_discard.sql, for a row ($1) some columns of which cannot be read: the audit keeps {parts}, ours without those.
+-- As failed_discard.sql, for a row ($1 seq, $5 id, $6 replay) some columns of which cannot be read: the audit keeps {parts}, ours without those.
 -- Locks the row, briefly. Primary key.
 -- Law: Idempotent. A row no longer failed is left alone and not counted.
 with gone as (
     delete from {messages} m
-    where m.{c.seq} = any ($1::bigint[]) and m.{c.failed_at} is not null
+    using unnest($1::bigint[], $5::text[], $6::int[]) i(seq, id, replay)
+    where {same_text} and m.{c.failed_at} is not null
     returning {parts} as parts
 ), audited as (
     insert into {audit} (who, command, action, filter, count, detail)

@@ -4,7 +4,7 @@
 -- than to the last row chosen.
 -- $5 topic, $6 key, $7 and $8 relayed since and until
 with page as materialized (
-    select m.{c.seq} as seq,
+    select m.{c.seq} as seq, m.{c.id}::text as id, coalesce(m.{c.replay}, 0) as replay,
            m.{c.relayed_at} <= $9::timestamptz
            and ($5::text is null or m.{c.topic} = $5)
            and ($6::text is null or m.{c.key} = $6)
@@ -15,8 +15,10 @@ with page as materialized (
     order by m.{c.seq}
     limit $3
 ), chosen as (
-    select p.seq from page p where p.meant limit $4
+    select p.seq, p.id, p.replay from page p where p.meant limit $4
 )
 select coalesce((select array_agg(seq order by seq) from chosen), '{}') as seqs,
+       coalesce((select array_agg(id order by seq) from chosen), '{}') as ids,
+       coalesce((select array_agg(replay order by seq) from chosen), '{}') as replays,
        case when (select count(*) from chosen) = $4 then (select max(seq) from chosen)
             else coalesce((select max(seq) from page), $2) end as upto

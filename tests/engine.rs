@@ -11,6 +11,7 @@ use outboxd::delivery::{FailureClass, Order};
 use outboxd::message::Seq;
 use outboxd::relay::{Options, Relay, RelayError};
 use outboxd::route::{Limits, Route, RouteSpec, Routes};
+use outboxd::stuck::StuckReason;
 use outboxd::telemetry::Telemetry;
 use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow};
 use outboxd::testing::scripted_transport::{Answer, ScriptedTransport};
@@ -1215,4 +1216,180 @@ async fn a_route_has_no_more_in_flight_than_it_may() {
     world.drained(MINUTE).await;
     assert_eq!((world.seen(0).len(), world.duplicates(0)), (100, 0));
     running.stop().await.unwrap();
+}
+
+/// A table that is emptied, with its numbers restarted, while messages are on their way: none of the new rows is taken for sent.
+#[tokio::test(start_paused = true)]
+async fn numbers_that_come_back_are_other_messages() {
+    let world = World::new(Order::Key);
+    let running = world.start();
+    world.insert(&good("k"));
+    world.drained(SECOND).await;
+    for rows in [1, 30] {
+        world.transports[0].hold();
+        for _ in 0..rows {
+            world.insert(&good("k"));
+        }
+        tokio::time::sleep(SECOND).await;
+        world.table.truncate();
+        let new: Vec<i64> = (0..rows + 2).map(|_| world.insert(&good("k"))).collect();
+        world.transports[0].release();
+        world.drained(5 * SECOND).await;
+        let sent = |seq: &i64| {
+            let id = world.table.row(Seq(*seq)).unwrap().message.id;
+            let visible = world.transports[0].visible();
+            visible
+                .iter()
+                .filter(|visible| visible.envelope.message.id == id)
+                .count()
+                == 1
+        };
+        assert!(new.iter().all(sent), "each row of the new table was sent");
+    }
+    running.stop().await.unwrap();
+}
+
+/// Marked by number alone, as it must not be: the test above would notice.
+#[tokio::test(start_paused = true)]
+async fn settling_by_number_alone_loses_messages() {
+    let world = World::new(Order::Key);
+    world.table.ignore_identities();
+    let running = world.start();
+    world.insert(&good("k"));
+    world.drained(SECOND).await;
+    world.transports[0].hold();
+    world.insert(&good("k"));
+    tokio::time::sleep(SECOND).await;
+    world.table.truncate();
+    let new = [
+        world.insert(&good("k")),
+        world.insert(&good("k")),
+        world.insert(&good("k")),
+    ];
+    world.transports[0].release();
+    until("the new rows are marked", MINUTE, || {
+        new.iter().all(|seq| world.relayed(*seq))
+    })
+    .await;
+    let ids = new.map(|seq| world.table.row(Seq(seq)).unwrap().message.id);
+    let visible = world.transports[0].visible();
+    let sent = ids
+        .iter()
+        .filter(|id| visible.iter().any(|sent| sent.envelope.message.id == **id));
+    assert!(sent.count() < 3, "one of them was never sent");
+    running.stop().await.unwrap();
+}
+
+/// A row that cannot be marked holds its key and nothing else; it is not sent again, and goes once it can.
+#[tokio::test(start_paused = true)]
+async fn a_row_that_cannot_be_marked_is_set_aside() {
+    for (order, holds) in [(Order::Key, true), (Order::Strict, true), (Order::None, false)] {
+        let world = World::new(order);
+        let stuck = [world.insert(&good("k")), world.insert(&good("l"))];
+        for seq in stuck {
+            world.table.set_stuck(Seq(seq), Some(StuckReason::Refused));
+        }
+        let running = world.start();
+        until("they are sent", SECOND, || world.seen(0).len() == 2).await;
+        tokio::time::sleep(SECOND).await;
+        let behind = [world.insert(&good("k")), world.insert(&good("l"))];
+        let others: Vec<i64> = (0..500).map(|n| world.insert(&good(&format!("o{n}")))).collect();
+        until("the others are relayed", 5 * SECOND, || {
+            others.iter().all(|seq| world.relayed(*seq))
+        })
+        .await;
+        tokio::time::sleep(MINUTE).await;
+        let seen = world.seen(0);
+        assert_eq!(behind.iter().all(|seq| seen.contains(seq)), !holds, "{order:?}");
+        // The database goes away and comes back: what is stuck is known still.
+        world.table.go_away();
+        tokio::time::sleep(SECOND).await;
+        world.table.come_back();
+        let more: Vec<i64> = (0..50).map(|n| world.insert(&good(&format!("o{n}")))).collect();
+        until("more are relayed", 20 * SECOND, || {
+            more.iter().all(|seq| world.relayed(*seq))
+        })
+        .await;
+        tokio::time::sleep(MINUTE).await;
+        assert_eq!(world.duplicates(0), 0, "nothing is sent twice");
+        assert_eq!(
+            world.seen(0).iter().any(|seq| behind.contains(seq)),
+            !holds,
+            "{order:?}"
+        );
+        world.table.free_all();
+        world.drained(10 * SECOND).await;
+        world.in_order_per_key(0);
+        assert_eq!(world.duplicates(0), 0);
+        running.stop().await.unwrap();
+    }
+}
+
+/// A stop does not wait for what cannot be written, and a start sends only that again.
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_stuck_rows() {
+    let world = World::new(Order::Key);
+    let all: Vec<i64> = (0..100).map(|n| world.insert(&good(&format!("k{n}")))).collect();
+    for seq in &all[..3] {
+        world.table.set_stuck(Seq(*seq), Some(StuckReason::Locked));
+    }
+    let running = world.start();
+    until("the others are relayed", SECOND, || world.table.pending() == 3).await;
+    tokio::time::sleep(10 * SECOND).await;
+    let began = Instant::now();
+    running.stop().await.unwrap();
+    assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
+    let running = world.start();
+    until("they are sent again", 5 * SECOND, || world.seen(0).len() == 103).await;
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!(world.duplicates(0), 3);
+    world.table.free_all();
+    world.drained(10 * SECOND).await;
+    running.stop().await.unwrap();
+}
+
+/// Nothing can be written: the work stops within the window.
+#[tokio::test(start_paused = true)]
+async fn when_every_row_is_stuck_the_window_bounds_it() {
+    let world = World::new(Order::Key);
+    for n in 0..1000 {
+        let seq = world.insert(&good(&format!("k{n}")));
+        world.table.set_stuck(Seq(seq), Some(StuckReason::Suppressed));
+    }
+    let running = world.start();
+    tokio::time::sleep(MINUTE).await;
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (200, 0));
+    let before = world.table.settlements();
+    tokio::time::sleep(MINUTE).await;
+    assert!(world.table.settlements() - before < 20, "it is not tried all the time");
+    world.table.free_all();
+    world.drained(30 * SECOND).await;
+    assert_eq!((world.seen(0).len(), world.duplicates(0)), (1000, 0));
+    running.stop().await.unwrap();
+}
+
+/// A lane goes to another instance although a row of it is stuck: the others of the lane do not wait for ever.
+#[tokio::test(start_paused = true)]
+async fn a_lane_with_a_stuck_row_is_handed_over() {
+    let world = World::new(Order::Key);
+    let all: Vec<i64> = (0..40).map(|n| world.insert(&good(&format!("k{n}")))).collect();
+    for seq in &all[..20] {
+        world.table.set_stuck(Seq(*seq), Some(StuckReason::Refused));
+    }
+    let one = world.start_as("one");
+    until("the others are relayed", SECOND, || world.table.pending() == 20).await;
+    let two = world.start_as("two");
+    tokio::time::sleep(MINUTE).await;
+    let owners = (0..LANES).filter_map(|lane| world.table.lease(lane).0);
+    assert_eq!(owners.filter(|owner| owner == "two").count(), 4);
+    let more: Vec<i64> = (0..40).map(|n| world.insert(&good(&format!("m{n}")))).collect();
+    until("new rows of every lane are relayed", 5 * SECOND, || {
+        more.iter().all(|seq| world.relayed(*seq))
+    })
+    .await;
+    assert!(world.duplicates(0) <= 20);
+    world.table.free_all();
+    world.drained(15 * SECOND).await;
+    one.stop().await.unwrap();
+    two.stop().await.unwrap();
 }

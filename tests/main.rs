@@ -35,6 +35,7 @@ mod loss;
 mod loud;
 mod migrate;
 mod monitoring;
+mod numbers;
 mod openapi;
 mod order;
 mod outage;
@@ -51,6 +52,7 @@ mod seen;
 mod selftest;
 mod shutdown;
 mod simulation;
+mod stuck;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
 mod tidy;

@@ -21,14 +21,15 @@ pub(super) async fn export(config: &Config, filter: &Filter) -> anyhow::Result<E
     let (database, names) = (super::database(config)?, super::names(config));
     let exporter = Exporter::new(&names, schema::payload_type(&database, &names).await?);
     let chosen = failed::choose(&database, &names, filter, None).await?;
+    let seqs = chosen.seqs();
     // On a terminal the lines themselves show how it goes.
     let bar = if std::io::stdout().is_terminal() {
         ProgressBar::hidden()
     } else {
-        bar_of_rows(chosen.seqs.len(), STEP)
+        bar_of_rows(seqs.len(), STEP)
     };
     let mut out = Out::stdout();
-    for step in chosen.seqs.chunks(PAGE) {
+    for step in seqs.chunks(PAGE) {
         let mut rest = step;
         while !rest.is_empty() {
             let page = exporter.page(&database, rest).await?;

@@ -134,7 +134,7 @@ async fn list(config: &Config, filter: &Filter, limit: Option<usize>, json: bool
     let chosen = failed::choose(&database, &names, filter, limit).await?;
     let mut out = Out::stdout();
     let mut first = true;
-    for step in chosen.seqs.chunks(STEP) {
+    for step in chosen.seqs().chunks(STEP) {
         let page = failed::list(&database, &names, step).await?;
         if json {
             for message in &page {
@@ -152,7 +152,7 @@ async fn list(config: &Config, filter: &Filter, limit: Option<usize>, json: bool
     }
     if json {
         out.bytes(if first { b"[]\n" } else { b"\n]\n" })?;
-    } else if chosen.seqs.is_empty() && chosen.unknown.is_empty() {
+    } else if chosen.rows.is_empty() && chosen.unknown.is_empty() {
         out.line("no failed messages")?;
     }
     out.finish()?;
@@ -242,7 +242,7 @@ async fn bulk(config: &Config, action: Action, args: BulkArgs) -> anyhow::Result
     };
     let mut out = Out::stdout();
     if args.dry_run {
-        out.line(format!("would {would} {}", messages(chosen.seqs.len() as u64)))?;
+        out.line(format!("would {would} {}", messages(chosen.rows.len() as u64)))?;
     } else {
         let who = super::person::who();
         let command = Command {
@@ -252,10 +252,10 @@ async fn bulk(config: &Config, action: Action, args: BulkArgs) -> anyhow::Result
         };
         let steps = Steps::new(&names, &command);
         let (mut interrupt, mut behind, mut changed) = (Interrupt::catch()?, 0, 0);
-        let bar = bar_of_rows(chosen.seqs.len(), STEP);
-        for step in chosen.seqs.chunks(STEP) {
+        let bar = bar_of_rows(chosen.rows.len(), STEP);
+        for step in chosen.rows.chunks(STEP) {
             let so_far = || {
-                let (changed, all) = (grouped(changed), messages(chosen.seqs.len() as u64));
+                let (changed, all) = (grouped(changed), messages(chosen.rows.len() as u64));
                 format!("{changed} of {all} {done}; run it again for the rest")
             };
             anyhow::ensure!(!interrupt.came(), "stopped: {}", so_far());

@@ -9,11 +9,13 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::{Config, OnRelayed};
+use crate::message::MessageId;
 use crate::store::postgres::database::Database;
 use crate::store::postgres::failed::MessageRef;
 use crate::store::postgres::find::{self, State, Stretch};
 use crate::store::postgres::moment::Moment;
 use crate::store::postgres::replay::{Filter, Replay, STEP};
+use crate::store::postgres::row_identity::Identity;
 use crate::store::postgres::sql::Names;
 
 use super::Usage;
@@ -78,7 +80,7 @@ pub(super) async fn replay(config: &Config, args: Args) -> anyhow::Result<ExitCo
     let (database, names) = (super::database(config)?, super::names(config));
     let stretch = find::stretch(&database, &names).await?;
     let replay = Replay::new(&names, &filter, stretch.now, super::person::who());
-    let seqs = if filter.ids.is_empty() {
+    let rows = if filter.ids.is_empty() {
         None
     } else {
         Some(named(&database, &names, &replay, &filter.ids).await?)
@@ -91,9 +93,9 @@ pub(super) async fn replay(config: &Config, args: Args) -> anyhow::Result<ExitCo
         interrupt: Interrupt::catch()?,
         done: 0,
     };
-    let result = match &seqs {
+    let result = match &rows {
         None => work.all(stretch).await,
-        Some(seqs) => work.these(seqs).await,
+        Some(rows) => work.these(rows).await,
     };
     let finished = match result {
         Err(error) if work.done > 0 => return Err(error.context(work.so_far())),
@@ -130,7 +132,7 @@ impl Work {
                 .replay
                 .choose(&self.database, after, stretch.last, self.pace.step());
             let chosen = self.interrupt.step(choose).await??;
-            self.step(&chosen.seqs).await?;
+            self.step(&chosen.rows).await?;
             after = chosen.upto;
             bar.set_position(after.abs_diff(stretch.first - 1));
         }
@@ -138,8 +140,8 @@ impl Work {
     }
 
     /// These rows, in their order; `false`: an end was asked for.
-    async fn these(&mut self, seqs: &[i64]) -> anyhow::Result<bool> {
-        for step in seqs.chunks(self.pace.step()) {
+    async fn these(&mut self, rows: &[Identity]) -> anyhow::Result<bool> {
+        for step in rows.chunks(self.pace.step()) {
             if self.stopped().await {
                 return Ok(false);
             }
@@ -148,11 +150,11 @@ impl Work {
         Ok(true)
     }
 
-    async fn step(&mut self, seqs: &[i64]) -> anyhow::Result<()> {
-        self.done += match seqs {
+    async fn step(&mut self, rows: &[Identity]) -> anyhow::Result<()> {
+        self.done += match rows {
             [] => 0,
-            _ if self.dry_run => seqs.len() as u64,
-            _ => self.interrupt.step(self.replay.step(&self.database, seqs)).await??,
+            _ if self.dry_run => rows.len() as u64,
+            _ => self.interrupt.step(self.replay.step(&self.database, rows)).await??,
         };
         Ok(())
     }
@@ -183,7 +185,12 @@ impl Work {
 }
 
 /// The rows these names mean, in order. An error names the first that is not a relayed message, or that a filter leaves out.
-async fn named(database: &Database, names: &Names, replay: &Replay, ids: &[MessageRef]) -> anyhow::Result<Vec<i64>> {
+async fn named(
+    database: &Database,
+    names: &Names,
+    replay: &Replay,
+    ids: &[MessageRef],
+) -> anyhow::Result<Vec<Identity>> {
     let uuids: Vec<Uuid> = ids
         .iter()
         .filter_map(|id| match id {
@@ -202,21 +209,23 @@ async fn named(database: &Database, names: &Names, replay: &Replay, ids: &[Messa
     }
     let wanted: Vec<i64> = seqs.iter().map(|(_, seq)| *seq).collect();
     let states = find::states(database, names, &wanted).await?;
+    let mut wanted = Vec::with_capacity(seqs.len());
     for (id, seq) in &seqs {
-        match states.get(seq) {
+        match states.get(seq).map(|(_, state)| state) {
             Some(State::Relayed) => {}
             Some(State::Failed(_)) => anyhow::bail!("message {id} has failed: outboxd failed retry {id}"),
             Some(State::Pending) => anyhow::bail!("message {id} is not relayed yet: it is still to be sent"),
             None => anyhow::bail!("no message has id {id}"),
         }
         let chosen = replay.choose(database, seq - 1, *seq, 1).await?;
-        anyhow::ensure!(
-            !chosen.seqs.is_empty(),
-            "message {id} is relayed, but a filter leaves it out"
-        );
+        let is_meant = |row: &&Identity| match id {
+            MessageRef::Seq(_) => true,
+            MessageRef::Id(id) => row.id == MessageId::Uuid(*id),
+        };
+        let row = chosen.rows.first().filter(is_meant);
+        wanted.push(*row.with_context(|| format!("message {id} is relayed, but a filter leaves it out"))?);
     }
-    let mut wanted = wanted;
-    wanted.sort_unstable();
+    wanted.sort_unstable_by_key(|row| row.seq);
     wanted.dedup();
     Ok(wanted)
 }

@@ -3,6 +3,7 @@
 //! A message id has no index. One just inserted is among the newest rows, and one that waits or has failed is in a small index;
 //! what is neither was relayed long ago or never existed, and that is said. From then on a message is asked for by its seq.
 
+use std::collections::HashMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::config::{Config, OnRelayed};
+use crate::message::MessageId;
 use crate::store::postgres::database::{Database, Role};
 use crate::store::postgres::failed::MessageRef;
 use crate::store::postgres::find::{self, State};
@@ -111,6 +113,13 @@ impl Waiting {
     /// Answers how many there are.
     async fn for_these(&self, ids: &[MessageRef]) -> anyhow::Result<u64> {
         let mut left = self.resolve(ids).await?;
+        // A number is not an identity: once seen, it is this message that is waited for.
+        let mut known: HashMap<i64, MessageId> = HashMap::new();
+        for (id, seq) in &left {
+            if let MessageRef::Id(id) = id {
+                known.insert(*seq, MessageId::Uuid(*id));
+            }
+        }
         let (mut rhythm, mut first) = (Rhythm::default(), true);
         loop {
             let began = Instant::now();
@@ -118,7 +127,14 @@ impl Waiting {
             let states = find::states(&self.database, &self.names, &seqs).await?;
             let mut pending = Vec::new();
             for (id, seq) in left {
-                match states.get(&seq) {
+                let found = states.get(&seq);
+                let is_other = found.is_some_and(|(id, _)| known.get(&seq).is_some_and(|known| known != id));
+                if is_other && !self.gone_is_relayed {
+                    anyhow::bail!("message {id} is gone: another one has its seq; the outbox was emptied or exchanged");
+                }
+                let found = found.filter(|_| !is_other);
+                known.extend(found.map(|(id, _)| (seq, *id)));
+                match found.map(|(_, state)| state) {
                     Some(State::Relayed) => {}
                     Some(State::Failed(error)) => anyhow::bail!("message {id} has failed: {}", safe(error)),
                     Some(State::Pending) => pending.push((id, seq)),

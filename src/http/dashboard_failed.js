@@ -110,6 +110,8 @@ export class Failed {
     const body = byId("failed-rows");
     this.rows.forEach((message, index) => {
       const known = this.nodes.get(message.seq);
+      // Another message under the number was not chosen.
+      if (known && known.message.id !== message.id) this.selected.delete(message.seq);
       const fresh = known?.message.updated_at === message.updated_at ? known : this.build(message);
       if (known && known !== fresh) {
         known.row.replaceWith(fresh.row);
@@ -308,10 +310,10 @@ export class Failed {
 
   /** Confirms, gets the token where needed, and works through what was chosen. */
   async act(action) {
-    const seqs = [...this.selected];
+    const chosen = this.rows.filter((row) => this.selected.has(row.seq)).map(({ seq, id }) => ({ seq, id }));
     const filtered = Object.keys(this.filter).length > 0;
-    const body = this.matching ? (filtered ? { filter: this.filter } : { all: true }) : { ids: seqs };
-    const what = this.matching ? (filtered ? "every failed message that matches" : "every failed message") : messages(seqs.length);
+    const body = this.matching ? (filtered ? { filter: this.filter } : { all: true }) : { ids: chosen };
+    const what = this.matching ? (filtered ? "every failed message that matches" : "every failed message") : messages(chosen.length);
     const dialog = byId("confirm");
     const title = { retry: `Retry ${what}?`, discard: `Discard ${what}?` }[action];
     const text = {

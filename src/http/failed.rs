@@ -3,6 +3,7 @@
 //! What a message contains (payload, headers, columns that are not ours) is shown to the holder of the token only; topic,
 //! key and error to everyone who may ask at all.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -143,9 +144,10 @@ pub(super) async fn list(Extract(state): Extract<State>, headers: HeaderMap, uri
         let (database, names) = (&outbox.database, &outbox.names);
         let after = asked.after.map(Seq);
         let chosen = failed::choose_after(database, names, &filter, after, Some(limit.into())).await?;
-        let messages = failed::list(database, names, &chosen.seqs).await?;
+        let seqs = chosen.seqs();
+        let messages = failed::list(database, names, &seqs).await?;
         let contents = match holder {
-            Holder::Operator => contents::read(database, names, &chosen.seqs, CONTENTS_MAX).await?,
+            Holder::Operator => contents::read(database, names, &seqs, CONTENTS_MAX).await?,
             Holder::Nobody => Contents::new(),
         };
         let listed: Vec<Listed<'_>> = messages.iter().map(|message| listed(message, &contents)).collect();
@@ -202,7 +204,7 @@ async fn find(outbox: &Outbox, id: &MessageRef, holder: Holder) -> Result<Option
                 ..Filter::default()
             };
             let chosen = failed::choose(database, names, &filter, Some(1)).await?;
-            chosen.seqs.first().map(|seq| seq.0)
+            chosen.rows.first().map(|row| row.seq)
         }
     };
     let Some(seq) = seq else { return Ok(None) };
@@ -229,21 +231,23 @@ fn without_contents(mut shown: Shown, names: &Names) -> Shown {
     shown
 }
 
-/// An id in a body: a seq as number or text, or a uuid.
+/// An id in a body: a seq as number or text, or a uuid; or a seq and the id that a list showed there.
 #[derive(Debug)]
-struct Id(MessageRef);
+struct Id(MessageRef, Option<String>);
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "an id is a uuid or a seq")]
+        #[serde(untagged, expecting = "an id is a uuid or a seq, or both", deny_unknown_fields)]
         enum Either {
             Seq(i64),
             Text(String),
+            Both { seq: i64, id: String },
         }
         match Either::deserialize(deserializer)? {
-            Either::Seq(seq) => Ok(Self(MessageRef::Seq(seq))),
-            Either::Text(text) => text.parse().map(Self).map_err(D::Error::custom),
+            Either::Seq(seq) => Ok(Self(MessageRef::Seq(seq), None)),
+            Either::Text(text) => text.parse().map(|id| Self(id, None)).map_err(D::Error::custom),
+            Either::Both { seq, id } => Ok(Self(MessageRef::Seq(seq), Some(id))),
         }
     }
 }
@@ -259,8 +263,17 @@ struct Wanted {
 }
 
 impl Wanted {
+    /// Which id stands where, as a list showed them.
+    fn shown(&self) -> HashMap<i64, String> {
+        let both = |Id(id, shown): &Id| match (id, shown) {
+            (MessageRef::Seq(seq), Some(id)) => Some((*seq, id.to_lowercase())),
+            (MessageRef::Seq(_) | MessageRef::Id(_), _) => None,
+        };
+        self.ids.iter().flatten().filter_map(both).collect()
+    }
+
     fn filter(self) -> Result<Filter, Refusal> {
-        let ids: Option<Vec<MessageRef>> = self.ids.map(|ids| ids.into_iter().map(|Id(id)| id).collect());
+        let ids: Option<Vec<MessageRef>> = self.ids.map(|ids| ids.into_iter().map(|Id(id, _)| id).collect());
         if ids.as_ref().is_some_and(|ids| ids.is_empty() || ids.len() > IDS_MAX) {
             return Err(Refusal::bad(format!("ids: 1 to {IDS_MAX} of them")));
         }
@@ -295,6 +308,7 @@ async fn change(state: &State, action: Action, request: Request) -> Result<Respo
     let body = Bytes::from_request(request, &()).await;
     let body = body.map_err(|rejection| Refusal::new(rejection.status(), rejection.body_text()))?;
     let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body: {error}")))?;
+    let shown = wanted.shown();
     let filter = wanted.filter()?;
     let Changed {
         changed,
@@ -302,7 +316,7 @@ async fn change(state: &State, action: Action, request: Request) -> Result<Respo
         error,
     } = state
         .desk()?
-        .change(async |outbox: Outbox| in_steps(&outbox, action, &filter).await)
+        .change(async |outbox: Outbox| in_steps(&outbox, action, &filter, &shown).await)
         .await?;
     tracing::info!(?action, changed, remaining, "failed messages were changed over HTTP");
     match error {
@@ -319,11 +333,17 @@ async fn change(state: &State, action: Action, request: Request) -> Result<Respo
     }
 }
 
-async fn in_steps(outbox: &Outbox, action: Action, filter: &Filter) -> Result<Changed, StoreError> {
+async fn in_steps(
+    outbox: &Outbox,
+    action: Action,
+    filter: &Filter,
+    shown: &HashMap<i64, String>,
+) -> Result<Changed, StoreError> {
     let (database, names) = (&outbox.database, &outbox.names);
     let who = "http";
     let command = Command { action, who, filter };
-    let chosen = failed::choose(database, names, filter, Some(CHOSEN_MAX)).await?.seqs;
+    let mut chosen = failed::choose(database, names, filter, Some(CHOSEN_MAX)).await?.rows;
+    chosen.retain(|row| shown.get(&row.seq).is_none_or(|id| row.id.to_string() == *id));
     let now = &chosen[..chosen.len().min(STEPS_MAX * STEP)];
     let mut behind = 0;
     let applied = failed::apply(database, names, &command, now, &mut |done| behind = done).await;

@@ -1,5 +1,7 @@
 //! From a row that was read to a place in a queue: route, destination, and whether it may come in at all.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::delivery::{Failure, FailureClass, Order};
@@ -13,6 +15,7 @@ use super::destination::DestinationId;
 use super::engine::Engine;
 use super::holds::Holder;
 use super::lanes::{Entry, QueueId};
+use super::stuck::Claim;
 
 /// How a row was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,22 +220,29 @@ impl Engine {
         let Some(epoch) = self.territory.epoch(lane) else {
             return;
         };
-        if !self.window.admit(message.seq, lane, 0) {
+        let order = self
+            .routes
+            .find(&message.topic)
+            .map_or(Order::None, |route| self.routes.get(route).order);
+        let strict = order == Order::Strict;
+        let claim = message.key.clone().filter(|_| order != Order::None).map(|key| Claim {
+            topic: Arc::clone(&message.topic),
+            key,
+            strict,
+        });
+        let kept = claim.as_ref().map_or(0, |claim| claim.key.len());
+        if !self.window.admit(message.seq, lane, kept) {
             return;
         }
         self.telemetry.attempt_failed(NOWHERE, &failure);
         self.telemetry.failed(NOWHERE, message, &failure);
-        let strict = self
-            .routes
-            .find(&message.topic)
-            .is_some_and(|route| self.routes.get(route).order == Order::Strict);
-        if let (true, Some(key)) = (strict, &message.key) {
-            let (seq, strict) = (message.seq, true);
-            self.holds.hold(&message.topic, key, Holder { seq, lane, strict });
+        if let (true, Some(claim)) = (strict, &claim) {
+            self.claim(message.seq, lane, claim);
         }
         let mark = Mark {
             seq: message.seq,
             id: message.id,
+            replay: message.replay,
             lane,
             epoch,
             duplicate: false,
@@ -247,6 +257,7 @@ impl Engine {
                 error: failure.error,
                 latency: std::time::Duration::ZERO,
             },
+            claim,
             now,
         );
     }

@@ -22,11 +22,6 @@ use super::window::Read;
 
 /// A recovered destination is first tried with this many rows.
 const TRIAL_ROWS: usize = 16;
-/// Walks that are only a net take at most this part of the time.
-const NET_SHARE: u32 = 100;
-/// ... and rest for so long at most: one hung statement does not take the net away.
-const NET_PAUSE_MAX: Duration = Duration::from_secs(300);
-
 /// Another read.
 #[derive(Clone, Debug)]
 enum Side {
@@ -167,6 +162,9 @@ impl Engine {
         }
         let room = room?;
         if now >= self.reading.sweep_at && !sabotaged!(LateCommitsSkipped) {
+            if self.reading.sweep_after == Seq(i64::MIN) {
+                self.reading.sweep_again = false;
+            }
             return Some((Side::Sweep(self.reading.sweep_after), room));
         }
         // Topics that are open again and other lags take turns.
@@ -327,21 +325,6 @@ impl Engine {
             self.reading.due_again();
             self.reading.pace.hint(now);
         }
-    }
-
-    fn book_sweep(&mut self, reread: Reread, took: Duration, now: Instant) {
-        let (queued, _) = self.admit_all(reread.rows, Found::Passing, now);
-        if queued > 0 {
-            tracing::debug!(rows = queued, "found by the sweep");
-        }
-        let reading = &mut self.reading;
-        let (after, pause) = if reread.done {
-            (Seq(i64::MIN), reading.sweep_interval)
-        } else {
-            (reread.position, Duration::ZERO)
-        };
-        reading.sweep_after = after;
-        reading.sweep_at = now + pause.max((took * NET_SHARE).min(NET_PAUSE_MAX));
     }
 
     fn book_due(&mut self, mut page: DuePage, now: Instant) {

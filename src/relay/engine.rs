@@ -30,7 +30,7 @@ use super::window::Window;
 use super::{Options, Relay, RelayError};
 
 /// Waits between attempts to reach a database that is away.
-const DATABASE_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
+pub(super) const DATABASE_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Where the engine stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub(super) struct Engine {
     opening: Option<BoxFuture<'static, Result<Seq, StoreError>>>,
     writing: Option<BoxFuture<'static, Result<Settled, StoreError>>>,
     changed: BoxFuture<'static, ()>,
-    stopping: bool,
+    pub(super) stopping: bool,
     /// The store is not opened again before: it has just failed.
     not_before: Instant,
 }
@@ -143,6 +143,13 @@ impl Engine {
             let now = Instant::now();
             self.start(now);
             if self.stopping && self.is_drained() {
+                let rows = self.settler.stuck.len();
+                if rows > 0 {
+                    tracing::warn!(
+                        rows,
+                        "stopped with stuck rows: those that were sent are sent again after a restart"
+                    );
+                }
                 return Ok(());
             }
             let event = self.next_event(&stop, now).await;
@@ -210,6 +217,7 @@ impl Engine {
             self.lose_lease();
         }
         self.report_left();
+        self.report_stuck(now);
         match self.phase {
             Phase::Running => {
                 if self.limits.is_due(now) {
@@ -233,7 +241,9 @@ impl Engine {
             self.opening = Some(open(Arc::clone(&self.store)));
         }
         if self.writing.is_none()
-            && let Some(settlement) = self.settler.next(now, self.phase == Phase::Draining)
+            && let Some(settlement) = self
+                .settler
+                .next(now, self.phase == Phase::Draining, self.may_try_stuck())
         {
             let store = Arc::clone(&self.store);
             let metrics = Arc::clone(&self.telemetry.metrics);
@@ -262,7 +272,8 @@ impl Engine {
         } else {
             far
         };
-        phase.min(probe).min(self.settler.wake_at().unwrap_or(far)).min(far)
+        let settler = self.settler.wake_at(self.may_try_stuck());
+        phase.min(probe).min(settler.unwrap_or(far)).min(far)
     }
 
     fn is_drained(&self) -> bool {
@@ -277,6 +288,12 @@ impl Engine {
         tracing::debug!(why, in_flight = self.lanes.in_flight(), "draining");
         self.phase = Phase::Draining;
         self.opening = None;
+        if self.settler.is_trying() {
+            // Nobody waits for stuck rows: what was tried is tried again.
+            self.writing = None;
+            let now = Instant::now();
+            self.settler.not_written(now, now);
+        }
         self.reading.stop(&mut self.window);
         self.territory.clear();
         self.holds.clear();
@@ -289,48 +306,19 @@ impl Engine {
     fn book_opened(&mut self, answer: Result<Seq, StoreError>, now: Instant) -> Result<(), RelayError> {
         match answer {
             Ok(cursor) => {
-                debug_assert!(self.window.is_empty(), "nothing is unsettled when the store is opened");
+                debug_assert!(self.window.is_quiet(), "nothing is unsettled when the store is opened");
                 self.telemetry.health.database_up();
                 self.destinations.reset();
                 self.gates.reset();
                 self.reading.restart(cursor, now);
                 self.phase = Phase::Running;
                 let standing = self.standing.borrow().clone();
+                self.claim_again(now);
                 self.follow(&standing);
             }
             Err(error) => {
                 self.database_away(error, now)?;
                 self.phase = Phase::Waiting(now + DATABASE_RETRY);
-            }
-        }
-        Ok(())
-    }
-
-    fn book_written(&mut self, answer: Result<Settled, StoreError>, now: Instant) -> Result<(), RelayError> {
-        match answer {
-            Ok(settled) => {
-                let settlement = self.settler.written().expect("an answer follows a settlement");
-                self.telemetry.health.progress();
-                if settled.stale > 0 {
-                    tracing::warn!(
-                        rows = settled.stale,
-                        "settled rows no longer matched: changed, or lane lost"
-                    );
-                }
-                for mark in &settlement.relayed {
-                    self.window.forget(mark.seq);
-                }
-                for failed in &settlement.failures {
-                    self.book_failure_written(failed, now);
-                }
-            }
-            Err(error) => {
-                self.database_away(error, now)?;
-                if sabotaged!(LostSettlementForgotten) {
-                    return self.book_written(Ok(Settled::default()), now);
-                }
-                self.settler.not_written(now, now + DATABASE_RETRY);
-                self.drain("a settlement could not be written");
             }
         }
         Ok(())

@@ -32,7 +32,10 @@ impl Engine {
 
     pub(super) fn book_hold_check(&mut self, asked: &[Seq], still: &[Hold]) {
         for seq in asked {
-            let row = still.iter().find(|hold| hold.seq == *seq);
+            // Another message may have the number by now: it holds a key of its own, if any.
+            let row = still
+                .iter()
+                .find(|hold| hold.seq == *seq && self.holds.is_held_by(*seq, &hold.topic, &hold.key));
             let holds = row.is_some_and(|hold| !hold.failed || self.holds.is_strict(*seq));
             if !holds && !self.window.holds(*seq) {
                 self.resolve(*seq);

@@ -99,6 +99,12 @@ impl Holds {
         self.holders.contains_key(&seq)
     }
 
+    /// Whether this row holds this key.
+    pub(crate) fn is_held_by(&self, seq: Seq, topic: &str, key: &str) -> bool {
+        let held = self.holders.get(&seq);
+        held.is_some_and(|(id, _)| *id.0 == *topic && *id.1 == *key)
+    }
+
     /// Up to `count` rows that hold a key, in `seq` order, past `after`.
     pub(crate) fn holders_past(&self, after: Seq, count: usize) -> Vec<Seq> {
         self.holders

@@ -57,7 +57,10 @@ mod reading;
 #[cfg(feature = "testing")]
 pub mod sabotage;
 mod settler;
+mod settling;
 mod share;
+mod stuck;
+mod sweep;
 mod tenure;
 mod territory;
 mod window;

@@ -15,6 +15,7 @@ use super::destination::DestinationId;
 use super::engine::Engine;
 use super::holds::Holder;
 use super::lanes::{Entry, QueueId};
+use super::stuck::Claim;
 
 /// Bytes of one batch, about: a batch of large messages ends early, so that one lane does not hold the whole window.
 const BATCH_BYTES: usize = 4 << 20;
@@ -35,6 +36,7 @@ impl Slip {
         Mark {
             seq: message.seq,
             id: message.id,
+            replay: message.replay,
             lane: self.lane,
             epoch: self.epoch,
             duplicate: false,
@@ -72,7 +74,7 @@ impl Engine {
             }
             if sabotaged!(MarkedBeforeTheAnswer) {
                 for (envelope, slip) in batch.iter().zip(&slips) {
-                    self.settler.relayed(slip.mark(&envelope.message), now);
+                    self.settler.relayed(slip.mark(&envelope.message), None, now);
                 }
             }
             self.lanes.depart(queue);
@@ -251,9 +253,10 @@ impl Engine {
             self.telemetry
                 .metrics
                 .relayed(slip.route, message.age + latency, duplicate);
-            self.leave_for_settling(&slip);
-            self.settler.relayed(mark, now);
             self.resolve(message.seq);
+            let claim = Claim::of(envelope);
+            self.leave_for_settling(&slip, claim.as_ref());
+            self.settler.relayed(mark, claim, now);
             return None;
         }
         let route = self.routes.get(slip.route);
@@ -293,7 +296,6 @@ impl Engine {
             let strict = envelope.order == Order::Strict;
             self.holds.hold(&message.topic, key, Holder { seq, lane, strict });
         }
-        self.leave_for_settling(&slip);
         let attempt = FailedAttempt {
             mark,
             attempt: message.attempt,
@@ -303,13 +305,16 @@ impl Engine {
             error: failure.error,
             latency,
         };
-        self.settler.failed(attempt, now);
+        let claim = Claim::of(envelope);
+        self.leave_for_settling(&slip, claim.as_ref());
+        self.settler.failed(attempt, claim, now);
         None
     }
 
-    /// The payload is done with; the row stays in the window until its end is written.
-    fn leave_for_settling(&mut self, slip: &Slip) {
-        self.window.release(slip.size);
+    /// The payload is done with; the row stays in the window until its end is written, and so does its key.
+    fn leave_for_settling(&mut self, slip: &Slip, claim: Option<&Claim>) {
+        let kept = claim.map_or(0, |claim| claim.key.len());
+        self.window.release(slip.size - kept);
         self.destinations.give_back(slip.destination, slip.size);
     }
 

@@ -63,6 +63,10 @@ pub(super) struct Reading {
     pub(super) sweep_at: Instant,
     pub(super) sweep_after: Seq,
     pub(super) sweep_interval: Duration,
+    /// The sweep under way began before something called for one: another follows.
+    pub(super) sweep_again: bool,
+    /// No sweep is called for before: a strange trigger must not make a loop.
+    pub(super) sweep_calm_until: Instant,
     /// Room was short last time and the cursor got it.
     pub(super) side_first: bool,
     /// A topic that is open again was read last.
@@ -103,6 +107,8 @@ impl Reading {
             sweep_at: now + options.sweep_interval,
             sweep_after: Seq(i64::MIN),
             sweep_interval: options.sweep_interval,
+            sweep_again: false,
+            sweep_calm_until: now,
             side_first: false,
             gate_last: false,
             last_lag: None,
@@ -118,6 +124,7 @@ impl Reading {
         self.due_at = now;
         self.sweep_after = Seq(i64::MIN);
         self.sweep_at = now + self.sweep_interval;
+        self.sweep_again = false;
         self.pace.hint(now);
     }
 
@@ -198,7 +205,7 @@ impl Reading {
             return None;
         }
         let free = window.free();
-        let worth = window.is_empty()
+        let worth = window.is_quiet()
             || (free.rows >= rows.min(self.batch_size).min(self.limit.rows / 4) && free.bytes >= self.limit.bytes / 8);
         (worth && free.rows > 0 && free.bytes > 0).then(|| Room {
             rows: free.rows.min(rows),

@@ -32,11 +32,13 @@ pub enum Sabotage {
     LostSettlementForgotten,
     /// A queue may have several batches in flight.
     TwoBatches,
+    /// A row that cannot be marked is taken for marked.
+    StuckForgotten,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::MarkedBeforeTheAnswer,
         Self::BatchReversed,
         Self::HoldForgotten,
@@ -49,6 +51,7 @@ impl Sabotage {
         Self::GateForgotten,
         Self::LostSettlementForgotten,
         Self::TwoBatches,
+        Self::StuckForgotten,
     ];
 }
 

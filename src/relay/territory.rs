@@ -226,11 +226,13 @@ impl Engine {
 
     /// Tells the lease task which lanes it wanted back are free of unsettled rows.
     pub(super) fn report_left(&mut self) {
-        let window = &self.window;
+        let (window, stuck) = (&self.window, &self.settler.stuck);
+        // Who waits for a stuck row may wait for ever, and the lane's other rows with it.
         let left = self
             .territory
-            .left(|lane| window.holds_any_of(lane) && !sabotaged!(HandedOverTooEarly));
+            .left(|lane| window.count_of(lane) > stuck.of_lane(lane) && !sabotaged!(HandedOverTooEarly));
         if !left.is_empty() {
+            self.give_up_stuck(left.keys().copied());
             // The lease task outlives the engine.
             drop(self.left.send(left));
         }

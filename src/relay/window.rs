@@ -44,6 +44,8 @@ pub(crate) struct Window {
     of_lane: Vec<usize>,
     bytes: usize,
     reserved: Room,
+    /// Rows whose end cannot be written.
+    stuck: usize,
     /// What was forgotten since each read under way began.
     main: Option<SeqSet>,
     side: Option<SeqSet>,
@@ -66,6 +68,7 @@ impl Window {
             of_lane: vec![0; usize::from(lanes)],
             bytes: 0,
             reserved: Room { rows: 0, bytes: 0 },
+            stuck: 0,
             main: None,
             side: None,
         }
@@ -81,8 +84,14 @@ impl Window {
         self.bytes
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+    /// How many of its rows are stuck.
+    pub(crate) fn stuck(&mut self, rows: usize) {
+        self.stuck = rows;
+    }
+
+    /// Nothing is in memory but rows that are stuck.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.rows.len() <= self.stuck
     }
 
     /// Whether the row is in memory.
@@ -90,9 +99,9 @@ impl Window {
         self.rows.contains_key(&seq)
     }
 
-    /// Whether any row of the lane is in memory.
-    pub(crate) fn holds_any_of(&self, lane: Lane) -> bool {
-        self.of_lane[usize::from(lane)] > 0
+    /// Rows of the lane in memory.
+    pub(crate) fn count_of(&self, lane: Lane) -> usize {
+        self.of_lane[usize::from(lane)]
     }
 
     /// What is free and not promised to a read under way.

@@ -14,6 +14,9 @@
 //!   they are pending.
 //! - **Fenced.** `settle` writes only for lanes whose owner and epoch still match; a failure only onto the attempt it
 //!   belongs to. What no longer matches is counted in [`Settled::stale`], and is no error.
+//! - **Identity.** What is settled is what was sent: the message with this number, id and replay, not another of that number.
+//! - **One row's trouble.** A row that cannot be written for its own sake is answered in [`Settled::stuck`]; all others of the
+//!   settlement are written.
 //! - **One clock.** The database's. The process passes and receives durations, never points in time.
 //! - **Idempotent.** Settling the same thing twice changes nothing the second time.
 //! - **Even.** Lanes are shared evenly among live instances; nobody takes more than its share, or a lane that is owned.
@@ -170,13 +173,16 @@ pub struct Hold {
     pub failed: bool,
 }
 
-/// A message the broker acknowledged.
+/// A message the broker acknowledged. A number is not an identity: a table that is emptied, restored or exchanged, or another
+/// server, gives it to another message. What is settled is the message that was sent: this number, id and replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The row.
     pub seq: Seq,
-    /// Its message id, compared when [`Settlement::verify_identity`] is set.
+    /// Its message id.
     pub id: MessageId,
+    /// How often it had been replayed when it was sent.
+    pub replay: i32,
     /// Its lane when it was sent.
     pub lane: Lane,
     /// That lane's epoch when it was sent.
@@ -212,8 +218,8 @@ pub struct Settlement {
     pub relayed: Vec<Mark>,
     /// Failures to record.
     pub failures: Vec<FailedAttempt>,
-    /// Compare message ids too. Set after the connection was lost: a failover may have handed the same `seq` to another row.
-    pub verify_identity: bool,
+    /// These rows were stuck before: none of them is waited for as long as a healthy one.
+    pub again: bool,
 }
 
 impl Settlement {
@@ -231,6 +237,8 @@ pub struct Settled {
     pub written: usize,
     /// Rows that no longer matched (lane lost, attempt changed, row gone, exchanged or settled before): not written.
     pub stale: usize,
+    /// Those of them whose lane is no longer held: nothing follows for the rows.
+    pub lost: usize,
     /// Rows that could not be written for their own sake: to be tried again later. Neither written nor stale.
     pub stuck: Vec<Stuck>,
 }
@@ -242,6 +250,7 @@ impl Settled {
         Self {
             written,
             stale,
+            lost: 0,
             stuck: Vec::new(),
         }
     }

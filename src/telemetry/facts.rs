@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::health::{SILENCE_MAX, STALL_MAX, ago, seconds};
 use super::log::Repeat;
 pub use super::metrics::Pending;
-use crate::stuck::{self, StuckRow};
+use crate::stuck::{self, StuckReason, StuckRow};
 use crate::trouble::{About, LockWait};
 
 /// Paused destinations and stuck rows named in an answer.
@@ -111,6 +111,8 @@ pub struct Facts {
     /// Rows that are stuck, as they were when that was reported.
     pub stuck: Vec<StuckRow>,
     pub(super) stuck_at: Instant,
+    /// How many are stuck, for each reason: only the first are named.
+    pub stuck_counts: BTreeMap<StuckReason, u64>,
 }
 
 /// One reason for not being ready.
@@ -139,6 +141,13 @@ impl Facts {
             gone.is_none_or(|gone| gone < LOCK_LINGERS)
         };
         self.locked.as_ref().filter(lasts)
+    }
+
+    /// How many rows are stuck.
+    #[must_use]
+    pub fn stuck_total(&self) -> usize {
+        let counted = self.stuck_counts.values().sum::<u64>();
+        self.stuck.len().max(usize::try_from(counted).unwrap_or(usize::MAX))
     }
 
     /// Rows that are stuck, with how long they are by now.
@@ -288,7 +297,7 @@ impl Facts {
             }
         }
         if !self.stuck.is_empty() {
-            line.push_str(&format!("; {}", stuck::line(self.stuck.len(), self.stuck.first())));
+            line.push_str(&format!("; {}", stuck::line(self.stuck_total(), self.stuck.first())));
         }
         line
     }

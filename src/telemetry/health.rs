@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 pub use super::facts::{Away, Backlog, Facts, Locked, Paused, Pending, Reason};
 use super::log::Repeat;
-use crate::stuck::StuckRow;
+use crate::stuck::{StuckReason, StuckRow};
 use crate::trouble::{self, LockWait};
 
 /// The engine reports something at least this often while it lives (upkeep every few seconds, or a failed connection).
@@ -57,6 +57,7 @@ impl Health {
             backlog: None,
             stuck: Vec::new(),
             stuck_at: now,
+            stuck_counts: BTreeMap::new(),
         }))
     }
 
@@ -127,6 +128,11 @@ impl Health {
             );
             tracing::info!(waited, "the lock is released: going on");
         }
+    }
+
+    /// So many rows are stuck, for each reason.
+    pub fn stuck_counts(&self, counts: BTreeMap<StuckReason, u64>) {
+        self.report(|facts, _| facts.stuck_counts = counts);
     }
 
     /// The database answered a statement.

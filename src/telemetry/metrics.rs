@@ -410,13 +410,16 @@ mod tests {
         metrics.attempt_failed("main", FailureClass::TimedOut, "TIMEOUT");
         metrics.destination_paused("main", "orders");
         metrics.table.failed(4);
-        metrics.trouble.stuck(&[crate::stuck::StuckRow {
-            seq: 1,
-            id: String::new(),
-            reason: crate::stuck::StuckReason::Locked,
-            detail: String::new(),
-            seconds: 0,
-        }]);
+        metrics.trouble.stuck(
+            &[crate::stuck::StuckRow {
+                seq: 1,
+                id: String::new(),
+                reason: crate::stuck::StuckReason::Locked,
+                detail: String::new(),
+                seconds: 0,
+            }],
+            &std::collections::BTreeMap::new(),
+        );
         metrics.trouble.unavailable(Some(crate::trouble::About::Lock));
         metrics.table.oldest_transaction(Duration::from_secs(2));
         metrics.last_progress(Duration::ZERO);

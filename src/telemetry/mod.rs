@@ -221,7 +221,7 @@ impl Telemetry {
         if let Some(progress) = facts.progress {
             self.metrics.last_progress(now.saturating_duration_since(progress));
         }
-        self.metrics.trouble.stuck(&facts.stuck);
+        self.metrics.trouble.stuck(&facts.stuck, &facts.stuck_counts);
         let locked = facts.locked(now).map(|_| About::Lock);
         let away = facts.database_error.as_ref().map(|away| away.about);
         self.metrics.trouble.unavailable(locked.or(away));

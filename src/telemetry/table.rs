@@ -1,5 +1,6 @@
 //! The metrics of the table itself: what upkeep finds in the database every few seconds. Each instance shows the same.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus_client::metrics::family::Family;
@@ -103,14 +104,16 @@ impl Trouble {
             "1 while the database does not do what it is asked: why",
             self.unavailable.clone(),
         );
-        self.stuck(&[]);
+        self.stuck(&[], &BTreeMap::new());
         self.unavailable(None);
     }
 
     /// These rows are stuck.
-    pub fn stuck(&self, rows: &[StuckRow]) {
+    pub fn stuck(&self, rows: &[StuckRow], counts: &BTreeMap<StuckReason, u64>) {
         for reason in StuckReason::ALL {
-            let count = rows.iter().filter(|row| row.reason == reason).count();
+            let named = rows.iter().filter(|row| row.reason == reason).count();
+            let counted = counts.get(&reason).copied().unwrap_or(0);
+            let count = named.max(usize::try_from(counted).unwrap_or(usize::MAX));
             let reason = reason.as_str();
             self.stuck
                 .get_or_create_owned(&ReasonLabels { reason })

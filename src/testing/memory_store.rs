@@ -12,6 +12,8 @@ mod feed;
 mod handle;
 mod leases;
 mod new_row;
+mod transaction;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,9 +25,11 @@ use uuid::Uuid;
 use super::gate::Gate;
 use crate::message::{Message, MessageId, Seq};
 use crate::store::{Epoch, FailedAttempt, Lane};
+use crate::stuck::StuckReason;
 
 pub use handle::MemoryStore;
 pub use new_row::NewRow;
+pub use transaction::Transaction;
 
 /// A committed row as it stands in the table.
 #[derive(Clone, Debug)]
@@ -87,6 +91,10 @@ struct State {
     settlements: u64,
     lose_settlements: u32,
     leases_stalled: bool,
+    /// Rows that cannot be written.
+    stuck: BTreeMap<i64, StuckReason>,
+    /// What is settled is whatever has the number: as it must not be.
+    identities_ignored: bool,
 }
 
 impl State {
@@ -349,46 +357,5 @@ impl MemoryTable {
     /// Lets held answers go.
     pub fn release(&self) {
         self.held.set(false);
-    }
-}
-
-/// An open transaction. Takes numbers at insert; its rows appear at commit. Dropped, it rolls back.
-#[derive(Debug)]
-pub struct Transaction {
-    table: Arc<MemoryTable>,
-    id: u64,
-}
-
-impl Transaction {
-    /// Inserts; nobody sees the row yet.
-    pub fn insert(&mut self, new: &NewRow) -> Seq {
-        let mut state = self.table.state();
-        let row = state.new_row(self.table.lanes, new, None);
-        let seq = row.message.seq;
-        let own = state.open.get_mut(&self.id);
-        own.expect("a transaction is open until it is dropped").push(row);
-        seq
-    }
-
-    /// Its rows appear.
-    pub fn commit(self) {
-        let mut state = self.table.state();
-        let rows = state.open.remove(&self.id).unwrap_or_default();
-        for row in rows {
-            state.rows.insert(row.message.seq.0, row);
-        }
-        drop(state);
-        self.table.woke();
-    }
-
-    /// Its numbers are gone for ever.
-    pub fn rollback(self) {
-        drop(self);
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        self.table.state().open.remove(&self.id);
     }
 }

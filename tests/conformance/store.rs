@@ -88,6 +88,12 @@ pub trait Fixture: Send + Sync {
     async fn row(&self, seq: Seq) -> Facts;
     /// Another message takes the row's place under the same number, as after a failover that lost commits.
     async fn replace(&self, seq: Seq);
+
+    /// An operator replays it, whatever its state.
+    async fn replay(&self, seq: Seq);
+
+    /// These rows cannot be written from now on, and no others.
+    async fn refuse(&self, seqs: &[Seq]);
     /// Lets time pass.
     async fn pass(&self, time: Duration);
     /// Panics when the store has left a transaction open.

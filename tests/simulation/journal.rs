@@ -49,6 +49,8 @@ pub enum Event {
     RolledBack(SeqNumber),
     Retried(SeqNumber),
     Discarded(SeqNumber),
+    /// It cannot be written from now on.
+    Stuck(SeqNumber),
     /// A batch is handed over.
     Sent {
         process: Process,
@@ -218,6 +220,7 @@ impl Event {
             | Self::RolledBack(seq)
             | Self::Retried(seq)
             | Self::Discarded(seq)
+            | Self::Stuck(seq)
             | Self::Visible { seq, .. }
             | Self::Marked { seq, .. }
             | Self::Failed { seq, .. } => *seq == row,
@@ -260,6 +263,7 @@ impl fmt::Display for Event {
             | Self::RolledBack(_)
             | Self::Retried(_)
             | Self::Discarded(_)
+            | Self::Stuck(_)
             | Self::Visible { .. }
             | Self::Answered { .. }
             | Self::Probed { .. }

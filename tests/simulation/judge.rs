@@ -43,6 +43,8 @@ struct Story {
     failed: Option<usize>,
     first_failed: Option<usize>,
     discarded: Option<usize>,
+    /// It could not be written for a while.
+    stuck: bool,
     failures: i32,
 }
 
@@ -55,6 +57,8 @@ struct Life {
     /// It crashed, or its stop took too long.
     died: Option<usize>,
     renewed: Option<(usize, Duration)>,
+    /// Lanes it no longer had: when, and which.
+    passed: Vec<(usize, u16)>,
     /// Lanes taken from it: when, which, and its last renewal before.
     lost: Vec<(usize, u16, Option<usize>)>,
     in_flight: HashMap<usize, Vec<SeqNumber>>,
@@ -141,6 +145,7 @@ impl<'a> Judge<'a> {
                 story.failures = 0;
             }
             Event::Discarded(seq) => self.story(*seq).discarded = Some(at),
+            Event::Stuck(seq) => self.story(*seq).stuck = true,
             Event::Sent {
                 process,
                 batch,
@@ -266,6 +271,10 @@ impl<'a> Judge<'a> {
             return;
         }
         let life = &self.lives[last.process];
+        let passed = life.passed.iter().any(|(at, lane)| *at > last.at && *lane == last.lane);
+        if self.stories[&seq].stuck && (passed || life.ended || life.stopping.is_some()) {
+            return;
+        }
         let lost = life
             .lost
             .iter()
@@ -434,6 +443,7 @@ impl<'a> Judge<'a> {
             self.holders.insert(*lane, process);
         }
         let Some(before) = before else { return };
+        self.lives[before].passed.push((self.at, *lane));
         if from.is_none() || (to.is_none() && before == process) {
             return;
         }

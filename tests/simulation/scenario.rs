@@ -67,6 +67,8 @@ pub enum Act {
     Retry(usize),
     /// An operator discards one of the failed rows.
     Discard(usize),
+    /// One of the pending rows cannot be written from now on; `false`: all can.
+    Stuck(usize, bool),
     Broker(usize, BrokerFault, bool),
     /// This route's topic is refused as unavailable.
     Refused(usize, bool),
@@ -157,6 +159,10 @@ impl Scenario {
             draw.faults(&scenario);
         }
         draw.pauses(scenario.routes.len());
+        if draw.rng.u8(0..4) == 0 {
+            let pick = draw.rng.usize(..);
+            draw.spell(8 * SECOND, |begins| Act::Stuck(pick, begins));
+        }
         scenario.acts = draw.acts;
         scenario.acts.sort_by_key(|(at, _)| *at);
         scenario

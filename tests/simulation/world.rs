@@ -10,6 +10,7 @@ use outboxd::delivery::{FailureClass, Order};
 use outboxd::message::Seq;
 use outboxd::relay::{Options, Relay, RelayError};
 use outboxd::route::{Route, RouteSpec, Routes};
+use outboxd::stuck::StuckReason;
 use outboxd::telemetry::Telemetry;
 use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow, StoredRow, Transaction};
 use outboxd::testing::scripted_transport::{Answer, ScriptedTransport};
@@ -180,6 +181,7 @@ impl World {
             self.database(fault, false);
         }
         self.table.lose_answers_of_settlements(0);
+        self.free();
         for slot in 0..SLOTS {
             for fault in [
                 ProcessFault::LeaseRefused,
@@ -262,6 +264,15 @@ impl World {
                     self.discard(*seq);
                 }
             }
+            Act::Stuck(pick, true) => {
+                let pending = |seq: &SeqNumber| self.table.row(Seq(*seq)).is_some_and(|row| row.is_pending());
+                let pending: Vec<SeqNumber> = self.journal.numbers().into_iter().filter(pending).collect();
+                if let Some(seq) = pending.get(pick % pending.len().max(1)) {
+                    self.journal.note(Event::Stuck(*seq));
+                    self.table.set_stuck(Seq(*seq), Some(StuckReason::Refused));
+                }
+            }
+            Act::Stuck(_, false) => self.free(),
             Act::Broker(broker, fault, begins) => self.broker(*broker, *fault, *begins),
             Act::Refused(route, begins) => {
                 self.journal
@@ -322,6 +333,12 @@ impl World {
     fn only_by_hand(&self) -> bool {
         let mut numbered = self.journal.numbers().into_iter().filter(|seq| *seq > 0);
         !numbered.any(|seq| self.table.row(Seq(seq)).is_some_and(|row| row.is_pending()))
+    }
+
+    /// Every row can be written again.
+    fn free(&self) {
+        self.journal.note(Event::Weather("no row is stuck".to_owned()));
+        self.table.free_all();
     }
 
     fn discard(&self, seq: SeqNumber) {

@@ -11,6 +11,8 @@
 //! that was replaced behind its back (another server may have answered, whose sequence stands lower): the first read on it
 //! answers [`StoreError::Unavailable`], and the caller starts over.
 
+mod settling;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +20,6 @@ use std::time::Duration;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -32,6 +33,7 @@ use super::connect::parse_url;
 use super::patience::{GivenUp, Within};
 use super::sql::Statement;
 use crate::store::StoreError;
+pub use settling::Settling;
 
 /// What a connection is for; part of its `application_name`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,55 +259,35 @@ impl Database {
         outcome: Result<Result<T, tokio_postgres::Error>, GivenUp>,
     ) -> Result<T, StoreError> {
         connection.ended = true;
-        match outcome {
-            Ok(Ok(value)) => {
-                connection.answered = true;
-                self.facts.overdue.store(0, Ordering::Relaxed);
-                Ok(value)
-            }
-            Ok(Err(error)) => {
-                if loses_prepared_statements(&error) {
-                    self.stop_naming_statements();
-                }
-                if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) {
-                    connection.statement_cache.clear();
-                }
-                if is_another_server(&error) {
-                    self.lose_all();
-                }
+        let given_up = match outcome {
+            Ok(answer) => {
                 // Where the connection or the server may be what is wrong, the connection goes too.
-                connection.answered = match about(&error) {
+                connection.answered = answer.as_ref().err().is_none_or(|error| match about(error) {
                     About::Row | About::Lock | About::Duration | About::Role => true,
-                    About::Schema => !loses_prepared_statements(&error),
+                    About::Schema => !loses_prepared_statements(error),
                     About::Connection | About::Server => false,
-                };
-                Err(if self.facts.settled_in.load(Ordering::Relaxed) {
-                    StoreError::Unavailable(Box::new(DatabaseError::of(&error)))
+                });
+                return self.outcome(&connection, Ok(answer));
+            }
+            Err(given_up) => given_up,
+        };
+        let cancel = connection.cancel_token();
+        drop(connection);
+        let (patience, error): (_, Box<dyn std::error::Error + Send + Sync>) = match given_up {
+            GivenUp::Locked(lock) => (CANCEL_TIMEOUT, Box::new(DatabaseError::locked(&lock))),
+            GivenUp::Silent(limit) => {
+                let patience = if self.within.is_some() {
+                    CANCEL_TIMEOUT / 5
                 } else {
-                    classify(error)
-                })
-            }
-            Err(given_up) => {
-                let cancel = connection.cancel_token();
-                drop(connection);
-                let (patience, error): (_, Box<dyn std::error::Error + Send + Sync>) = match given_up {
-                    GivenUp::Locked(lock) => (CANCEL_TIMEOUT, Box::new(DatabaseError::locked(&lock))),
-                    GivenUp::Silent(limit) => {
-                        let patience = if self.within.is_some() {
-                            CANCEL_TIMEOUT / 5
-                        } else {
-                            self.facts.overdue.fetch_add(1, Ordering::Relaxed);
-                            self.lose_all();
-                            CANCEL_TIMEOUT
-                        };
-                        (patience, Box::new(Silent(STATEMENT_SILENT, limit)))
-                    }
+                    self.overdue();
+                    CANCEL_TIMEOUT
                 };
-                // Best effort: the server notices the closed connection by itself, later.
-                let cancelled = tokio::time::timeout(patience, cancel.cancel_query(self.tls.clone()));
-                drop(cancelled.await);
-                Err(StoreError::Unavailable(error))
+                (patience, Box::new(Silent(STATEMENT_SILENT, limit)))
             }
-        }
+        };
+        // Best effort: the server notices the closed connection by itself, later.
+        let cancelled = tokio::time::timeout(patience, cancel.cancel_query(self.tls.clone()));
+        drop(cancelled.await);
+        Err(StoreError::Unavailable(error))
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::database::{Database, Role};
 use super::moment::Moment;
 use super::parts;
+use super::row_identity::Identity;
 use super::rows::{Legible, legible};
 use super::sql::{Names, Statement};
 use super::unreadable::is_about_a_row;
@@ -91,10 +92,18 @@ impl Filter {
 /// An answer of [`choose`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
-    /// The rows, in order.
-    pub seqs: Vec<Seq>,
+    /// The messages, in order.
+    pub rows: Vec<Identity>,
     /// Ids of the filter that no chosen row has.
     pub unknown: Vec<MessageRef>,
+}
+
+impl Chosen {
+    /// Their places in the outbox.
+    #[must_use]
+    pub fn seqs(&self) -> Vec<Seq> {
+        self.rows.iter().map(|row| Seq(row.seq)).collect()
+    }
 }
 
 /// A failed message, without payload and headers. Times are ISO 8601.
@@ -251,10 +260,11 @@ pub(super) async fn choose_together(
             ],
             |row| {
                 let seq: i64 = row.get(0);
-                chosen.seqs.push(Seq(seq));
-                if let Some(id) = legible(&row, 1) {
+                let id = legible(&row, 1);
+                chosen.rows.push(Identity::new(seq, id.as_deref(), row.get(2)));
+                if by_id {
                     found.insert(seq.to_string());
-                    found.insert(id);
+                    found.extend(id);
                 }
                 Ok(true)
             },
@@ -361,13 +371,12 @@ impl<'a> Steps<'a> {
     ///
     /// # Errors
     /// See [`Database::query`].
-    pub async fn step(&self, database: &Database, chosen: &[Seq]) -> Result<u64, StoreError> {
-        let seqs: Vec<i64> = chosen.iter().map(|seq| seq.0).collect();
+    pub async fn step(&self, database: &Database, chosen: &[Identity]) -> Result<u64, StoreError> {
         let command: [&(dyn ToSql + Sync); 3] = [&self.who, &self.id, &self.filter];
-        match parts::step(database, &self.statement, &seqs, command).await {
+        match parts::step(database, &self.statement, chosen, command).await {
             // One of them cannot be read as a whole, and the audit would keep it.
             Err(error) if self.action == Action::Discard && is_about_a_row(&error) => {
-                parts::discard((database, self.names), &self.statement, &seqs, command).await
+                parts::discard((database, self.names), &self.statement, chosen, command).await
             }
             answer => answer,
         }
@@ -383,7 +392,7 @@ pub async fn apply(
     database: &Database,
     names: &Names,
     command: &Command<'_>,
-    chosen: &[Seq],
+    chosen: &[Identity],
     progress: &mut (dyn FnMut(usize) + Send),
 ) -> Result<u64, StoreError> {
     let steps = Steps::new(names, command);

@@ -7,9 +7,11 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::database::{Database, Role};
+use super::row_identity::message_id;
 use super::rows::{legible, unreadable};
 use super::sql::{Names, Statement};
 use super::unreadable::is_about_a_row;
+use crate::message::MessageId;
 use crate::store::StoreError;
 
 const STRETCH: &str = include_str!("../../../sql/stretch.sql");
@@ -72,11 +74,15 @@ pub enum State {
     Failed(String),
 }
 
-/// How those of `seqs` stand that there are.
+/// How those of `seqs` stand that there are, and which messages they are.
 ///
 /// # Errors
 /// See [`Database::query`].
-pub async fn states(database: &Database, names: &Names, seqs: &[i64]) -> Result<BTreeMap<i64, State>, StoreError> {
+pub async fn states(
+    database: &Database,
+    names: &Names,
+    seqs: &[i64],
+) -> Result<BTreeMap<i64, (MessageId, State)>, StoreError> {
     let statement = Statement {
         text: names.fill(STATES),
         types: &[Type::INT8_ARRAY],
@@ -88,7 +94,7 @@ pub async fn states(database: &Database, names: &Names, seqs: &[i64]) -> Result<
             (false, true) => State::Failed(legible(row, "last_error").unwrap_or_default()),
             (false, false) => State::Pending,
         };
-        Ok((row.try_get("seq")?, state))
+        Ok((row.try_get("seq")?, (message_id(row.try_get("id")?), state)))
     };
     let states: Result<_, tokio_postgres::Error> = rows.iter().map(read).collect();
     states.map_err(|error| unreadable(&error))

@@ -17,6 +17,7 @@ mod feed;
 pub mod find;
 mod hosts;
 mod identity;
+mod isolate;
 mod lease;
 pub mod lines;
 mod listen;
@@ -32,6 +33,7 @@ pub mod prune_attempts;
 pub mod replay;
 pub mod retention;
 pub mod rights;
+pub mod row_identity;
 mod rows;
 pub mod schema;
 mod settle;
@@ -40,6 +42,7 @@ mod snapshot;
 pub mod sql;
 pub mod status;
 pub mod stuck;
+mod suspicion;
 mod tls;
 pub mod transactions;
 mod twins;
@@ -66,6 +69,7 @@ use feed::Feed;
 pub use identity::{Identity, InstanceLock};
 use lease::Said;
 use sql::{Names, Statement};
+use suspicion::Suspicion;
 
 /// What the store needs to know beside names and connections.
 #[derive(Clone, Debug)]
@@ -98,6 +102,7 @@ pub struct PostgresStore {
     hint: Arc<Notify>,
     membership: Arc<Notify>,
     said: Said,
+    suspicion: Suspicion,
     #[expect(dead_code, reason = "dropping the set ends the listening task")]
     listening: JoinSet<()>,
 }
@@ -115,6 +120,12 @@ struct Statements {
     relayed: Relayed,
     fail: Statement,
     twins: Statement,
+    fail_bare: Statement,
+    free: Statement,
+    standing: Statement,
+    swallowers: Statement,
+    locked_by: Statement,
+    blocked_by: Statement,
     renew: Statement,
     peers: Statement,
     take_lanes: Statement,
@@ -142,24 +153,34 @@ macro_rules! statement {
     };
 }
 
-/// How messages that were relayed end (marked or deleted): those whose numbers lie close together, others, and those whose
-/// identity is to be compared.
+/// How messages that were relayed end (marked or deleted): those whose numbers lie close together, others, those whose ids are no
+/// uuids; and which rows can be ended so at once.
 struct Relayed {
     dense: Statement,
     listed: Statement,
-    verified: Statement,
+    texts: Statement,
+    free: Statement,
 }
 
 macro_rules! relayed {
-    ($names:expr, $dense:literal, $listed:literal, $verified:literal) => {
+    ($names:expr, $dense:literal, $listed:literal, $texts:literal, $free:literal) => {
         Relayed {
-            dense: statement!($names, $dense, [BYTEA, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, INT8, INT8]),
-            listed: statement!($names, $listed, [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT]),
-            verified: statement!(
+            dense: statement!(
                 $names,
-                $verified,
-                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY]
+                $dense,
+                [BYTEA, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, INT8, INT8, UUID_ARRAY]
             ),
+            listed: statement!(
+                $names,
+                $listed,
+                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, UUID_ARRAY, INT4_ARRAY]
+            ),
+            texts: statement!(
+                $names,
+                $texts,
+                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY, INT4_ARRAY]
+            ),
+            free: statement!($names, $free, [INT8_ARRAY]),
         }
     };
 }
@@ -190,6 +211,19 @@ impl Reading {
     }
 }
 
+macro_rules! failure {
+    ($names:expr, $file:literal) => {
+        statement!(
+            $names,
+            $file,
+            [
+                INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
+                TEXT_ARRAY, INT8_ARRAY, TEXT, INT4_ARRAY
+            ]
+        )
+    };
+}
+
 impl Statements {
     fn new(names: &Names, delete_relayed: bool) -> Self {
         Self {
@@ -210,18 +244,17 @@ impl Statements {
             holds: statement!(names, "holds", [BYTEA, BOOL, INT8_ARRAY, INT8_ARRAY]),
             holds_among: statement!(names, "holds_among", [BYTEA, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY]),
             relayed: if delete_relayed {
-                relayed!(names, "delete", "delete_listed", "delete_verified")
+                relayed!(names, "delete", "delete_listed", "delete_texts", "free_to_delete")
             } else {
-                relayed!(names, "mark", "mark_listed", "mark_verified")
+                relayed!(names, "mark", "mark_listed", "mark_texts", "free_to_update")
             },
-            fail: statement!(
-                names,
-                "fail",
-                [
-                    INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
-                    TEXT_ARRAY, INT8_ARRAY, TEXT
-                ]
-            ),
+            fail: failure!(names, "fail"),
+            fail_bare: failure!(names, "fail_bare"),
+            free: statement!(names, "free_to_update", [INT8_ARRAY]),
+            standing: statement!(names, "standing", [INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT4_ARRAY]),
+            swallowers: statement!(names, "swallowers", [BOOL]),
+            locked_by: statement!(names, "locked_by", [INT8_ARRAY]),
+            blocked_by: statement!(names, "blocked_by", [TEXT]),
             twins: statement!(names, "twins", [INT8_ARRAY, TEXT_ARRAY, INT8, INT8]),
             renew: statement!(names, "renew", [TEXT, UUID, TEXT, TEXT, INT4, FLOAT8, TEXT, BOOL, TEXT]),
             peers: statement!(names, "peers", []),
@@ -263,6 +296,7 @@ impl PostgresStore {
             hint,
             membership,
             said: Said::default(),
+            suspicion: Suspicion::default(),
             listening,
         }
     }

@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use super::database::{Database, Role};
 use super::failed::{Chosen, Filter, MessageRef, choose_together};
 use super::find;
+use super::row_identity::{Identity, columns};
 use super::rows::Legible;
 use super::sql::{COLUMNS, Names, Statement};
 use super::unreadable::{broken_columns, is_about_a_row};
@@ -17,8 +18,15 @@ const SHOW: &str = include_str!("../../../sql/failed_show_parts.sql");
 
 const DISCARD: &str = include_str!("../../../sql/failed_discard_parts.sql");
 
-/// Types of a step: seqs, who, command, filter.
-pub(super) const STEP: &[Type] = &[Type::INT8_ARRAY, Type::TEXT, Type::UUID, Type::TEXT];
+/// Types of a step: seqs, who, command, filter, message ids, replays.
+pub(super) const STEP: &[Type] = &[
+    Type::INT8_ARRAY,
+    Type::TEXT,
+    Type::UUID,
+    Type::TEXT,
+    Type::TEXT_ARRAY,
+    Type::INT4_ARRAY,
+];
 
 /// Our columns that may be long.
 const LONG: [&str; 5] = ["topic", "key", "payload", "headers", "last_error"];
@@ -74,20 +82,20 @@ pub(super) async fn choose(
     };
     let all = choose_together(database, names, &compared_with_nothing, (after, None)).await?;
     let mut chosen = Chosen {
-        seqs: Vec::new(),
+        rows: Vec::new(),
         unknown: all.unknown,
     };
     let enough = limit.unwrap_or(usize::MAX);
-    let mut parts: Vec<&[Seq]> = all.seqs.chunks(CHOSEN_TOGETHER).rev().collect();
+    let mut parts: Vec<&[Identity]> = all.rows.chunks(CHOSEN_TOGETHER).rev().collect();
     while let Some(part) = parts.pop()
-        && chosen.seqs.len() < enough
+        && chosen.rows.len() < enough
     {
         let of_these = Filter {
-            ids: part.iter().map(|seq| MessageRef::Seq(seq.0)).collect(),
+            ids: part.iter().map(|row| MessageRef::Seq(row.seq)).collect(),
             ..filter.clone()
         };
         match choose_together(database, names, &of_these, (None, None)).await {
-            Ok(found) => chosen.seqs.extend(found.seqs),
+            Ok(found) => chosen.rows.extend(found.rows),
             Err(error) if is_about_a_row(&error) && part.len() > 1 => {
                 let (first, last) = part.split_at(part.len() / 2);
                 parts.extend([last, first]);
@@ -96,7 +104,7 @@ pub(super) async fn choose(
             Err(error) => return Err(error),
         }
     }
-    chosen.seqs.truncate(enough);
+    chosen.rows.truncate(enough);
     Ok(chosen)
 }
 
@@ -129,15 +137,16 @@ pub(super) async fn show(
     database.query(Role::Side, &statement, &[&seq]).await
 }
 
-/// One transaction over `seqs`, of a `command`: who, its id, its filter. Answers how many it changed.
+/// One transaction over `rows`, of a `command`: who, its id, its filter. Answers how many it changed.
 pub(super) async fn step(
     database: &Database,
     statement: &Statement,
-    seqs: &[i64],
+    rows: &[Identity],
     command: [Param<'_>; 3],
 ) -> Result<u64, StoreError> {
-    let first: [Param<'_>; 1] = [&seqs];
-    let params = [&first[..], &command[..]].concat();
+    let (seqs, ids, replays) = columns(rows);
+    let (first, last): ([Param<'_>; 1], [Param<'_>; 2]) = ([&seqs], [&ids, &replays]);
+    let params = [&first[..], &command[..], &last[..]].concat();
     let rows = database.query(Role::Side, statement, &params).await?;
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
@@ -146,19 +155,20 @@ pub(super) async fn step(
 pub(super) async fn discard(
     (database, names): (&Database, &Names),
     statement: &Statement,
-    seqs: &[i64],
+    rows: &[Identity],
     command: [Param<'_>; 3],
 ) -> Result<u64, StoreError> {
     let mut changed = 0;
-    for seq in seqs {
-        changed += match step(database, statement, &[*seq], command).await {
+    for row in rows {
+        let one = std::slice::from_ref(row);
+        changed += match step(database, statement, one, command).await {
             Err(error) if is_about_a_row(&error) => {
-                let parts = object(names, &broken(database, names, *seq).await?);
+                let parts = object(names, &broken(database, names, row.seq).await?);
                 let statement = Statement {
                     text: names.fill(&DISCARD.replace("{parts}", &parts)),
                     types: STEP,
                 };
-                step(database, &statement, &[*seq], command).await?
+                step(database, &statement, one, command).await?
             }
             answer => answer?,
         };

@@ -1,5 +1,6 @@
 //! How long a statement is waited for: a time limit by what it is for, during which it may not be waiting for a lock.
 
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -51,6 +52,36 @@ impl Database {
     /// The lock that a statement of `role` under way waits for, as far as it can be found out.
     pub async fn lock_waited_for(&self, role: Role) -> Option<LockWait> {
         self.watch.look(self.pool_of(role)).await
+    }
+
+    /// `work`, or `None` when it took longer than `limit`; the time that it waits for somebody's lock on a table does not count.
+    pub(super) async fn patiently<T>(
+        &self,
+        role: Role,
+        limit: Duration,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        let mut waiting = self.watch.begun(self.pool_of(role));
+        let mut ends = Instant::now() + limit;
+        loop {
+            let looking = async {
+                tokio::time::sleep_until(waiting.next_look).await;
+                waiting.look().await;
+            };
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = tokio::time::sleep_until(ends) => {
+                    waiting.locked.as_ref()?;
+                    ends += limit;
+                }
+                () = looking => {
+                    if waiting.locked.is_some() {
+                        ends = Instant::now() + limit;
+                    }
+                }
+            }
+        }
     }
 
     /// `work`, or why it was given up: a side statement may take longer than others, unless the server was lost since

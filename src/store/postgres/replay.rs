@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::database::{Database, Role};
 use super::failed::MessageRef;
 use super::moment::Moment;
+use super::row_identity::{Identity, columns};
 use super::sql::{Names, Statement};
 use crate::store::StoreError;
 
@@ -58,8 +59,8 @@ impl Filter {
 /// An answer of [`Replay::choose`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// Rows to replay, in order.
-    pub seqs: Vec<i64>,
+    /// Messages to replay, in order.
+    pub rows: Vec<Identity>,
     /// Rows up to here were looked at.
     pub upto: i64,
 }
@@ -101,7 +102,15 @@ impl Replay {
             },
             replay: Statement {
                 text: names.fill(REPLAY),
-                types: &[Type::INT8_ARRAY, Type::TIMESTAMPTZ, Type::TEXT, Type::UUID, Type::TEXT],
+                types: &[
+                    Type::INT8_ARRAY,
+                    Type::TIMESTAMPTZ,
+                    Type::TEXT,
+                    Type::UUID,
+                    Type::TEXT,
+                    Type::TEXT_ARRAY,
+                    Type::INT4_ARRAY,
+                ],
             },
             topic: filter.topic.clone(),
             key: filter.key.clone(),
@@ -146,21 +155,22 @@ impl Replay {
             .await?;
         let row = rows.first().expect("one row");
         Ok(Chosen {
-            seqs: row.get("seqs"),
+            rows: Identity::all(row)?,
             upto: row.get("upto"),
         })
     }
 
-    /// Replays those of `seqs` that are relayed still, in one transaction; answers how many that were.
+    /// Replays those of `chosen` that are relayed still, in one transaction; answers how many that were.
     ///
     /// # Errors
     /// See [`Database::query`].
-    pub async fn step(&self, database: &Database, seqs: &[i64]) -> Result<u64, StoreError> {
+    pub async fn step(&self, database: &Database, chosen: &[Identity]) -> Result<u64, StoreError> {
+        let (seqs, ids, replays) = columns(chosen);
         let rows = database
             .query(
                 Role::Side,
                 &self.replay,
-                &[&seqs, &self.began, &self.who, &self.id, &self.filter],
+                &[&seqs, &self.began, &self.who, &self.id, &self.filter, &ids, &replays],
             )
             .await?;
         Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))

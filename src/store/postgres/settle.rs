@@ -1,14 +1,19 @@
 //! Writing what became of messages: marks in one statement, failures with their history in another.
 //!
-//! Many marks of numbers that lie close together, as a backlog's do, go as bits over their range: PostgreSQL then walks
-//! along the index once instead of descending it for each. Others go as a list. Marks check the fence as a whole (every
-//! lane involved still has its owner and epoch, or nothing is written), which costs one look at a tiny table per
-//! statement. Only when that fails are the marks sorted by lanes still held.
+//! Many marks of numbers that lie close together, as a backlog's do, go as bits over their range with the id of each: PostgreSQL
+//! then walks along the index once instead of descending it for each. Others go as a list. Marks check the fence as a whole
+//! (every lane involved still has its owner and epoch, or nothing is written), which costs one look at a tiny table per
+//! statement. What does not go as asked (a row that refuses, is locked or is no longer there) is sorted out by `isolate`.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use uuid::Uuid;
 
 use super::PostgresStore;
-use super::database::Role;
+use super::database::Settling;
+use super::isolate::{Batch, Isolation};
+use super::sql::Statement;
 use crate::message::MessageId;
 use crate::store::{Epoch, FailedAttempt, Lane, Mark, Settled, Settlement, StoreError};
 
@@ -20,101 +25,111 @@ const MANY: usize = 100;
 
 type Param = dyn tokio_postgres::types::ToSql + Sync;
 
-/// Numbers that lie close together, as bits over the range from the first to the last.
+/// Numbers that lie close together, as bits over the range from the first to the last, and the id of each. Ids of numbers that
+/// are not meant are no message's: only those whose bit is set are looked at.
 #[derive(Debug, PartialEq)]
 struct Stretch {
     first: i64,
     last: i64,
     bits: Vec<u8>,
+    ids: Vec<Uuid>,
 }
 
 impl Stretch {
-    /// `None` when most of the range are other numbers: passing over their rows would cost more than it saves.
-    fn of(seqs: &[i64]) -> Option<Self> {
-        let (first, last) = (*seqs.iter().min()?, *seqs.iter().max()?);
+    /// `None` when most of the range are other numbers: passing over their rows would cost more than it saves. And where a message
+    /// has no uuid, or was replayed: those are few.
+    fn of(marks: &[&Mark]) -> Option<Self> {
+        let seqs = || marks.iter().map(|mark| mark.seq.0);
+        let (first, last) = (seqs().min()?, seqs().max()?);
         let span = usize::try_from(last.checked_sub(first)?).ok()?;
-        if span >= 2 * seqs.len() {
+        if span >= 2 * marks.len() {
             return None;
         }
-        let mut bits = vec![0; span / 8 + 1];
-        for seq in seqs {
-            let at = usize::try_from(seq - first).ok()?;
+        let (mut bits, mut ids) = (vec![0; span / 8 + 1], vec![Uuid::nil(); span + 1]);
+        for mark in marks {
+            let at = usize::try_from(mark.seq.0 - first).ok()?;
+            ids[at] = match mark.id {
+                MessageId::Uuid(id) if mark.replay == 0 => id,
+                MessageId::Uuid(_) | MessageId::Number(_) | MessageId::Missing => return None,
+            };
             bits[at / 8] |= 1 << (at % 8);
         }
-        Some(Self { first, last, bits })
+        Some(Self { first, last, bits, ids })
     }
+}
+
+/// The way a statement goes: on which connection, and how long it may take.
+pub(super) struct Via<'a> {
+    pub(super) settling: &'a Settling<'a>,
+    pub(super) limit: Option<Duration>,
 }
 
 impl PostgresStore {
     pub(super) async fn settle_all(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
         let mut settled = Settled::default();
         // Failures first: they are few, and a failure must not be written after a mark of a later message of its key.
-        if !settlement.failures.is_empty() {
-            let written = self.write_failures(&settlement.failures).await?;
-            settled.written += written;
-            settled.stale += settlement.failures.len() - written;
-        }
-        if !settlement.relayed.is_empty() {
-            let written = self
-                .write_relayed(&settlement.relayed, settlement.verify_identity)
-                .await?;
-            settled.written += written;
-            settled.stale += settlement.relayed.len() - written;
-        }
+        self.settle_batch(Batch::Failures(&settlement.failures), settlement.again, &mut settled)
+            .await?;
+        self.settle_relayed(&settlement.relayed, settlement.again, &mut settled)
+            .await?;
         Ok(settled)
     }
 
-    pub(super) async fn write_marks(&self, marks: &[Mark], verify: bool) -> Result<usize, StoreError> {
-        let fence: BTreeSet<(Lane, Epoch)> = marks.iter().map(|mark| (mark.lane, mark.epoch)).collect();
-        let written = self.write_marks_behind(&fence, marks.iter(), verify).await?;
-        if written > 0 {
-            return Ok(written);
+    pub(super) async fn settle_batch(
+        &self,
+        batch: Batch<'_>,
+        again: bool,
+        settled: &mut Settled,
+    ) -> Result<(), StoreError> {
+        if batch.len() > 0 {
+            Isolation::of(self, batch, again).settle(settled).await?;
         }
-        let mine: BTreeSet<(Lane, Epoch)> = self.lanes_held(Role::Settle).await?.into_iter().collect();
-        let fence: BTreeSet<(Lane, Epoch)> = fence.intersection(&mine).copied().collect();
-        if fence.is_empty() {
-            return Ok(0);
-        }
-        let still_mine = marks.iter().filter(|mark| fence.contains(&(mark.lane, mark.epoch)));
-        self.write_marks_behind(&fence, still_mine, verify).await
+        Ok(())
     }
 
-    async fn write_marks_behind(
-        &self,
-        fence: &BTreeSet<(Lane, Epoch)>,
-        marks: impl Iterator<Item = &Mark> + Clone,
-        verify: bool,
-    ) -> Result<usize, StoreError> {
-        let seqs: Vec<i64> = marks.clone().map(|mark| mark.seq.0).collect();
+    /// Marks or deletes, if every lane of them is still held: answers how many.
+    pub(super) async fn write_marks(&self, via: &Via<'_>, marks: &[&Mark]) -> Result<usize, StoreError> {
+        let fence: BTreeSet<(Lane, Epoch)> = marks.iter().map(|mark| (mark.lane, mark.epoch)).collect();
         let (lanes, epochs): (Vec<i32>, Vec<i64>) =
             fence.iter().map(|(lane, epoch)| (i32::from(*lane), *epoch)).unzip();
         let commit = (!self.options.durable_marks).then_some("off");
-        let by = &self.sql.relayed;
         let fence: [&Param; 4] = [&lanes, &epochs, &self.options.instance, &commit];
-        let execute = async |statement, what: &Param, more: &[&Param]| {
+        let write = async |statement: &Statement, what: &Param, more: &[&Param]| {
             let params = [&[what], &fence[..], more].concat();
-            self.database.execute(Role::Settle, statement, &params).await
+            via.settling.write(statement, &params, via.limit).await
         };
-        let written = if verify {
-            let ids: Vec<String> = marks.map(|mark| mark.id.to_string()).collect();
-            execute(&by.verified, &seqs, &[&ids]).await?
-        } else if let (true, Some(stretch)) = (seqs.len() >= MANY, Stretch::of(&seqs)) {
-            execute(&by.dense, &stretch.bits, &[&stretch.first, &stretch.last]).await?
+        let by = &self.sql.relayed;
+        let stretch = if marks.len() >= MANY { Stretch::of(marks) } else { None };
+        let written = if let Some(Stretch { first, last, bits, ids }) = stretch {
+            write(&by.dense, &bits, &[&first, &last, &ids]).await?
         } else {
-            execute(&by.listed, &seqs, &[]).await?
+            let seqs: Vec<i64> = marks.iter().map(|mark| mark.seq.0).collect();
+            let replays: Vec<i32> = marks.iter().map(|mark| mark.replay).collect();
+            match uuids(marks) {
+                Some(ids) => write(&by.listed, &seqs, &[&ids, &replays]).await?,
+                None => write(&by.texts, &seqs, &[&texts(marks.iter().copied()), &replays]).await?,
+            }
         };
         Ok(usize::try_from(written).unwrap_or(usize::MAX))
     }
 
-    pub(super) async fn write_failures(&self, failures: &[FailedAttempt]) -> Result<usize, StoreError> {
-        let column = |f: &dyn Fn(&FailedAttempt) -> i64| failures.iter().map(f).collect::<Vec<i64>>();
-        let text = |f: &dyn Fn(&FailedAttempt) -> String| failures.iter().map(f).collect::<Vec<String>>();
-        let milliseconds = |duration: std::time::Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    /// Writes failures of lanes that are still held, by `statement`: with their history or without. Answers how many.
+    pub(super) async fn write_failures(
+        &self,
+        via: &Via<'_>,
+        failures: &[&FailedAttempt],
+        statement: &Statement,
+    ) -> Result<usize, StoreError> {
+        let column = |f: &dyn Fn(&FailedAttempt) -> i64| failures.iter().map(|failed| f(failed)).collect::<Vec<i64>>();
+        let number = |f: &dyn Fn(&FailedAttempt) -> i32| failures.iter().map(|failed| f(failed)).collect::<Vec<i32>>();
+        let text =
+            |f: &dyn Fn(&FailedAttempt) -> String| failures.iter().map(|failed| f(failed)).collect::<Vec<String>>();
+        let milliseconds = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         let seqs = column(&|failed| failed.mark.seq.0);
-        let ids: Vec<Option<String>> = failures.iter().map(|failed| bound(failed.mark.id)).collect();
-        let lanes: Vec<i32> = failures.iter().map(|failed| i32::from(failed.mark.lane)).collect();
+        let ids = texts(failures.iter().map(|failed| &failed.mark));
+        let lanes = number(&|failed| i32::from(failed.mark.lane));
         let epochs = column(&|failed| failed.mark.epoch);
-        let attempts: Vec<i32> = failures.iter().map(|failed| failed.attempt).collect();
+        let attempts = number(&|failed| failed.attempt);
         let retries: Vec<Option<i64>> = failures
             .iter()
             .map(|failed| failed.retry_in.map(milliseconds))
@@ -123,7 +138,8 @@ impl PostgresStore {
         let codes = text(&|failed| storable(&failed.code));
         let errors = text(&|failed| storable(&failed.error));
         let latencies = column(&|failed| milliseconds(failed.latency));
-        let params: [&Param; 11] = [
+        let replays = number(&|failed| failed.mark.replay);
+        let params: [&Param; 12] = [
             &seqs,
             &ids,
             &lanes,
@@ -135,18 +151,27 @@ impl PostgresStore {
             &errors,
             &latencies,
             &self.options.instance,
+            &replays,
         ];
-        let written = self.database.execute(Role::Settle, &self.sql.fail, &params).await?;
+        let written = via.settling.write(statement, &params, via.limit).await?;
         Ok(usize::try_from(written).unwrap_or(usize::MAX))
     }
 }
 
-/// A message id as the statements compare it.
-fn bound(id: MessageId) -> Option<String> {
-    match id {
-        MessageId::Uuid(_) | MessageId::Number(_) => Some(id.to_string()),
-        MessageId::Missing => None,
-    }
+/// The ids as uuids; one that is missing is null. `None`: some are no uuids.
+fn uuids(marks: &[&Mark]) -> Option<Vec<Option<Uuid>>> {
+    let uuid = |mark: &&Mark| match mark.id {
+        MessageId::Uuid(id) => Some(Some(id)),
+        MessageId::Missing => Some(None),
+        MessageId::Number(_) => None,
+    };
+    marks.iter().map(uuid).collect()
+}
+
+/// The ids as the database prints them; one that is missing is null.
+pub(super) fn texts<'a>(marks: impl Iterator<Item = &'a Mark>) -> Vec<Option<String>> {
+    let text = |mark: &Mark| (mark.id != MessageId::Missing).then(|| mark.id.to_string());
+    marks.map(text).collect()
 }
 
 /// PostgreSQL's text takes no NUL; an error is one line of a bounded length.
@@ -162,15 +187,44 @@ fn storable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Seq;
+
+    fn mark(seq: i64) -> Mark {
+        Mark {
+            seq: Seq(seq),
+            id: MessageId::Uuid(Uuid::from_u128(u128::from(seq.unsigned_abs()))),
+            replay: 0,
+            lane: 0,
+            epoch: 1,
+        }
+    }
+
+    fn stretch(marks: &[Mark]) -> Option<Stretch> {
+        Stretch::of(&marks.iter().collect::<Vec<_>>())
+    }
 
     #[test]
     fn numbers_close_together_are_bits_over_their_range() {
-        let bits = |seqs: &[i64]| Stretch::of(seqs).map(|stretch| (stretch.first, stretch.last, stretch.bits));
+        let bits = |seqs: &[i64]| {
+            let marks: Vec<Mark> = seqs.iter().map(|seq| mark(*seq)).collect();
+            stretch(&marks).map(|stretch| (stretch.first, stretch.last, stretch.bits))
+        };
         assert_eq!(bits(&[7]), Some((7, 7, vec![1])));
         assert_eq!(bits(&[-2, 5, 6, 1, 3]), Some((-2, 6, vec![0b1010_1001, 1])));
         assert_eq!(bits(&[1, 3]), Some((1, 3, vec![0b101])));
         assert_eq!(bits(&[1, 5]), None);
         assert_eq!(bits(&[i64::MIN, i64::MAX]), None);
         assert_eq!(bits(&[]), None);
+    }
+
+    #[test]
+    fn each_number_of_a_range_has_its_id_and_what_is_not_plain_goes_by_list() {
+        let ids = stretch(&[mark(3), mark(1)]).unwrap().ids;
+        assert_eq!(ids, [1, 0, 3].map(Uuid::from_u128));
+        let replayed = Mark { replay: 1, ..mark(2) };
+        assert_eq!(stretch(&[mark(1), replayed]), None);
+        for id in [MessageId::Missing, MessageId::Number(2)] {
+            assert_eq!(stretch(&[mark(1), Mark { id, ..mark(2) }]), None);
+        }
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::PostgresStore;
 use super::database::Role;
+use super::isolate::Batch;
 use super::rows::unreadable;
 use crate::delivery::FailureClass;
-use crate::store::{FailedAttempt, Mark, StoreError};
+use crate::store::{FailedAttempt, Mark, Settled, StoreError};
 
 /// Twins are looked for among so many numbers on both sides of a row.
 const REACH: i64 = 100_000;
@@ -19,36 +20,32 @@ const REACH: i64 = 100_000;
 impl PostgresStore {
     /// Marks what was relayed, and fails what was taken for a copy of another row's message. Those that were not come first: one
     /// of them may be the twin.
-    pub(super) async fn write_relayed(&self, marks: &[Mark], verify: bool) -> Result<usize, StoreError> {
+    pub(super) async fn settle_relayed(
+        &self,
+        marks: &[Mark],
+        again: bool,
+        settled: &mut Settled,
+    ) -> Result<(), StoreError> {
         if !marks.iter().any(|mark| mark.duplicate) {
-            return self.write_marks(marks, verify).await;
+            return self.settle_batch(Batch::Marks(marks), again, settled).await;
         }
-        let (again, once): (Vec<Mark>, Vec<Mark>) = marks.iter().partition(|mark| mark.duplicate);
-        let mut written = 0;
-        if !once.is_empty() {
-            written += self.write_marks(&once, verify).await?;
-        }
-        let twins = self.twins(&again).await?;
-        let sent_before: Vec<Mark> = again
-            .iter()
-            .filter(|mark| !twins.contains_key(&mark.seq.0))
-            .copied()
+        let (copies, once): (Vec<Mark>, Vec<Mark>) = marks.iter().partition(|mark| mark.duplicate);
+        self.settle_batch(Batch::Marks(&once), again, settled).await?;
+        let twins = self.twins(&copies).await?;
+        let (lost, sent_before): (Vec<Mark>, Vec<Mark>) =
+            copies.into_iter().partition(|mark| twins.contains_key(&mark.seq.0));
+        self.settle_batch(Batch::Marks(&sent_before), again, settled).await?;
+        let failures: Vec<FailedAttempt> = lost
+            .into_iter()
+            .filter_map(|mark| twins.get(&mark.seq.0).map(|twin| nowhere(mark, *twin)))
             .collect();
-        if !sent_before.is_empty() {
-            written += self.write_marks(&sent_before, verify).await?;
-        }
-        let failures: Vec<FailedAttempt> = again
-            .iter()
-            .filter_map(|mark| twins.get(&mark.seq.0).map(|twin| nowhere(*mark, *twin)))
-            .collect();
-        if !failures.is_empty() {
+        if !failures.is_empty() && !again {
             tracing::warn!(
                 rows = failures.len(), first = failures[0].mark.seq.0, error = %failures[0].error,
                 "messages were not stored by the broker, because other rows have their ids: they have failed"
             );
-            written += self.write_failures(&failures).await?;
         }
-        Ok(written)
+        self.settle_batch(Batch::Failures(&failures), again, settled).await
     }
 
     /// Which of `marks` have a twin, and where.

@@ -12,7 +12,7 @@ use super::{MemoryTable, State, StoredRow};
 use crate::message::Seq;
 use crate::store::{
     DuePage, DuePosition, FailedAttempt, Hold, LaneSet, Mark, OpenTransaction, Page, Reread, Room, Row, Scope, Settled,
-    Settlement, Store, StoreError,
+    Settlement, Store, StoreError, Stuck,
 };
 use crate::testing::gate::Gate;
 
@@ -87,30 +87,35 @@ impl MemoryStore {
         lease.owner.as_deref() == Some(&*self.instance) && lease.epoch == mark.epoch
     }
 
-    fn mark(&self, state: &mut State, mark: &Mark, verify: bool) -> bool {
+    /// The row a settlement means: pending, the message that was sent, of a lane that is held.
+    fn meant<'a>(&self, state: &'a mut State, mark: &Mark) -> Option<&'a mut StoredRow> {
         if !self.owns(state, mark) {
-            return false;
+            return None;
         }
-        let Some(row) = state.rows.get_mut(&mark.seq.0) else {
-            return false;
-        };
-        let matches = row.is_pending() && (!verify || row.message.id == mark.id);
-        if matches {
-            row.relayed_at = Some(Instant::now());
-        }
-        matches
+        let row = state.rows.get_mut(&mark.seq.0)?;
+        let same = row.message.id == mark.id && row.message.replay == mark.replay;
+        (row.is_pending() && (same || state.identities_ignored)).then_some(row)
     }
 
-    fn fail(&self, state: &mut State, failed: &FailedAttempt) -> bool {
-        if !self.owns(state, &failed.mark) {
-            return false;
-        }
-        let Some(row) = state.rows.get_mut(&failed.mark.seq.0) else {
-            return false;
+    fn mark(&self, state: &mut State, mark: &Mark) -> Result<bool, Stuck> {
+        let stuck = state.stuck(mark.seq);
+        let Some(row) = self.meant(state, mark) else {
+            return Ok(false);
         };
-        if !(row.is_pending() && row.message.id == failed.mark.id && row.message.attempt == failed.attempt) {
-            return false;
+        stuck?;
+        row.relayed_at = Some(Instant::now());
+        Ok(true)
+    }
+
+    fn fail(&self, state: &mut State, failed: &FailedAttempt) -> Result<bool, Stuck> {
+        let stuck = state.stuck(failed.mark.seq);
+        let Some(row) = self.meant(state, &failed.mark) else {
+            return Ok(false);
+        };
+        if row.message.attempt != failed.attempt {
+            return Ok(false);
         }
+        stuck?;
         row.message.attempt += 1;
         row.last_error = Some(failed.error.clone());
         match failed.retry_in {
@@ -118,7 +123,28 @@ impl MemoryStore {
             None => row.failed_at = Some(Instant::now()),
         }
         state.attempts.push(failed.clone());
-        true
+        Ok(true)
+    }
+
+    fn settle_now(&self, state: &mut State, settlement: &Settlement) -> Settled {
+        let all = settlement.failures.iter().map(|failed| &failed.mark);
+        let lost = all.chain(&settlement.relayed).filter(|mark| !self.owns(state, mark));
+        let mut settled = Settled {
+            lost: lost.count(),
+            ..Settled::default()
+        };
+        let mut book = |outcome: Result<bool, Stuck>| match outcome {
+            Ok(true) => settled.written += 1,
+            Ok(false) => settled.stale += 1,
+            Err(stuck) => settled.stuck.push(stuck),
+        };
+        for failed in &settlement.failures {
+            book(self.fail(state, failed));
+        }
+        for mark in &settlement.relayed {
+            book(self.mark(state, mark));
+        }
+        settled
     }
 
     /// A point in time as a position: microseconds since the table was made.
@@ -299,24 +325,11 @@ impl Store for MemoryStore {
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
         let (settled, lost) = self
             .answer(|state| {
-                let failures = settlement.failures.iter().filter(|failed| self.fail(state, failed));
-                let mut written = failures.count();
-                let verify = settlement.verify_identity;
-                let marks = settlement.relayed.iter();
-                written += marks.filter(|mark| self.mark(state, mark, verify)).count();
+                let settled = self.settle_now(state, settlement);
                 state.settlements += 1;
                 let lost = state.lose_settlements > 0;
                 state.lose_settlements = state.lose_settlements.saturating_sub(1);
-                let all = settlement.failures.len() + settlement.relayed.len();
-                let stale = all - written;
-                (
-                    Settled {
-                        written,
-                        stale,
-                        stuck: Vec::new(),
-                    },
-                    lost,
-                )
+                (settled, lost)
             })
             .await?;
         if lost {

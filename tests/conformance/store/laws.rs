@@ -29,7 +29,8 @@ macro_rules! uphold {
             a_restarted_instance_takes_its_lanes_back ordered room_is_respected late_commits_are_read_once
             a_rollback_closes_its_gap what_is_open_at_the_start_comes_before_its_successor
             what_was_open_long_before_the_start_is_swept reopening_starts_over fenced_by_owner_and_epoch
-            fenced_by_attempt fenced_by_identity what_is_marked_is_what_was_sent retries_are_due_after_their_delay delayed_rows_are_due_in_their_time
+            fenced_by_attempt what_is_settled_is_what_was_sent a_replayed_message_is_another_one
+            rows_that_refuse_are_set_aside what_is_marked_is_what_was_sent retries_are_due_after_their_delay delayed_rows_are_due_in_their_time
             due_rows_come_in_pages rereads_come_in_pages recall_brings_what_is_pending holds_tell_who_holds idempotent
             a_commit_wakes);
     };
@@ -140,6 +141,7 @@ fn mark(row: &Row, lanes: &Tenancy) -> Mark {
     Mark {
         seq: row.message.seq,
         id: row.message.id,
+        replay: row.message.replay,
         lane: row.lane,
         epoch: lanes[&row.lane],
         duplicate: false,
@@ -171,6 +173,14 @@ fn failed(row: &Row, lanes: &Tenancy, retry_in: Option<Duration>) -> Settlement 
 
 const WRITTEN: Settled = Settled::of(1, 0);
 const STALE: Settled = Settled::of(0, 1);
+
+/// So many written; the others' lanes are no longer held.
+fn lost(written: usize, lost: usize) -> Settled {
+    Settled {
+        lost,
+        ..Settled::of(written, lost)
+    }
+}
 
 async fn due_all<S: Store>(store: &Reader<S>, room: Room) -> Vec<Row> {
     let (mut rows, mut after) = (Vec::new(), None::<DuePosition>);
@@ -481,8 +491,8 @@ pub async fn fenced_by_owner_and_epoch(fixture: &impl Fixture) {
     let untouched = fixture.row(seq).await;
     let older: Tenancy = lanes.iter().map(|(lane, epoch)| (*lane, epoch - 1)).collect();
     for (who, lanes) in [(&other, &lanes), (&store.store, &older)] {
-        assert_eq!(who.settle(&relayed(&rows, lanes)).await.unwrap(), STALE);
-        assert_eq!(who.settle(&failed(&rows[0], lanes, None)).await.unwrap(), STALE);
+        assert_eq!(who.settle(&relayed(&rows, lanes)).await.unwrap(), lost(0, 1));
+        assert_eq!(who.settle(&failed(&rows[0], lanes, None)).await.unwrap(), lost(0, 1));
     }
     assert_eq!(fixture.row(seq).await, untouched);
     // Lanes still held are written although another of the settlement is lost.
@@ -492,15 +502,15 @@ pub async fn fenced_by_owner_and_epoch(fixture: &impl Fixture) {
     let rows = read_all(&mut store, ROOM).await;
     assert_eq!(seqs(&rows), more);
     let mut mixed = relayed(&rows, &lanes);
-    let lost = rows[0].lane;
-    for mark in mixed.relayed.iter_mut().filter(|mark| mark.lane == lost) {
+    let lane = rows[0].lane;
+    for mark in mixed.relayed.iter_mut().filter(|mark| mark.lane == lane) {
         mark.epoch -= 1;
     }
-    let stale = mixed.relayed.iter().filter(|mark| mark.lane == lost).count();
+    let stale = mixed.relayed.iter().filter(|mark| mark.lane == lane).count();
     let written = mixed.relayed.len() - stale;
-    assert_eq!(store.settle(&mixed).await.unwrap(), Settled::of(written, stale));
+    assert_eq!(store.settle(&mixed).await.unwrap(), lost(written, stale));
     for row in &rows {
-        assert_eq!(fixture.row(row.message.seq).await.relayed, row.lane != lost);
+        assert_eq!(fixture.row(row.message.seq).await.relayed, row.lane != lane);
     }
 }
 
@@ -517,20 +527,74 @@ pub async fn fenced_by_attempt(fixture: &impl Fixture) {
     assert!(!row.relayed && !row.failed);
 }
 
-/// *Fenced*: after a lost connection, another message under the same number is left alone.
-pub async fn fenced_by_identity(fixture: &impl Fixture) {
-    let seqs = fixture.insert(&[keyed("a"), keyed("b")]).await;
+/// *Identity*: another message under the number is left alone, by every mark and failure, far apart and close together.
+pub async fn what_is_settled_is_what_was_sent(fixture: &impl Fixture) {
+    let all = fixture.insert(&vec![keyless(); 150]).await;
     let (mut store, lanes) = opened(fixture).await;
     let rows = read_all(&mut store, ROOM).await;
-    fixture.replace(seqs[0]).await;
-    let marks = Settlement {
-        verify_identity: true,
-        ..relayed(&rows, &lanes)
-    };
-    assert_eq!(store.settle(&marks).await.unwrap(), Settled::of(1, 1));
-    assert!(!fixture.row(seqs[0]).await.relayed && fixture.row(seqs[1]).await.relayed);
-    assert_eq!(store.settle(&failed(&rows[0], &lanes, None)).await.unwrap(), STALE);
-    assert!(!fixture.row(seqs[0]).await.failed);
+    fixture.replace(all[0]).await;
+    fixture.replace(all[40]).await;
+    let failure = failed(&rows[0], &lanes, None);
+    assert_eq!(store.settle(&failure).await.unwrap(), STALE);
+    assert_eq!(
+        store.settle(&relayed(&rows[..2], &lanes)).await.unwrap(),
+        Settled::of(1, 1)
+    );
+    assert_eq!(
+        store.settle(&relayed(&rows[2..], &lanes)).await.unwrap(),
+        Settled::of(147, 1)
+    );
+    for (n, seq) in all.iter().enumerate() {
+        let row = fixture.row(*seq).await;
+        assert_eq!((row.relayed, row.failed), (n != 0 && n != 40, false), "{n}");
+    }
+}
+
+/// *Identity*: a message that an operator replayed meanwhile is another one.
+pub async fn a_replayed_message_is_another_one(fixture: &impl Fixture) {
+    let all = fixture.insert(&vec![keyless(); 150]).await;
+    let (mut store, lanes) = opened(fixture).await;
+    let rows = read_all(&mut store, ROOM).await;
+    fixture.replay(all[5]).await;
+    let failure = failed(&rows[5], &lanes, None);
+    assert_eq!(store.settle(&failure).await.unwrap(), STALE);
+    assert_eq!(
+        store.settle(&relayed(&rows, &lanes)).await.unwrap(),
+        Settled::of(149, 1)
+    );
+    let again = due_all(&store, ROOM).await;
+    assert_eq!((seqs(&again), again[0].message.replay), (vec![all[5]], 1));
+    assert!(!fixture.row(all[5]).await.relayed);
+    assert_eq!(store.settle(&relayed(&again, &lanes)).await.unwrap(), WRITTEN);
+    assert!(fixture.row(all[5]).await.relayed);
+}
+
+/// *One row's trouble*: what cannot be written is named, the others are written, and so is it once it can be.
+pub async fn rows_that_refuse_are_set_aside(fixture: &impl Fixture) {
+    let all = fixture.insert(&vec![keyless(); 300]).await;
+    let (mut store, lanes) = opened(fixture).await;
+    let rows = read_all(&mut store, ROOM).await;
+    let bad = [7, 8, 130, 299];
+    fixture.refuse(&bad.map(|n| all[n])).await;
+    let mut settlement = relayed(&rows[..200], &lanes);
+    settlement.failures = rows[200..]
+        .iter()
+        .flat_map(|row| failed(row, &lanes, None).failures)
+        .collect();
+    let settled = store.settle(&settlement).await.unwrap();
+    let mut stuck: Vec<Seq> = settled.stuck.iter().map(|row| row.seq).collect();
+    stuck.sort();
+    assert_eq!(
+        (settled.written, settled.stale, stuck),
+        (296, 0, bad.map(|n| all[n]).to_vec())
+    );
+    for (n, seq) in all.iter().enumerate() {
+        let row = fixture.row(*seq).await;
+        assert_eq!(row.relayed || row.failed, !bad.contains(&n), "{n}");
+    }
+    fixture.refuse(&[]).await;
+    settlement.again = true;
+    assert_eq!(store.settle(&settlement).await.unwrap(), Settled::of(4, 296));
 }
 
 /// Marked are the messages named, however close together their numbers lie: none that stand between them.
@@ -544,10 +608,13 @@ pub async fn what_is_marked_is_what_was_sent(fixture: &impl Fixture) {
     for sent in [&close, &far] {
         let named: Vec<Row> = sent.iter().rev().map(|n| rows[*n].clone()).collect();
         let all = named.len();
-        for (lanes, written) in [(&older, 0), (&lanes, all), (&lanes, 0)] {
-            let settled = store.settle(&relayed(&named, lanes)).await.unwrap();
-            let stale = all - written;
-            assert_eq!(settled, Settled::of(written, stale), "fenced, then marked, once");
+        for (lanes, settled) in [
+            (&older, lost(0, all)),
+            (&lanes, Settled::of(all, 0)),
+            (&lanes, Settled::of(0, all)),
+        ] {
+            let answer = store.settle(&relayed(&named, lanes)).await.unwrap();
+            assert_eq!(answer, settled, "fenced, then marked, once");
         }
     }
     for (n, seq) in all.iter().enumerate() {
@@ -751,10 +818,10 @@ pub async fn idempotent(fixture: &impl Fixture) {
     let rows = read_all(&mut store, ROOM).await;
     let mut settlement = relayed(&rows[..1], &lanes);
     settlement.failures = failed(&rows[1], &lanes, None).failures;
-    for verify_identity in [false, true] {
-        settlement.verify_identity = verify_identity;
+    for again in [false, true] {
+        settlement.again = again;
         let settled = store.settle(&settlement).await.unwrap();
-        let (written, stale) = if verify_identity { (0, 2) } else { (2, 0) };
+        let (written, stale) = if again { (0, 2) } else { (2, 0) };
         assert_eq!(settled, Settled::of(written, stale));
         assert!(fixture.row(all[0]).await.relayed);
         let row = fixture.row(all[1]).await;

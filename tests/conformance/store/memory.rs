@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outboxd::message::{MessageId, Seq};
-use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow, Transaction};
+use outboxd::stuck::StuckReason;
+use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow, StoredRow, Transaction};
 use uuid::Uuid;
 
 use super::laws::uphold;
@@ -85,6 +86,23 @@ impl Fixture for Fake {
             self.0
                 .update(seq, |row| row.message.id = MessageId::Uuid(Uuid::new_v4()))
         );
+    }
+
+    async fn replay(&self, seq: Seq) {
+        let replay = |row: &mut StoredRow| {
+            row.relayed_at = None;
+            row.message.replay += 1;
+            row.message.attempt = 1;
+            row.available_at = tokio::time::Instant::now();
+        };
+        assert!(self.0.update(seq, replay));
+    }
+
+    async fn refuse(&self, seqs: &[Seq]) {
+        self.0.free_all();
+        for seq in seqs {
+            self.0.set_stuck(*seq, Some(StuckReason::Refused));
+        }
     }
 
     async fn pass(&self, time: Duration) {

@@ -175,6 +175,28 @@ impl Fixture for Real {
         assert_eq!(replaced.unwrap(), 1);
     }
 
+    async fn replay(&self, seq: Seq) {
+        let replay = format!(
+            "update outbox_messages set relayed_at = null, replay = replay + 1, attempt = 1, available_at = now()
+             where seq = {seq}"
+        );
+        self.session.run(&replay).await;
+    }
+
+    async fn refuse(&self, seqs: &[Seq]) {
+        let seqs: Vec<String> = seqs.iter().map(ToString::to_string).collect();
+        self.session
+            .run(&format!(
+                "create or replace function refuse() returns trigger language plpgsql as $$ begin
+                   if old.seq = any('{{{}}}'::bigint[]) then raise exception 'no: %', old.payload; end if;
+                   return new;
+                 end $$;
+                 create or replace trigger refuse before update on outbox_messages for each row execute function refuse()",
+                seqs.join(",")
+            ))
+            .await;
+    }
+
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
@@ -369,13 +391,36 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
 async fn marks_and_deletes_use_their_indexes_on_a_big_table() {
     let real = big_table().await;
     let fence = ["'{1}'", "'{1}'", "'one'", "'off'"];
-    let close = [&["'\\xff'::bytea"], &fence[..], &["200001::bigint", "200008::bigint"]].concat();
-    let far = [&["'{5, 1000}'::bigint[]"], &fence[..]].concat();
+    let ids = "'{00000000-0000-0000-0000-000000000001, 00000000-0000-0000-0000-000000000002}'";
+    let (uuids, texts) = (&*format!("{ids}::uuid[]"), &*format!("{ids}::text[]"));
+    let close = [
+        &["'\\xff'::bytea"],
+        &fence[..],
+        &["200001::bigint", "200008::bigint", uuids],
+    ]
+    .concat();
+    let far = |ids| [&["'{5, 1000}'::bigint[]"], &fence[..], &[ids, "'{0, 0}'::int[]"]].concat();
+    let standing = vec!["'{5, 1000}'::bigint[]", texts, "'{0, 0}'::int[]", "null"];
+    let free = vec!["'{5, 1000}'::bigint[]"];
     for (name, file, params) in [
         ("mark", include_str!("../../../sql/mark.sql"), &close),
-        ("mark_listed", include_str!("../../../sql/mark_listed.sql"), &far),
+        ("mark_listed", include_str!("../../../sql/mark_listed.sql"), &far(uuids)),
+        ("mark_texts", include_str!("../../../sql/mark_texts.sql"), &far(texts)),
         ("delete", include_str!("../../../sql/delete.sql"), &close),
-        ("delete_listed", include_str!("../../../sql/delete_listed.sql"), &far),
+        (
+            "delete_listed",
+            include_str!("../../../sql/delete_listed.sql"),
+            &far(uuids),
+        ),
+        (
+            "delete_texts",
+            include_str!("../../../sql/delete_texts.sql"),
+            &far(texts),
+        ),
+        ("standing", include_str!("../../../sql/standing.sql"), &standing),
+        ("locked_by", include_str!("../../../sql/locked_by.sql"), &free),
+        ("free_to_update", include_str!("../../../sql/free_to_update.sql"), &free),
+        ("free_to_delete", include_str!("../../../sql/free_to_delete.sql"), &free),
     ] {
         uses_index(&real, name, file, params, "pkey|pending").await;
     }

@@ -1,0 +1,4 @@
+-- Which of these rows no other transaction holds, so that they can be deleted at once.
+-- Locks: the rows it answers, to the end of the statement; waits for none. Index: primary key.
+-- $1 seqs
+select m.{c.seq} as seq from {messages} m where m.{c.seq} = any($1::bigint[]) for update skip locked

@@ -1,0 +1,149 @@
+//! Writes whose time limit says something about the rows, not about the server; and several of them in one round trip.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::Object;
+use futures_util::TryStreamExt;
+use tokio_postgres::error::SqlState;
+
+use super::{
+    CANCEL_TIMEOUT, Checkout, Database, Param, Role, STATEMENT_SILENT, Silent, classify, is_another_server,
+    loses_prepared_statements,
+};
+use crate::store::StoreError;
+use crate::store::postgres::about::{About, DatabaseError, database_error};
+use crate::store::postgres::sql::Statement;
+
+/// The connection marks and failures are written on, for a few statements: those that are polled together go to the server
+/// together, each a transaction of its own.
+pub struct Settling<'a> {
+    database: &'a Database,
+    connection: Checkout<'a>,
+    /// Every statement was answered by a server in its right mind.
+    well: AtomicBool,
+}
+
+impl Database {
+    /// How long a statement may take.
+    #[must_use]
+    pub fn statement_timeout(&self) -> Duration {
+        self.statement_timeout
+    }
+
+    /// No answer to a statement: the server was lost.
+    pub(super) fn overdue(&self) {
+        self.facts.overdue.fetch_add(1, Ordering::Relaxed);
+        self.lose_all();
+    }
+
+    /// What a statement's end says of all connections, and to whoever asked for it.
+    pub(super) fn outcome<T>(
+        &self,
+        connection: &Object,
+        outcome: Result<Result<T, tokio_postgres::Error>, Duration>,
+    ) -> Result<T, StoreError> {
+        let error = match outcome {
+            Ok(Ok(value)) => {
+                self.facts.overdue.store(0, Ordering::Relaxed);
+                return Ok(value);
+            }
+            Ok(Err(error)) => error,
+            Err(limit) => {
+                self.overdue();
+                return Err(silent(limit));
+            }
+        };
+        if loses_prepared_statements(&error) {
+            self.stop_naming_statements();
+        }
+        if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) {
+            connection.statement_cache.clear();
+        }
+        if is_another_server(&error) {
+            self.lose_all();
+        }
+        Err(if self.facts.settled_in.load(Ordering::Relaxed) {
+            StoreError::Unavailable(Box::new(DatabaseError::of(&error)))
+        } else {
+            classify(error)
+        })
+    }
+
+    /// The settling connection.
+    ///
+    /// # Errors
+    /// See [`super::classify`].
+    pub async fn settling(&self) -> Result<Settling<'_>, StoreError> {
+        Ok(Settling {
+            database: self,
+            connection: self.connection(Role::Settle).await?,
+            well: AtomicBool::new(true),
+        })
+    }
+}
+
+impl Settling<'_> {
+    /// Runs `statement` and returns how many rows it wrote (or, of a query, answered). With a `limit`, one that takes longer is
+    /// cancelled: if the server answers that, it is alive and the statement was slow, and its error is about the duration.
+    ///
+    /// # Errors
+    /// See [`super::classify`].
+    pub async fn write(
+        &self,
+        statement: &Statement,
+        params: &[Param<'_>],
+        limit: Option<Duration>,
+    ) -> Result<u64, StoreError> {
+        let work = async {
+            let stream = self.database.stream(&self.connection, statement, params).await?;
+            futures_util::pin_mut!(stream);
+            while stream.try_next().await?.is_some() {}
+            Ok(stream.rows_affected().unwrap_or(0))
+        };
+        let mut work = std::pin::pin!(work);
+        let outcome = match limit {
+            None => Ok(work.await),
+            Some(limit) => match self.database.patiently(Role::Settle, limit, work.as_mut()).await {
+                Some(done) => Ok(done),
+                None => {
+                    let ended = async {
+                        self.cancel().await;
+                        work.await
+                    };
+                    tokio::time::timeout(2 * CANCEL_TIMEOUT, ended).await.map_err(|_| limit)
+                }
+            },
+        };
+        let outcome = self.database.outcome(&self.connection, outcome);
+        let well = match &outcome {
+            Ok(_) => true,
+            Err(error) => database_error(error).is_some_and(|error| match error.about() {
+                About::Row | About::Lock | About::Duration | About::Role | About::Schema => true,
+                About::Connection | About::Server => false,
+            }),
+        };
+        self.well.fetch_and(well, Ordering::Relaxed);
+        outcome
+    }
+
+    async fn cancel(&self) {
+        let cancel = self.connection.cancel_token();
+        drop(cancel.cancel_query(self.database.tls.clone()).await);
+    }
+
+    /// Gives the connection back; dropped without, it is thrown away.
+    pub fn end(mut self) {
+        self.connection.answered = self.well.load(Ordering::Relaxed);
+        self.connection.ended = true;
+    }
+
+    /// What is under way is cancelled, and the connection thrown away.
+    pub async fn abandon(self) {
+        drop(tokio::time::timeout(CANCEL_TIMEOUT, self.cancel()).await);
+    }
+}
+
+pub(super) fn silent(limit: Duration) -> StoreError {
+    StoreError::Unavailable(Box::new(Silent(STATEMENT_SILENT, limit)))
+}

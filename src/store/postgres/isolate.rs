@@ -1,0 +1,370 @@
+//! One row's trouble is not the others': what a statement that settles could not write, sorted out.
+//!
+//! ```text
+//!   all rows ── written ──> done
+//!      │ fewer than asked for: lanes lost? no longer what was sent? else the write was swallowed
+//!      │ an error about rows, or too slow: in eight parts, each by itself, down to the row
+//!      │ a lock: those that are free at once; the others are locked, by whom is looked up
+//!      └ any other error: whoever asked tries again later
+//! ```
+//!
+//! Only an error that a statement without rows does not meet is about rows: what a trigger raises may have any code.
+
+mod naming;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::PostgresStore;
+use super::about::{About, DatabaseError, database_error};
+use super::database::Role;
+use super::rows::unreadable;
+use super::settle::{Via, texts};
+use crate::message::Seq;
+use crate::store::{FailedAttempt, Mark, Settled, StoreError, Stuck};
+use crate::stuck::StuckReason;
+
+/// Parts a statement is divided into. Two would write most rows again and again, for nothing.
+const PARTS: usize = 8;
+/// Statements that may fail for one settlement: what is not known by then is tried again later.
+const REFUSALS_MAX: usize = 250;
+/// A statement that met a deadlock or somebody's stricter isolation is tried so often.
+const CONFLICTS_MAX: u8 = 3;
+/// What is settled.
+#[derive(Clone, Copy)]
+pub(super) enum Batch<'a> {
+    Marks(&'a [Mark]),
+    Failures(&'a [FailedAttempt]),
+}
+
+impl Batch<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Marks(marks) => marks.len(),
+            Self::Failures(failures) => failures.len(),
+        }
+    }
+
+    fn mark(&self, index: usize) -> &Mark {
+        match self {
+            Self::Marks(marks) => &marks[index],
+            Self::Failures(failures) => &failures[index].mark,
+        }
+    }
+}
+
+/// Rows to be written by one statement, as places in the batch.
+struct Part {
+    rows: Vec<usize>,
+    conflicts: u8,
+    /// Not in one round trip with others: it may take long.
+    alone: bool,
+}
+
+/// How many rows a statement wrote.
+type Written = Result<usize, StoreError>;
+
+/// What an error says of the rows of its statement.
+enum Trouble {
+    Refused,
+    Locked,
+    Slow,
+}
+
+impl Trouble {
+    fn reason(&self) -> StuckReason {
+        match self {
+            Self::Refused => StuckReason::Refused,
+            Self::Locked => StuckReason::Locked,
+            Self::Slow => StuckReason::Slow,
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Isolation<'a> {
+    store: &'a PostgresStore,
+    batch: Batch<'a>,
+    again: bool,
+    is_patient: bool,
+    began: Instant,
+    failed: usize,
+    parts: Vec<Part>,
+    locked: Vec<usize>,
+    swallowed: Vec<usize>,
+}
+
+impl<'a> Isolation<'a> {
+    pub(super) fn of(store: &'a PostgresStore, batch: Batch<'a>, again: bool) -> Self {
+        Self {
+            store,
+            batch,
+            again,
+            is_patient: again && store.is_patient(),
+            began: Instant::now(),
+            failed: 0,
+            parts: vec![Part {
+                rows: (0..batch.len()).collect(),
+                conflicts: 0,
+                alone: true,
+            }],
+            locked: Vec::new(),
+            swallowed: Vec::new(),
+        }
+    }
+
+    /// Writes all that can be written, and books it.
+    pub(super) async fn settle(mut self, settled: &mut Settled) -> Result<(), StoreError> {
+        let watchful = self.store.is_watchful(&self.batch).await?;
+        while let Some(part) = self.parts.pop() {
+            let mut parts = vec![part];
+            while !parts[0].alone && parts.len() < PARTS && self.parts.last().is_some_and(|next| !next.alone) {
+                parts.extend(self.parts.pop());
+            }
+            for (part, outcome) in self.write_all(parts).await? {
+                match outcome {
+                    Some(Ok(written)) if written >= part.rows.len() && !watchful => settled.written += written,
+                    Some(Ok(written)) => self.sort_out(part.rows, written, settled).await?,
+                    Some(Err(error)) => self.meet(part, error, settled).await?,
+                    None => self.parts.push(Part { alone: true, ..part }),
+                }
+            }
+        }
+        if !self.locked.is_empty() {
+            self.name_holders(settled).await?;
+        }
+        if !self.swallowed.is_empty() {
+            self.name_swallowers(settled).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes each of these parts. Several go in one round trip; where that takes too long, nobody knows what became of them.
+    async fn write_all(&self, parts: Vec<Part>) -> Result<Vec<(Part, Option<Written>)>, StoreError> {
+        let settling = self.store.database.settling().await?;
+        let outcomes: Vec<Option<Written>> = if let [part] = &*parts {
+            let limit = Some(self.limit(part.rows.len()));
+            let outcome = self
+                .write(
+                    &Via {
+                        settling: &settling,
+                        limit,
+                    },
+                    &part.rows,
+                )
+                .await;
+            settling.end();
+            vec![Some(outcome)]
+        } else {
+            let limit = self.limit(1) / 2;
+            let via = Via {
+                settling: &settling,
+                limit: None,
+            };
+            let writes = join_all(parts.iter().map(|part| self.write(&via, &part.rows)));
+            match tokio::time::timeout(limit, writes).await {
+                Ok(outcomes) => {
+                    settling.end();
+                    outcomes.into_iter().map(Some).collect()
+                }
+                Err(_) => {
+                    settling.abandon().await;
+                    parts.iter().map(|_| None).collect()
+                }
+            }
+        };
+        Ok(parts.into_iter().zip(outcomes).collect())
+    }
+
+    fn stick(&self, index: usize, reason: StuckReason, detail: String) -> Stuck {
+        let seq = self.batch.mark(index).seq;
+        Stuck { seq, reason, detail }
+    }
+
+    /// A whole batch may take as long as any statement. A part of one that took too long is given less, and so is what was stuck
+    /// before: healthy rows wait meanwhile.
+    fn limit(&self, rows: usize) -> Duration {
+        let whole = self.store.database.statement_timeout();
+        match (self.again, rows == self.batch.len(), rows) {
+            (false, true, _) => whole,
+            (false, false, 1) => whole / 2,
+            (false, false, _) => whole / 4,
+            // It may need just that long: now and then it gets the time.
+            (true, _, 1) if self.is_patient => whole,
+            (true, ..) => whole / 10,
+        }
+    }
+
+    async fn write(&self, via: &Via<'_>, rows: &[usize]) -> Written {
+        match self.batch {
+            Batch::Marks(marks) => {
+                let marks: Vec<&Mark> = rows.iter().map(|row| &marks[*row]).collect();
+                self.store.write_marks(via, &marks).await
+            }
+            Batch::Failures(failures) => {
+                let failures: Vec<&FailedAttempt> = rows.iter().map(|row| &failures[*row]).collect();
+                self.store.write_failed(via, &failures).await
+            }
+        }
+    }
+
+    /// Fewer rows were written than asked for, or nobody knows whether it had an effect.
+    async fn sort_out(&mut self, rows: Vec<usize>, written: usize, settled: &mut Settled) -> Result<(), StoreError> {
+        let all = rows.len();
+        let mut held = rows;
+        if written < all {
+            let mine = self.store.lanes_held(Role::Settle).await?;
+            let holds = |row: &usize| {
+                let Mark { lane, epoch, .. } = self.batch.mark(*row);
+                mine.get(lane) == Some(epoch)
+            };
+            let fenced = !held.iter().all(holds);
+            held.retain(holds);
+            let lost = (all - held.len()).min(all - written);
+            settled.lost += lost;
+            if fenced && written == 0 && !held.is_empty() {
+                settled.stale += lost;
+                self.push(held, true);
+                return Ok(());
+            }
+        }
+        let standing = self.standing(&held).await?;
+        held.retain(|row| standing.contains(&self.batch.mark(*row).seq));
+        let written = written.min(all - held.len());
+        settled.written += written;
+        settled.stale += all - held.len() - written;
+        self.swallowed.extend(held);
+        Ok(())
+    }
+
+    /// An error: of the rows, or of something else.
+    async fn meet(&mut self, mut part: Part, error: StoreError, settled: &mut Settled) -> Result<(), StoreError> {
+        let Some(known) = database_error(&error) else {
+            return Err(error);
+        };
+        let Some(trouble) = self.trouble(known).await? else {
+            return Err(error);
+        };
+        let is_conflict = known.code().is_some_and(|code| code.code().starts_with("40"));
+        if is_conflict && part.conflicts < CONFLICTS_MAX {
+            part.conflicts += 1;
+            self.parts.push(part);
+            return Ok(());
+        }
+        self.failed += 1;
+        let rows = part.rows;
+        let gives_up = self.failed > REFUSALS_MAX || self.began.elapsed() > 2 * self.store.database.statement_timeout();
+        if rows.len() == 1 || gives_up {
+            match trouble {
+                Trouble::Locked => self.locked.extend(rows),
+                Trouble::Refused | Trouble::Slow => {
+                    let detail = match trouble {
+                        Trouble::Slow => format!("writing it takes longer than {:?}", self.limit(rows.len())),
+                        Trouble::Refused | Trouble::Locked => known.to_string(),
+                    };
+                    let stuck = |row: &usize| self.stick(*row, trouble.reason(), detail.clone());
+                    settled.stuck.extend(rows.iter().map(stuck));
+                }
+            }
+            return Ok(());
+        }
+        let rows = match trouble {
+            Trouble::Locked => {
+                let (free, held) = self.free(rows).await?;
+                let is_elsewhere = held.is_empty();
+                self.locked.extend(held);
+                if !is_elsewhere {
+                    self.push(free, true);
+                    return Ok(());
+                }
+                free
+            }
+            Trouble::Refused | Trouble::Slow => rows,
+        };
+        let alone = !matches!(trouble, Trouble::Refused);
+        let size = rows.len().div_ceil(PARTS);
+        for rows in rows.chunks(size) {
+            self.push(rows.to_vec(), alone);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, rows: Vec<usize>, alone: bool) {
+        if !rows.is_empty() {
+            self.parts.push(Part {
+                rows,
+                conflicts: 0,
+                alone,
+            });
+        }
+    }
+
+    /// What the error is to the rows; `None`: nothing.
+    async fn trouble(&self, error: &DatabaseError) -> Result<Option<Trouble>, StoreError> {
+        let code = error.code().map_or("", |code| code.code());
+        Ok(match error.about() {
+            About::Row => Some(Trouble::Refused),
+            About::Lock => Some(Trouble::Locked),
+            About::Duration => Some(Trouble::Slow),
+            About::Role | About::Schema | About::Connection | About::Server => {
+                let of_the_server = ["25", "26", "53", "57", "58"];
+                let known = code.is_empty() || code == "42P05" || of_the_server.contains(&&code[..2]);
+                // A policy, a trigger's own missing table, a code of somebody's own: without rows there is no such error.
+                (!known && self.goes_without_rows().await).then_some(Trouble::Refused)
+            }
+        })
+    }
+
+    async fn goes_without_rows(&self) -> bool {
+        let Ok(settling) = self.store.database.settling().await else {
+            return false;
+        };
+        let via = Via {
+            settling: &settling,
+            limit: Some(self.limit(1)),
+        };
+        let empty = match self.batch {
+            Batch::Marks(_) => self.store.write_marks(&via, &[]).await,
+            Batch::Failures(_) => {
+                let bare = &self.store.sql.fail_bare;
+                self.store.write_failures(&via, &[], bare).await
+            }
+        };
+        settling.end();
+        empty.is_ok()
+    }
+
+    /// The rows no other transaction holds just now, and the others.
+    async fn free(&self, rows: Vec<usize>) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
+        let statement = match self.batch {
+            Batch::Marks(_) => &self.store.sql.relayed.free,
+            Batch::Failures(_) => &self.store.sql.free,
+        };
+        let seqs: Vec<i64> = rows.iter().map(|row| self.batch.mark(*row).seq.0).collect();
+        let found = self.store.database.query(Role::Settle, statement, &[&seqs]).await?;
+        let free: Result<BTreeSet<i64>, _> = found.iter().map(|row| row.try_get("seq")).collect();
+        let free = free.map_err(|error| unreadable(&error))?;
+        Ok(rows
+            .into_iter()
+            .partition(|row| free.contains(&self.batch.mark(*row).seq.0)))
+    }
+
+    /// Those of these rows that are still to be settled, each the message that was sent.
+    async fn standing(&self, rows: &[usize]) -> Result<BTreeSet<Seq>, StoreError> {
+        let marks = || rows.iter().map(|row| self.batch.mark(*row));
+        let seqs: Vec<i64> = marks().map(|mark| mark.seq.0).collect();
+        let replays: Vec<i32> = marks().map(|mark| mark.replay).collect();
+        let attempts: Option<Vec<i32>> = match self.batch {
+            Batch::Marks(_) => None,
+            Batch::Failures(failures) => Some(rows.iter().map(|row| failures[*row].attempt).collect()),
+        };
+        let statement = &self.store.sql.standing;
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&seqs, &texts(marks()), &replays, &attempts];
+        let found = self.store.database.query(Role::Settle, statement, &params).await?;
+        let standing: Result<_, _> = found.iter().map(|row| row.try_get("seq").map(Seq)).collect();
+        standing.map_err(|error| unreadable(&error))
+    }
+}

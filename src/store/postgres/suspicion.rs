@@ -1,0 +1,131 @@
+//! What may keep a write from its effect: the history beside it, triggers that take it back without a trace, who holds a lock.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::PostgresStore;
+use super::about::{About, database_error};
+use super::database::Role;
+use super::isolate::Batch;
+use super::rows::unreadable;
+use super::settle::Via;
+use crate::store::{FailedAttempt, OpenTransaction, StoreError};
+
+/// How often it is looked for whatever may swallow a write without a trace.
+const SUSPICION_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a lost history is said.
+const SAY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What is known of triggers that may take a write back without a trace, and what was said.
+#[derive(Default)]
+pub(super) struct Suspicion(Mutex<Noted>);
+
+#[derive(Default)]
+struct Noted {
+    looked: Option<Instant>,
+    /// A trigger runs before a row is written: it may put the old row in its place, and nothing tells.
+    has_triggers: bool,
+    said: Option<Instant>,
+    /// Tries of rows that were stuck.
+    tries: u32,
+}
+
+impl Suspicion {
+    fn note<T>(&self, change: impl FnOnce(&mut Noted) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A row that took too long is given less time when it is tried again, except now and then.
+const PATIENT_EVERY: u32 = 32;
+
+impl PostgresStore {
+    /// Whether this try of stuck rows may take as long as any statement.
+    pub(super) fn is_patient(&self) -> bool {
+        self.suspicion.note(|noted| {
+            noted.tries = noted.tries.wrapping_add(1);
+            noted.tries % PATIENT_EVERY == 0
+        })
+    }
+
+    /// Failures with their history; without it where that is what fails: the message matters more.
+    pub(super) async fn write_failed(&self, via: &Via<'_>, failures: &[&FailedAttempt]) -> Result<usize, StoreError> {
+        let error = match self.write_failures(via, failures, &self.sql.fail).await {
+            Ok(written) => return Ok(written),
+            Err(error) => error,
+        };
+        let Some(known) = database_error(&error) else {
+            return Err(error);
+        };
+        let may_be_the_history = match known.about() {
+            About::Row | About::Role | About::Schema => true,
+            About::Lock | About::Duration => failures.len() == 1,
+            About::Connection | About::Server => known.code().is_some_and(|code| !code.code().starts_with("57")),
+        };
+        if !may_be_the_history {
+            return Err(error);
+        }
+        let written = self.write_failures(via, failures, &self.sql.fail_bare).await?;
+        let says = self.suspicion.note(|noted| {
+            let now = Instant::now();
+            let due = noted.said.is_none_or(|said| now.duration_since(said) >= SAY_INTERVAL);
+            noted.said = if due { Some(now) } else { noted.said };
+            due
+        });
+        if says {
+            tracing::warn!(
+                error = %known,
+                rows = written,
+                "failed attempts are counted, but their history cannot be written to outboxd_attempts"
+            );
+        }
+        Ok(written)
+    }
+
+    /// Whether a trigger may take a write back without a trace: then each is looked at again. A delete cannot be taken back so.
+    pub(super) async fn is_watchful(&self, batch: &Batch<'_>) -> Result<bool, StoreError> {
+        if matches!(batch, Batch::Marks(_)) && self.options.delete_relayed {
+            return Ok(false);
+        }
+        let looks = self.suspicion.note(|noted| {
+            let looked = noted.looked.is_some_and(|looked| looked.elapsed() < SUSPICION_INTERVAL);
+            (!looked).then_some(()).ok_or(noted.has_triggers)
+        });
+        if let Err(known) = looks {
+            return Ok(known);
+        }
+        let has_triggers = self.swallowers(batch).await?.iter().any(|(_, before)| *before);
+        self.suspicion.note(|noted| {
+            noted.looked = Some(Instant::now());
+            noted.has_triggers = has_triggers;
+        });
+        Ok(has_triggers)
+    }
+
+    /// What may swallow a write, and whether it is a trigger that runs before it.
+    pub(super) async fn swallowers(&self, batch: &Batch<'_>) -> Result<Vec<(String, bool)>, StoreError> {
+        let deletes = matches!(batch, Batch::Marks(_)) && self.options.delete_relayed;
+        let rows = self
+            .database
+            .query(Role::Settle, &self.sql.swallowers, &[&deletes])
+            .await?;
+        let read = |row: &tokio_postgres::Row| Ok((row.try_get("name")?, row.try_get("before")?));
+        let names: Result<_, tokio_postgres::Error> = rows.iter().map(read).collect();
+        names.map_err(|error| unreadable(&error))
+    }
+}
+
+/// Who holds a lock, as people are told.
+pub(super) fn holder(row: &tokio_postgres::Row) -> Result<String, tokio_postgres::Error> {
+    let open_for: Option<f64> = row.try_get("open_for")?;
+    let (who, state): (String, String) = (row.try_get("who")?, row.try_get("state")?);
+    let who = OpenTransaction {
+        pid: row.try_get("pid")?,
+        who: who.replace(|c: char| c.is_control(), " "),
+        state,
+        open_for: open_for.unwrap_or_default(),
+    };
+    Ok(who.to_string())
+}

@@ -1,0 +1,241 @@
+//! P1 where a number comes back: the outbox is emptied with its numbers restarted, exchanged, or on a server that lags. What is
+//! settled is the message that was sent, never another one under its number.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::support::broker::{Broker, Kind};
+use crate::support::daemon::Site;
+use crate::support::postgres::{Cluster, Session};
+use crate::support::{eventually, throughout, together};
+
+struct Stage {
+    broker: Broker,
+    site: Site,
+    session: Session,
+}
+
+impl Stage {
+    async fn set(deletes: bool) -> Self {
+        let database = Cluster::shared().database().await;
+        let broker = Broker::start(Kind::Nats);
+        broker.prepare(&["orders"]).await;
+        let outbox = if deletes {
+            "[outbox]\non_relayed = \"delete\"\n"
+        } else {
+            ""
+        };
+        let site = Site::new(&database, &(broker.section("main") + outbox));
+        site.migrate();
+        Self {
+            session: database.connect().await,
+            broker,
+            site,
+        }
+    }
+
+    async fn arrived(&self, ids: &[Uuid], deadline: Duration) {
+        let last = std::cell::Cell::new(0);
+        let waits = eventually("every message has arrived", deadline * 2, || async {
+            let arrivals = self.broker.arrivals(&["orders"]).await;
+            let there = |id: &&Uuid| arrivals.iter().any(|arrival| arrival.id == **id);
+            last.set(ids.iter().filter(there).count());
+            (last.get() == ids.len()).then_some(())
+        });
+        let done = tokio::time::timeout(deadline, waits).await;
+        assert!(
+            done.is_ok(),
+            "{} of {} arrived; {}",
+            last.get(),
+            ids.len(),
+            self.site.log()
+        );
+    }
+
+    /// The transport has handed over what is there, and the broker does not answer.
+    async fn in_flight(&self, rows: i64, port: u16) {
+        eventually("the messages are in flight", Duration::from_secs(20), || async {
+            let (_, metrics) = crate::support::daemon::http_get(port, "/metrics").await?;
+            let line = metrics
+                .lines()
+                .find(|line| line.starts_with("outboxd_in_flight_messages "))?;
+            let count: f64 = line.rsplit(' ').next()?.parse().ok()?;
+            (count >= rows as f64).then_some(())
+        })
+        .await;
+    }
+}
+
+/// New rows, by their ids.
+async fn insert(session: &Session, count: i64) -> Vec<Uuid> {
+    let insert = "insert into outbox_messages (topic, key, payload)
+        select 'orders', 'k' || n, '{}' from generate_series(1, $1::bigint) n returning id";
+    let rows = session.query(insert, &[&count]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// What cleaners between tests do, and whoever empties or exchanges a table.
+const WAYS: [&str; 4] = [
+    "truncate outbox_messages restart identity",
+    "delete from outbox_messages; alter table outbox_messages alter seq restart with 1",
+    "delete from outbox_messages; select setval(pg_get_serial_sequence('outbox_messages', 'seq'), 1, false)",
+    "create table fresh (like outbox_messages including all);
+     grant select, update, delete on fresh to outboxd_relay;
+     do $$ begin execute 'grant select on sequence ' || pg_get_serial_sequence('fresh', 'seq') || ' to outboxd_relay'; end $$;
+     begin; alter table outbox_messages rename to former; alter table fresh rename to outbox_messages; commit",
+];
+
+/// The broker stalls while the numbers come back, so every mark is written when another message has its number.
+#[tokio::test]
+async fn numbers_that_come_back_while_the_broker_stalls_lose_nothing() {
+    let _guard = together().await;
+    for deletes in [false, true] {
+        for way in WAYS {
+            let stage = Stage::set(deletes).await;
+            let daemon = stage.site.start().await;
+            let first = insert(&stage.session, 5).await;
+            stage.arrived(&first, Duration::from_secs(20)).await;
+            for rows in [3, 300] {
+                stage.broker.freeze();
+                insert(&stage.session, rows).await;
+                stage.in_flight(rows, stage.site.port()).await;
+                stage.session.run(way).await;
+                let second = insert(&stage.session, rows + 5).await;
+                stage.broker.thaw();
+                stage.arrived(&second, Duration::from_secs(40)).await;
+                stage.session.drained(Duration::from_secs(20)).await;
+                if way.contains("former") {
+                    break;
+                }
+            }
+            assert!(stage.site.log().contains("settled rows no longer matched"), "{way}");
+            assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+        }
+    }
+}
+
+/// Insert, wait until it has arrived, empty, insert again: the mark of the first may come before or after.
+#[tokio::test]
+async fn truncating_between_messages_loses_nothing() {
+    let _guard = together().await;
+    for (deletes, rounds) in [(false, 3), (true, 1)] {
+        let stage = Stage::set(deletes).await;
+        let daemon = stage.site.start().await;
+        for _ in 0..rounds {
+            let first = insert(&stage.session, 1).await;
+            stage.arrived(&first, Duration::from_secs(45)).await;
+            stage.session.run("truncate outbox_messages restart identity").await;
+            let second = insert(&stage.session, 1).await;
+            stage.arrived(&second, Duration::from_secs(45)).await;
+            stage.session.run("truncate outbox_messages restart identity").await;
+        }
+        assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+    }
+}
+
+/// An operator replays a message whose first copy is still on its way: the replay is not swallowed by the first one's mark.
+#[tokio::test]
+async fn a_replay_is_not_swallowed_by_the_mark_of_the_copy_before() {
+    let _guard = together().await;
+    for deletes in [false, true] {
+        let stage = Stage::set(deletes).await;
+        let daemon = stage.site.start().await;
+        let first = insert(&stage.session, 1).await;
+        stage.arrived(&first, Duration::from_secs(20)).await;
+        stage.broker.freeze();
+        let sent = insert(&stage.session, 1).await[0];
+        stage.in_flight(1, stage.site.port()).await;
+        stage
+            .session
+            .execute(
+                "update outbox_messages set replay = 1, available_at = now() where id = $1",
+                &[&sent],
+            )
+            .await
+            .unwrap();
+        stage.broker.thaw();
+        eventually("both copies have arrived", Duration::from_secs(20), || async {
+            let arrivals = stage.broker.arrivals(&["orders"]).await;
+            (arrivals.iter().filter(|arrival| arrival.id == sent).count() == 2).then_some(())
+        })
+        .await;
+        stage.session.drained(Duration::from_secs(20)).await;
+        assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+    }
+}
+
+/// A standby that lags is promoted while messages are on their way: its new rows have their numbers.
+#[tokio::test]
+async fn a_lagging_standby_loses_none_of_its_rows() {
+    let _guard = together().await;
+    let primary = Cluster::own();
+    let database = primary.database().await;
+    let standby = primary.standby();
+    let url = format!(
+        "postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{}?target_session_attrs=read-write",
+        primary.port(),
+        standby.port(),
+        database.name
+    );
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    Site::new(&database, &broker.section("main")).migrate();
+    let site = Site::at(&format!("url = \"{url}\""), &broker.section("main"));
+    let daemon = site.start().await;
+    let mut stage = Stage {
+        session: database.connect().await,
+        broker,
+        site,
+    };
+    let first = insert(&stage.session, 10).await;
+    stage.arrived(&first, Duration::from_secs(20)).await;
+    stage.session.drained(Duration::from_secs(20)).await;
+    let there = standby.maintenance().connect().await;
+    there.run("alter system set primary_conninfo = ''").await;
+    there.run("select pg_reload_conf()").await;
+    eventually("the standby lags", Duration::from_secs(20), || async {
+        (stage.session.count("select count(*) from pg_stat_replication").await == 0).then_some(())
+    })
+    .await;
+    stage.broker.freeze();
+    insert(&stage.session, 190).await;
+    stage.in_flight(190, stage.site.port()).await;
+    primary.stop_immediately();
+    assert_eq!(
+        there
+            .count("select case when pg_promote() then 1 else 0 end::bigint")
+            .await,
+        1
+    );
+    stage.session = standby.database_called(&database.name).connect().await;
+    let second = insert(&stage.session, 100).await;
+    stage.broker.thaw();
+    stage.arrived(&second, Duration::from_secs(45)).await;
+    stage.session.drained(Duration::from_secs(20)).await;
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
+/// `wait` waits for a message, not for whatever gets its number.
+#[tokio::test]
+async fn waiting_for_a_message_does_not_end_with_another() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let first = insert(&stage.session, 1).await[0];
+    let mut waiting = tokio::process::Command::new(crate::support::daemon::BINARY);
+    waiting.arg("--config").arg(stage.site.config());
+    waiting.args(["wait", &first.to_string(), "--timeout", "20s"]);
+    let waiting = waiting.output();
+    let work = async {
+        throughout("it waits", Duration::from_millis(500), || async { true }).await;
+        stage
+            .session
+            .run("truncate outbox_messages restart identity; insert into outbox_messages (topic, payload, relayed_at) values ('orders', '{}', now())")
+            .await;
+    };
+    let (waited, ()) = tokio::join!(waiting, work);
+    let waited = waited.unwrap();
+    let said = String::from_utf8_lossy(&waited.stderr).into_owned();
+    assert_eq!(waited.status.code(), Some(1), "{said}");
+    assert!(said.contains("another one has its seq"), "{said}");
+}
