@@ -337,7 +337,10 @@ async fn stuck_messages_and_a_lock_are_seen_with_who_is_behind_them() {
     stage.shows("#stuck", "pid 4711 (psql, user postgres, idle in transaction");
     stage.shows("#stuck", "on neighbour");
     stage.shows("#stuck", "and 21 more");
-    stage.shows("#banners", "23 messages stuck: message 42.");
+    stage.shows(
+        "#banners",
+        "23 messages stuck: message 42: another transaction locks it, and 22 more.",
+    );
     stage.shows("#state", "Messages stuck");
     for (width, height) in [(1280, 1000), (390, 844)] {
         stage.browser.resize(width, height, width < 500);

@@ -212,8 +212,9 @@ function troubles() {
   }
   if (last.stuck_count > 0 && !last.reasons.some((reason) => reason.kind === "stuck")) {
     const [first] = last.stuck;
-    const which = first ? `: message ${first.seq}` : "";
-    list.push(["warn", `${messages(last.stuck_count)} stuck${which}.`, "See below for why. Everything else goes on.", "stuck"]);
+    const others = last.stuck_count > 1 ? `, and ${whole(last.stuck_count - 1)} more` : "";
+    const which = first ? `message ${first.seq}: ${STUCK[first.reason]?.[0] ?? first.reason}${others}. ` : "";
+    list.push(["warn", `${messages(last.stuck_count)} stuck:`, `${which}Everything else goes on.`, "stuck"]);
   }
   if (last.commit_order && !last.reasons.some((reason) => reason.kind === "commit_order")) {
     list.push(["warn", "Commit order waits:", `${last.commit_order.what}, for ${lasting(last.commit_order.for_seconds)}`]);

@@ -210,14 +210,19 @@ async fn instances(state: &State) -> Option<Box<RawValue>> {
     RawValue::from_string(found.to_string()).ok()
 }
 
-/// What all instances have written down; where that cannot be had, what this one knows.
+/// What all instances have written down, as it was last answered; before that, what this one knows.
 async fn stuck(state: &State) -> (u64, Vec<StuckMessage>) {
+    const NAME: &str = "stuck";
     let look = |outbox: super::Outbox| async move {
         let found = stuck::read(&outbox.database, &outbox.names).await?;
         Ok::<_, StoreError>(serde_json::to_string(&(found.count, found.named)).expect("rows are JSON"))
     };
     if let Ok(desk) = state.desk()
-        && let Ok(found) = desk.ask_once("stuck", INSTANCES_LIMIT, look).await
+        && let Some(found) = desk
+            .ask_once(NAME, INSTANCES_LIMIT, look)
+            .await
+            .ok()
+            .or_else(|| desk.last(NAME))
         && let Ok(found) = serde_json::from_str(&found)
     {
         return found;

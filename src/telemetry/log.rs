@@ -36,8 +36,10 @@ impl Level {
             Self::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
             Self::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
         };
-        // The driver logs statements with their parameters, and what triggers say (RAISE NOTICE).
-        EnvFilter::new(format!("{theirs},tokio_postgres=off,outboxd={ours}"))
+        // The database's driver logs statements with their parameters, and what triggers say (RAISE NOTICE); that of NATS logs the
+        // headers of each message.
+        let nats = theirs.min(LevelFilter::INFO);
+        EnvFilter::new(format!("{theirs},tokio_postgres=off,async_nats={nats},outboxd={ours}"))
     }
 }
 

@@ -40,6 +40,10 @@ fn origin(context: Option<&str>, routine: Option<&str>) -> Origin {
     let context = context.unwrap_or_default();
     let frame = |line: &str| line.starts_with("PL/") || line.starts_with("SQL function ");
     let innermost = context.lines().next().unwrap_or_default();
+    // A block of ours: migrations say so what they refuse.
+    if innermost.starts_with("PL/pgSQL function inline_code_block ") {
+        return Origin::Server;
+    }
     let raised = innermost.ends_with(" at RAISE")
         || (innermost.starts_with("PL/") && !innermost.starts_with("PL/pgSQL"))
         || innermost.starts_with("Traceback")
@@ -318,6 +322,8 @@ mod tests {
         let within = "SQL statement \"insert into audit\"\nPL/pgSQL function f() line 1 at SQL statement";
         assert_eq!(origin(Some(raised), None), Origin::Function);
         assert_eq!(origin(None, Some("exec_stmt_raise")), Origin::Function);
+        let ours = "PL/pgSQL function inline_code_block line 9 at RAISE";
+        assert_eq!(origin(Some(ours), Some("exec_stmt_raise")), Origin::Server);
         assert_eq!(origin(Some("PL/Perl function \"f\""), None), Origin::Function);
         assert_eq!(
             origin(Some("Traceback (most recent call last):"), None),

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Client};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::about::DatabaseError;
+use super::about::{About, DatabaseError, about};
 use super::connect::Connection;
 use super::database::Role;
 use super::slots::Slots;
@@ -323,7 +323,8 @@ pub fn classify(error: tokio_postgres::Error) -> StoreError {
         SqlState::INVALID_CATALOG_NAME,
         SqlState::DATATYPE_MISMATCH,
     ];
-    if person.contains(code) {
+    // What a trigger of the application raises is about rows, whatever its code.
+    if person.contains(code) && about(&error) != About::Row {
         StoreError::Misconfigured(format!("database: {}", DatabaseError::of(&error)))
     } else {
         StoreError::Unavailable(Box::new(DatabaseError::of(&error)))

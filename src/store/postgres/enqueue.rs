@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::about::database_error;
+use super::about::{About, database_error};
 use super::database::{Database, Role};
 use super::lines::NewLine;
 use super::migrate::PayloadType;
@@ -181,14 +181,11 @@ fn named(error: StoreError, payload: PayloadType, typed: Option<&[u8]>) -> Enque
     refused(&error, payload, typed).map_or(EnqueueError::Store(error), EnqueueError::Refused)
 }
 
-/// SQLSTATE class 22 (data exception), 23 (a constraint of the application's) and P0 (a trigger of the application's) are about this
-/// message. `typed`: the payload of a single message, as it was read.
+/// What is about rows is about this message: a value, a constraint, a trigger of the application. `typed`: the payload of a single
+/// message, as it was read.
 fn refused(error: &StoreError, payload: PayloadType, typed: Option<&[u8]>) -> Option<String> {
-    let said = database_error(error)?;
+    let said = database_error(error).filter(|said| said.about() == About::Row)?;
     let state = said.code()?.code();
-    if !["22", "23", "P0"].contains(&&state[..2]) {
-        return None;
-    }
     let name = typed.map_or("the payload", |_| "the payload on standard input");
     let kind = payload.as_str();
     let is_json = matches!(payload, PayloadType::Jsonb | PayloadType::Json);

@@ -269,7 +269,7 @@ impl PostgresStore {
     ) -> Result<bool, StoreError> {
         let snapshot = asking.snapshot.as_mut().expect("asked while a snapshot is kept");
         let (topics, brought, known) = (&mut asking.feed.topics, &mut asking.brought, &*asking.known);
-        let take = |row: PgRow| self.take(&row, (topics, known.of(row.get(0))), brought);
+        let take = |row: PgRow| self.take(&row, (topics, known.broken(row.get(0))), brought);
         let all = [params, &known.lists()].concat();
         let error = match snapshot.query_while(statement, &all, take).await {
             Ok(()) => return Ok(true),

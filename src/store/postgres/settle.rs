@@ -196,6 +196,7 @@ mod tests {
             replay: 0,
             lane: 0,
             epoch: 1,
+            duplicate: false,
         }
     }
 

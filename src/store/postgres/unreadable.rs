@@ -50,23 +50,32 @@ pub(super) struct Known {
     broken: HashMap<i64, Broken>,
 }
 
+impl Known {
+    /// The last two parameters of a statement.
+    pub(super) fn lists(&self) -> [Param<'_>; 2] {
+        [&self.contents, &self.places]
+    }
+
+    /// What is known of a row that `statement` has brought.
+    pub(super) fn broken(&self, seq: i64) -> Option<&Broken> {
+        self.broken.get(&seq)
+    }
+
+    fn insert(&mut self, seq: i64, found: Found) {
+        tracing::debug!(seq, reason = found.broken.reason, "a row cannot be read");
+        self.contents.push(seq);
+        if found.misplaced {
+            self.places.push(seq);
+        }
+        self.broken.insert(seq, found.broken);
+    }
+}
+
 /// What was found of one row.
 #[derive(Debug)]
 struct Found {
     broken: Broken,
     misplaced: bool,
-}
-
-impl Known {
-    /// What is known of this row.
-    pub(super) fn of(&self, seq: i64) -> Option<&Broken> {
-        self.broken.get(&seq)
-    }
-
-    /// The last two parameters of a statement that brings contents.
-    pub(super) fn lists(&self) -> [Param<'_>; 2] {
-        [&self.contents, &self.places]
-    }
 }
 
 /// Whether the database gave up because of a row.
@@ -88,10 +97,10 @@ impl PostgresStore {
         let mut fruitless = 0;
         loop {
             let mut any = false;
-            let all = [params, &known.lists()].concat();
+            let all = [params, &known.lists()[..]].concat();
             let take = |row: PgRow| {
                 any = true;
-                take(&row, known.of(row.get(0)))
+                take(&row, known.broken(row.get(0)))
             };
             let read = self.database.query_while(role, statement, &all, take).await;
             let error = match read {
@@ -119,7 +128,7 @@ impl PostgresStore {
         let mut known = Known::default();
         let mut fruitless = 0;
         loop {
-            let all = [params, &known.lists()].concat();
+            let all = [params, &known.lists()[..]].concat();
             let error = match self.database.query(role, statement, &all).await {
                 Err(error) if is_about_a_row(&error) => error,
                 answer => return answer,
@@ -147,7 +156,7 @@ impl PostgresStore {
         let mut candidates = Vec::new();
         let note = |row: PgRow| {
             let seq: i64 = row.get(0);
-            if is_wanted(&row) && !known.broken.contains_key(&seq) {
+            if is_wanted(&row) && known.broken(seq).is_none() {
                 candidates.push(seq);
             }
             Ok(true)
@@ -155,13 +164,8 @@ impl PostgresStore {
         self.database.query_while(role, statement, &all, note).await?;
         candidates.sort_unstable();
         while let Some(seq) = self.first_unreadable(role, &candidates).await? {
-            if let Some(Found { broken, misplaced }) = examine(&self.database, &self.names, role, seq).await? {
-                tracing::debug!(seq, reason = broken.reason, "a row cannot be read");
-                known.contents.push(seq);
-                if misplaced {
-                    known.places.push(seq);
-                }
-                known.broken.insert(seq, broken);
+            if let Some(found) = examine(&self.database, &self.names, role, seq).await? {
+                known.insert(seq, found);
                 return Ok(true);
             }
             candidates.retain(|candidate| *candidate > seq);
