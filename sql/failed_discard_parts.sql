@@ -7,7 +7,7 @@ with gone as (
     where {same_text} and m.{c.failed_at} is not null
     returning {parts} as parts
 ), audited as (
-    insert into {audit} (who, command, action, filter, count, detail)
-    select $2::text, $3::uuid, 'discard', $4::text::jsonb, 1, parts from gone
+    insert into {audit} (outbox, who, command, action, filter, count, detail)
+    select {table_text}, $2::text, $3::uuid, 'discard', $4::text::jsonb, 1, parts from gone
 )
 select count(*), pg_notify({channel}, '')::text from gone

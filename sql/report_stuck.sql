@@ -3,4 +3,4 @@
 -- $1 instance, $2 session, $3 the list as JSON; null: none
 update {instances} i
 set stuck = $3::text::jsonb || jsonb_build_object('at', date_part('epoch', now()))
-where i.instance = $1 and i.session = $2
+where i.outbox = {table_text} and i.instance = $1 and i.session = $2

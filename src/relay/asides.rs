@@ -9,50 +9,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::message::{Message, Seq};
-use crate::store::{
-    DuePage, DuePosition, Hold, LaneSet, OpenTransaction, Reread, Room, Row, Scope, Store, StoreError, Tenancy,
-};
+use crate::store::{DuePage, LaneSet, Reread, Room, Row, Scope};
 
 use super::admission::{Admission, Found};
 use super::destination::{Breaker, DestinationId};
 use super::engine::{Engine, Phase};
 use super::holds::{KeyId, Recall};
 use super::reading::DUE_INTERVAL;
+use super::side::{Answer, Side, SideAnswer, fetch};
 use super::window::Read;
 
 /// A recovered destination is first tried with this many rows.
 const TRIAL_ROWS: usize = 16;
-/// Another read.
-#[derive(Clone, Debug)]
-enum Side {
-    Arrive(Arc<Tenancy>, bool),
-    Recall(KeyId, Recall),
-    Due(Option<DuePosition>),
-    Arriving,
-    Behind(DestinationId),
-    Reopened(Arc<str>, Seq),
-    CheckHolds(Arc<Vec<Seq>>),
-    NameBlockers,
-    Sweep(Seq),
-}
-
-enum Answer {
-    Rows(Vec<Row>),
-    Reread(Reread),
-    Due(DuePage),
-    Holds(Vec<Hold>),
-    Transactions(Vec<OpenTransaction>),
-}
-
-/// Another read, answered.
-pub(super) struct SideAnswer {
-    side: Side,
-    room: Room,
-    upto: Seq,
-    started: Instant,
-    found: Result<Answer, StoreError>,
-}
-
 impl Engine {
     pub(super) fn start_side(&mut self, now: Instant) {
         if self.reading.side.is_some() || self.phase != Phase::Running {
@@ -379,26 +347,4 @@ impl Engine {
         }
         self.holds.recalled(id, upto);
     }
-}
-
-async fn fetch(
-    store: &dyn Store,
-    side: &Side,
-    scope: &Scope,
-    (after, upto): (Seq, Seq),
-    room: Room,
-) -> Result<Answer, StoreError> {
-    let lanes = &scope.lanes;
-    Ok(match side {
-        Side::Arrive(_, failed_too) => Answer::Holds(store.holds(lanes, None, *failed_too).await?),
-        Side::Recall(_, Recall::Rows(seqs)) => Answer::Rows(store.recall(lanes, seqs, room).await?),
-        Side::Recall(_, Recall::Between(..))
-        | Side::Arriving
-        | Side::Behind(_)
-        | Side::Reopened(..)
-        | Side::Sweep(_) => Answer::Reread(store.reread(scope, after, upto, room).await?),
-        Side::Due(position) => Answer::Due(store.due(lanes, *position, upto, room).await?),
-        Side::CheckHolds(seqs) => Answer::Holds(store.holds(lanes, Some(seqs), true).await?),
-        Side::NameBlockers => Answer::Transactions(store.open_transactions().await?),
-    })
 }

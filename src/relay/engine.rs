@@ -82,7 +82,7 @@ enum Event {
     Opened(Result<Seq, StoreError>),
     Wrote(Result<Settled, StoreError>),
     Read(super::reading::MainAnswer),
-    ReadAside(super::asides::SideAnswer),
+    ReadAside(super::side::SideAnswer),
     Changed,
     Standing,
     Stop,

@@ -59,6 +59,7 @@ pub mod sabotage;
 mod settler;
 mod settling;
 mod share;
+mod side;
 mod stuck;
 mod sweep;
 mod tenure;

@@ -13,10 +13,10 @@ use crate::store::{DuePosition, Page, Room, StoreError};
 
 use super::Options;
 use super::admission::Found;
-use super::asides::SideAnswer;
 use super::destination::{Breaker, DestinationId};
 use super::engine::Engine;
 use super::pace::Pace;
+use super::side::SideAnswer;
 use super::window::{Read, Window};
 
 /// Due rows are looked for at least this often: an operator's retry sends no notification.

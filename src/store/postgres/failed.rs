@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::database::{Database, Role};
 use super::moment::Moment;
 use super::parts;
+pub use super::parts::Chosen;
 use super::row_identity::Identity;
 use super::rows::{Legible, legible};
 use super::sql::{Names, Statement};
@@ -86,23 +87,6 @@ impl Filter {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-}
-
-/// An answer of [`choose`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chosen {
-    /// The messages, in order.
-    pub rows: Vec<Identity>,
-    /// Ids of the filter that no chosen row has.
-    pub unknown: Vec<MessageRef>,
-}
-
-impl Chosen {
-    /// Their places in the outbox.
-    #[must_use]
-    pub fn seqs(&self) -> Vec<Seq> {
-        self.rows.iter().map(|row| Seq(row.seq)).collect()
     }
 }
 

@@ -15,6 +15,7 @@ pub mod enqueue;
 pub mod failed;
 mod feed;
 pub mod find;
+mod fragments;
 mod hosts;
 mod identity;
 mod isolate;

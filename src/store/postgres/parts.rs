@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::database::{Database, Role};
-use super::failed::{Chosen, Filter, MessageRef, choose_together};
+use super::failed::{Filter, MessageRef, choose_together};
 use super::find;
 use super::row_identity::{Identity, columns};
 use super::rows::Legible;
@@ -17,6 +17,23 @@ use crate::store::StoreError;
 const SHOW: &str = include_str!("../../../sql/failed_show_parts.sql");
 
 const DISCARD: &str = include_str!("../../../sql/failed_discard_parts.sql");
+
+/// Which failed messages were chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// The messages, in order.
+    pub rows: Vec<Identity>,
+    /// Ids of the filter that no chosen row has.
+    pub unknown: Vec<MessageRef>,
+}
+
+impl Chosen {
+    /// Their places in the outbox.
+    #[must_use]
+    pub fn seqs(&self) -> Vec<Seq> {
+        self.rows.iter().map(|row| Seq(row.seq)).collect()
+    }
+}
 
 /// Types of a step: seqs, who, command, filter, message ids, replays.
 pub(super) const STEP: &[Type] = &[
