@@ -158,7 +158,7 @@ fn a_database_that_is_not_there_is_one_line() {
             .unwrap(),
     );
     assert_eq!(called.code, 1);
-    assert!(flat(&called.out).contains("check database.url"), "{}", called.out);
+    assert!(flat(&called.out).contains("check the server and database.url"), "{}", called.out);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn enqueue_prints_the_id_of_what_it_inserted() {
     );
     let refused = site.call_with(&["enqueue", "t"], b"{\"n\":");
     assert!(
-        refused.refused(1).contains("invalid input syntax for type json"),
+        refused.refused(1).contains("the payload on standard input is not JSON"),
         "{}",
         refused.err
     );

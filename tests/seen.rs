@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::broker::{Broker, Kind};
-use crate::support::daemon::Site;
+use crate::support::daemon::{Daemon, Site};
 use crate::support::postgres::{Cluster, Session};
 use crate::support::web::call;
 use crate::support::{eventually, together};
@@ -90,6 +90,10 @@ async fn what_instances_write_down_is_shown_until_their_lease_ends() {
             .any(|one| one["fix"].as_str().unwrap().contains("pg_terminate_backend")),
         "{report}"
     );
+    nobody_else_is_troubled(&daemon).await;
+}
+
+async fn nobody_else_is_troubled(daemon: &Daemon) {
     assert_eq!(
         daemon.get("/readyz").await.unwrap().0,
         200,

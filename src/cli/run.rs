@@ -73,13 +73,7 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         valid = validated(&database, &names, super::duties(&config), &telemetry) => valid?,
         _ = signals.next(&level, path) => return Ok(ExitCode::SUCCESS),
     }
-    let (learning, stopped) = (database.clone(), stop.clone());
-    tasks.spawn(async move {
-        stopped
-            .run_until_cancelled(learning.learn_naming())
-            .await
-            .unwrap_or_default()
-    });
+    tasks.spawn(learn_naming(database.clone(), stop.clone()));
     let transports = transports::connect(&config).await?;
     let store = Arc::new(PostgresStore::new(
         database.clone(),
@@ -108,6 +102,11 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     drop(tokio::time::timeout(trace::FLUSH_MAX, rest).await);
     drop(lock);
     ended
+}
+
+async fn learn_naming(database: Database, stop: CancellationToken) {
+    let learnt = stop.run_until_cancelled(database.learn_naming()).await;
+    learnt.unwrap_or_default();
 }
 
 /// What runs beside the relay on the database's connections.

@@ -264,14 +264,7 @@ impl World {
                     self.discard(*seq);
                 }
             }
-            Act::Stuck(pick, true) => {
-                let pending = |seq: &SeqNumber| self.table.row(Seq(*seq)).is_some_and(|row| row.is_pending());
-                let pending: Vec<SeqNumber> = self.journal.numbers().into_iter().filter(pending).collect();
-                if let Some(seq) = pending.get(pick % pending.len().max(1)) {
-                    self.journal.note(Event::Stuck(*seq));
-                    self.table.set_stuck(Seq(*seq), Some(StuckReason::Refused));
-                }
-            }
+            Act::Stuck(pick, true) => self.stick(*pick),
             Act::Stuck(_, false) => self.free(),
             Act::Broker(broker, fault, begins) => self.broker(*broker, *fault, *begins),
             Act::Refused(route, begins) => {
@@ -294,6 +287,16 @@ impl World {
             Act::Start(slot, renamed) => self.start(*slot, *renamed),
             Act::Stop(slot) => self.stop(*slot),
             Act::Crash(slot) => self.crash(*slot),
+        }
+    }
+
+    /// A pending row can no longer be written.
+    fn stick(&mut self, pick: usize) {
+        let pending = |seq: &SeqNumber| self.table.row(Seq(*seq)).is_some_and(|row| row.is_pending());
+        let pending: Vec<SeqNumber> = self.journal.numbers().into_iter().filter(pending).collect();
+        if let Some(seq) = pending.get(pick % pending.len().max(1)) {
+            self.journal.note(Event::Stuck(*seq));
+            self.table.set_stuck(Seq(*seq), Some(StuckReason::Refused));
         }
     }
 

@@ -66,7 +66,7 @@ impl Database {
         loop {
             let looking = async {
                 tokio::time::sleep_until(waiting.next_look).await;
-                waiting.look().await;
+                Box::pin(waiting.look()).await;
             };
             tokio::select! {
                 biased;
@@ -108,7 +108,7 @@ impl Database {
         loop {
             let looking = async {
                 tokio::time::sleep_until(waiting.next_look).await;
-                waiting.look().await;
+                Box::pin(waiting.look()).await;
             };
             tokio::select! {
                 biased;

@@ -59,7 +59,8 @@ fn limit(error: &tokio_postgres::Error) -> Option<&'static str> {
 impl Database {
     pub(super) async fn connection(&self, role: Role) -> Result<Checkout<'_>, StoreError> {
         let generation = self.facts.generation.load(std::sync::atomic::Ordering::Acquire);
-        let object = self.checked_out(role).await?.map_err(|error| {
+        // Boxed: it is large where another role's connection is asked for, and every statement carries it.
+        let object = Box::pin(self.checked_out(role)).await?.map_err(|error| {
             if role == Role::Read {
                 self.facts.forget_cursor();
             }

@@ -316,7 +316,7 @@ async fn uses_index(real: &Real, name: &str, file: &str, params: &[&str], index:
     let plan = plan(real, file, params).await;
     let uses = |index: &str| plan.contains(&format!("outbox_messages_{index}"));
     assert!(index.split('|').any(uses), "{name} does not use {index}:\n{plan}");
-    assert!(!plan.contains("Seq Scan on outbox_messages"), "{name}:\n{plan}");
+    assert!(!plan.contains("Seq Scan on outbox_messages "), "{name}:\n{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
