@@ -158,7 +158,11 @@ fn a_database_that_is_not_there_is_one_line() {
             .unwrap(),
     );
     assert_eq!(called.code, 1);
-    assert!(flat(&called.out).contains("check the server and database.url"), "{}", called.out);
+    assert!(
+        flat(&called.out).contains("check the server and database.url"),
+        "{}",
+        called.out
+    );
 }
 
 #[test]

@@ -278,16 +278,18 @@ impl World {
                 self.table.set_paused(&format!("t{route}"), *begins);
             }
             Act::Database(fault, begins) => self.database(*fault, *begins),
-            Act::LoseAnswersOfSettlements(count) => {
-                self.journal
-                    .note(Event::Weather(format!("{count} answers of settlements will be lost")));
-                self.table.lose_answers_of_settlements(*count);
-            }
+            Act::LoseAnswersOfSettlements(count) => self.lose_answers(*count),
             Act::Process(slot, fault, begins) => self.process(*slot, *fault, *begins),
             Act::Start(slot, renamed) => self.start(*slot, *renamed),
             Act::Stop(slot) => self.stop(*slot),
             Act::Crash(slot) => self.crash(*slot),
         }
+    }
+
+    fn lose_answers(&mut self, count: u32) {
+        self.journal
+            .note(Event::Weather(format!("{count} answers of settlements will be lost")));
+        self.table.lose_answers_of_settlements(count);
     }
 
     /// A pending row can no longer be written.
