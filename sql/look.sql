@@ -3,7 +3,7 @@
 -- nextval's lock on the sequence is kept to the end of the top-level transaction, through savepoints and PREPARE; a prepared
 -- transaction shows as -1/... after a server restart. Who merely reads the sequence, as a dump and we do, has taken no number
 -- (pg_sequence_last_value would lock it like nextval).
--- Locks nothing. Index: pending (one descent). Law: no gaps (relies on nextval's locking, pinned by the late-commit tests).
+-- Locks nothing. Index: pending (one descent; ordered, for under `exists` the planner prefers to read the table). Law: no gaps (relies on nextval's locking, pinned by the late-commit tests).
 with place as materialized (
   select to_regclass({messages_text})::oid as relation, {sequence} as sequence
 ), last as materialized (
@@ -17,7 +17,9 @@ select p.relation, p.sequence, l.number as last,
     (select string_agg(coalesce(pg_relation_filenode(t.relid), 0)::text, ' ' order by t.relid::oid) from pg_partition_tree(p.relation::regclass) t),
     pg_relation_filenode(p.relation)::text, '') as files,
   pg_relation_filenode(p.sequence::regclass) as sequence_file,
-  l.number is not null and exists (select from {messages} m where m.{c.seq} > l.number and {pending}) as ahead,
+  l.number is not null and (
+    select m.{c.seq} from {messages} m where m.{c.seq} > l.number and {pending} order by m.{c.seq} limit 1
+  ) is not null as ahead,
   array(
     select distinct k.virtualtransaction from pg_locks k
     where k.locktype = 'relation' and k.granted and k.relation = p.sequence and k.mode <> 'AccessShareLock'

@@ -257,7 +257,11 @@ fn enqueue_prints_the_id_of_what_it_inserted() {
         "{}",
         refused.err
     );
-    assert!(site.call_with(&["enqueue", "t"], b"\xff").refused(1).contains("0xff"));
+    assert!(
+        site.call_with(&["enqueue", "t"], b"\xff")
+            .refused(1)
+            .contains("is not UTF-8")
+    );
     assert_eq!(
         site.call_with(&["enqueue", "t", "--header", "nonsense"], b"{}").code,
         64

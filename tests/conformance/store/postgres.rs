@@ -347,13 +347,13 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
         (
             "fetch_late",
             include_str!("../../../sql/fetch_late.sql"),
-            vec![range, range, mask, "1000"],
+            vec![range, range, mask, "1000", none, none],
             "pkey",
         ),
         (
             "fetch_ahead",
             include_str!("../../../sql/fetch_ahead.sql"),
-            vec!["1000", mask, "0"],
+            vec!["1000", mask, "0", none, none],
             "pending",
         ),
         (
