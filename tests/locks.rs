@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::broker::{Broker, Kind};
 use crate::support::command::{self, Called};
 use crate::support::daemon::{Daemon, Site};
 use crate::support::postgres::{Cluster, Database, Session, try_session};
+use crate::support::web::{post, with_token};
 use crate::support::{eventually, together};
 
 /// Two seconds of patience, and what a busy machine adds.
@@ -241,6 +242,7 @@ impl Scene {
         let database = Cluster::shared().database().await;
         let site = Site::new(&database, &(broker.section("main") + more));
         site.migrate();
+        with_token(&site);
         let daemon = site.start().await;
         let session = database.connect().await;
         let scene = Self {
@@ -343,6 +345,34 @@ async fn a_lease_row_that_somebody_locks_is_named_while_messages_go_on() {
         (scene.session.count(waiting).await == 0).then_some(())
     })
     .await;
+}
+
+/// Somebody's question waits for a lock and gives up; nothing else waits for it, and nobody tells when it is released.
+#[tokio::test]
+async fn a_lock_that_a_question_gave_up_on_is_forgotten_when_it_is_released() {
+    let _guard = together().await;
+    let (scene, daemon) = Scene::set("").await;
+    let failed =
+        "insert into outbox_messages (topic, payload, failed_at, last_error) values ('orders', '1', now(), 'no')";
+    scene.session.run(failed).await;
+    let holder = scene.database.connect().await;
+    holder
+        .run("begin; select from outbox_messages where failed_at is not null for update")
+        .await;
+    let locked = format!(
+        "a row of public.outbox_messages is locked by pid {} ",
+        pid(&holder).await
+    );
+    let retried = post(scene.site.port(), "/api/v1/failed/retry", &json!({"all": true})).await;
+    let said = retried.refused(503);
+    assert!(said.contains(&locked), "{said}");
+    holder.run("rollback").await;
+    eventually("ready again", SOON, || async {
+        daemon.get("/readyz").await.filter(|(status, _)| *status == 200)
+    })
+    .await;
+    let retried = post(scene.site.port(), "/api/v1/failed/retry", &json!({"all": true})).await;
+    assert_eq!(retried.done()["changed"], 1);
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ const NEWEST_LISTENER: &str = "select (extract(epoch from max(backend_start)) * 
     where application_name like 'outboxd/%/listen' and datname = current_database()";
 const TERMINATE: &str = "select count(pg_terminate_backend(pid)) from pg_stat_activity
     where application_name like 'outboxd/%' and datname = current_database()";
+/// What is sent on the listener's connection in this time has had no answer.
+const LISTENER_ASKS: Duration = Duration::from_secs(16);
 /// So seldom that only notifications explain quick relaying.
 const SELDOM: &str = "[relay]\npoll_interval_max = \"30s\"\n";
 
@@ -334,6 +336,8 @@ async fn silence(weather: Weather) {
     })
     .await;
     let noticed = silent.elapsed();
+    // Nothing is sent on the listener's connection but a question every ten seconds: before that it has lost nothing.
+    tokio::time::sleep_until((silent + LISTENER_ASKS).into()).await;
     proxy.heal();
     let back = scene.relays_again(&session, Duration::from_secs(30)).await;
     println!("{weather:?} before PostgreSQL: noticed after {noticed:.1?}, relaying {back:.1?} after it ended");

@@ -77,55 +77,58 @@ impl Drop for Watched {
     }
 }
 
-/// One daemon publishes a row that a lock of another session lets nobody mark: nothing moves, and nobody has said why. The
-/// other has a row due as long, and no broker.
+/// Three daemons have a row due, and nothing moves. One has no broker, one cannot mark what another session has locked: both say
+/// so. One never finds its row, whose number nobody would give, and does not know it.
 #[tokio::test]
 async fn no_progress_trips_watchdog() {
     let _guard = together().await;
     let row = "insert into outbox_messages (topic, payload) values ('orders', '1')";
     let broker = Broker::start(Kind::Nats);
     broker.prepare(&["orders"]).await;
-    let (database, other) = (Cluster::shared().database().await, Cluster::shared().database().await);
-    let site = Site::new(&database, &broker.section("main"));
-    site.migrate();
-    let nowhere = Site::new(&other, "[transports.main.nats]\nurl = \"nats://127.0.0.1:1\"\n");
-    nowhere.migrate();
-    let session = database.connect().await;
-    session.run(row).await;
-    other.connect().await.run(row).await;
-    let locker = database.connect().await;
+    let place = async |transport: &str| {
+        let database = Cluster::shared().database().await;
+        let site = Site::new(&database, transport);
+        site.migrate();
+        (site, database.connect().await)
+    };
+    let (at_nats, nowhere) = (
+        broker.section("main"),
+        "[transports.main.nats]\nurl = \"nats://127.0.0.1:1\"\n",
+    );
+    let ((lost, session), (locked, locker), (away, other)) =
+        (place(&at_nats).await, place(&at_nats).await, place(nowhere).await);
+    let lowest = "insert into outbox_messages (seq, topic, payload) values (-9223372036854775808, 'orders', '1')";
+    session.run(lowest).await;
+    other.run(row).await;
+    locker.run(row).await;
     locker.run("begin; select seq from outbox_messages for update").await;
 
-    let (mut stuck, mut away) = (Watched::start(&site), Watched::start(&nowhere));
-    let (both, started) = (tokio::sync::Mutex::new((&mut stuck, &mut away)), Instant::now());
-    eventually("the one that is stuck is silent", STALL_MAX * 3, || async {
-        let mut both = both.lock().await;
-        both.0.hear();
-        both.1.hear();
-        (both.0.longest_silence > LIMIT).then_some(())
+    let mut three = [&lost, &locked, &away].map(Watched::start);
+    let started = Instant::now();
+    let heard = tokio::sync::Mutex::new(&mut three);
+    eventually("the one that is lost is silent", STALL_MAX * 3, || async {
+        let mut three = heard.lock().await;
+        three.iter_mut().for_each(Watched::hear);
+        (three[0].longest_silence > LIMIT).then_some(())
     })
     .await;
     assert!(started.elapsed() > STALL_MAX, "silent after {:?}", started.elapsed());
-    assert!(
-        stuck.status.starts_with("relaying: 64 of 64 lanes, "),
-        "{}",
-        stuck.status
-    );
-    assert!(away.ready && away.longest_silence < LIMIT, "{:?}", away.longest_silence);
-    assert!(
-        away.status.contains("1 due") && away.status.contains("paused: main"),
-        "{}",
-        away.status
-    );
+    let [lost, locked, away] = three;
+    assert!(lost.status.starts_with("relaying: 64 of 64 lanes, "), "{}", lost.status);
+    for (explained, why) in [(&locked, "stuck"), (&away, "paused: main")] {
+        let (silence, status) = (explained.longest_silence, &explained.status);
+        assert!(explained.ready && silence < LIMIT, "{silence:?}: {status}");
+        assert!(status.contains("1 due") && status.contains(why), "{status}");
+    }
 
-    locker.run("rollback").await;
-    session.drained(Duration::from_secs(30)).await;
+    session.run("update outbox_messages set seq = default").await;
+    session.drained(Duration::from_secs(40)).await;
     let moved = Instant::now();
-    let stuck = tokio::sync::Mutex::new(stuck);
+    let lost = tokio::sync::Mutex::new(lost);
     eventually("it calls again once the row has moved", LIMIT * 2, || async {
-        let mut stuck = stuck.lock().await;
-        stuck.hear();
-        (stuck.called > moved).then_some(())
+        let mut lost = lost.lock().await;
+        lost.hear();
+        (lost.called > moved).then_some(())
     })
     .await;
 }

@@ -83,7 +83,7 @@ pub struct Backlog {
     pub oldest_due_age: Option<Duration>,
 }
 
-/// Everything reported so far. A copy of it comes from [`Health::facts`].
+/// Everything reported so far. A copy of it comes from [`Health::facts`](super::Health::facts).
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// When the relay began.

@@ -1,7 +1,7 @@
 //! A statement that gets no answer may be waiting for a lock that somebody else holds. That says nothing about the server: it is
 //! found out, the holder is named, and nothing is thrown away.
 //!
-//! Found out on a connection of its own, made only while some statement has not answered for [`PATIENCE`], and kept only while one
+//! Found out on a connection of its own, made only while some statement has not answered for a second, and kept only while one
 //! waits for a lock: which sessions with our `application_name` wait, and for whom (through a pooler that works too). Where
 //! it cannot be had, silence is silence, as before.
 

@@ -1,6 +1,5 @@
 //! How long a statement is waited for: a time limit by what it is for, during which it may not be waiting for a lock.
 
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -23,6 +22,18 @@ pub(super) enum GivenUp {
 pub(super) struct Within {
     pub(super) limit: Duration,
     pub(super) deadline: Instant,
+}
+
+/// What a statement is granted.
+struct Patience {
+    /// So long, in each of so many rounds: another begins only while the server was not lost since `generation`.
+    limit: Duration,
+    rounds: u32,
+    generation: u64,
+    /// Given up then instead, whatever it waits for.
+    deadline: Option<Instant>,
+    /// A lock that somebody holds is not waited for.
+    hasty: bool,
 }
 
 impl Database {
@@ -55,33 +66,15 @@ impl Database {
     }
 
     /// `work`, or `None` when it took longer than `limit`; the time that it waits for somebody's lock on a table does not count.
-    pub(super) async fn patiently<T>(
-        &self,
-        role: Role,
-        limit: Duration,
-        mut work: Pin<&mut impl Future<Output = T>>,
-    ) -> Option<T> {
-        let mut waiting = self.watch.begun(self.pool_of(role));
-        let mut ends = Instant::now() + limit;
-        loop {
-            let looking = async {
-                tokio::time::sleep_until(waiting.next_look).await;
-                Box::pin(waiting.look()).await;
-            };
-            tokio::select! {
-                biased;
-                done = &mut work => return Some(done),
-                () = tokio::time::sleep_until(ends) => {
-                    waiting.locked.as_ref()?;
-                    ends += limit;
-                }
-                () = looking => {
-                    if waiting.locked.is_some() {
-                        ends = Instant::now() + limit;
-                    }
-                }
-            }
-        }
+    pub(super) async fn patiently<T>(&self, role: Role, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let patience = Patience {
+            limit,
+            rounds: 1,
+            generation: 0,
+            deadline: None,
+            hasty: false,
+        };
+        self.waited_for(role, patience, work).await.ok()
     }
 
     /// `work`, or why it was given up: a side statement may take longer than others, unless the server was lost since
@@ -93,17 +86,32 @@ impl Database {
         work: impl Future<Output = T>,
     ) -> Result<T, GivenUp> {
         let overdue = self.facts.overdue.load(Ordering::Relaxed).min(2);
+        let usual = self.statement_timeout * 2_u32.pow(overdue);
         let (limit, rounds) = match (self.within, role) {
             (Some(Within { limit, .. }), _) => (limit, 1),
-            (None, Role::Read | Role::Settle | Role::Lease) => (self.statement_timeout * 2_u32.pow(overdue), 1),
-            (None, Role::Side) => (self.statement_timeout * 2_u32.pow(overdue), 6),
+            (None, Role::Read | Role::Settle | Role::Lease) => (usual, 1),
+            (None, Role::Side) => (usual, 6),
         };
+        let patience = Patience {
+            limit,
+            rounds,
+            generation,
+            deadline: self.within.map(|within| within.deadline),
+            hasty: self.hasty,
+        };
+        self.waited_for(role, patience, work).await
+    }
+
+    async fn waited_for<T>(&self, role: Role, patience: Patience, work: impl Future<Output = T>) -> Result<T, GivenUp> {
+        let Patience {
+            limit,
+            rounds,
+            generation,
+            deadline,
+            hasty,
+        } = patience;
         let mut waiting = self.watch.begun(self.pool_of(role));
-        let (mut round, mut ends) = (
-            1,
-            self.within
-                .map_or_else(|| Instant::now() + limit, |within| within.deadline),
-        );
+        let (mut round, mut ends) = (1, deadline.unwrap_or_else(|| Instant::now() + limit));
         let mut work = std::pin::pin!(work);
         loop {
             let looking = async {
@@ -113,8 +121,8 @@ impl Database {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = tokio::time::sleep_until(ends) => match (waiting.locked.take(), self.within) {
-                    (Some((_, lock)), Some(_)) => return Err(GivenUp::Locked(lock)),
+                () = tokio::time::sleep_until(ends) => match (&waiting.locked, deadline) {
+                    (Some((_, lock)), Some(_)) => return Err(GivenUp::Locked(lock.clone())),
                     (None, None) if round < rounds && self.facts.generation.load(Ordering::Acquire) == generation => {
                         round += 1;
                         ends += limit;
@@ -123,8 +131,8 @@ impl Database {
                     (None, _) => return Err(GivenUp::Silent(limit * round)),
                 },
                 () = looking => {
-                    if let (Some((since, lock)), None) = (&waiting.locked, self.within) {
-                        if self.hasty && since.elapsed() >= PATIENCE {
+                    if let (Some((since, lock)), None) = (&waiting.locked, deadline) {
+                        if hasty && since.elapsed() >= PATIENCE {
                             return Err(GivenUp::Locked(lock.clone()));
                         }
                         (round, ends) = (1, Instant::now() + limit);

@@ -6,9 +6,7 @@
 //! the statement, so that a pooler does not matter. The statement itself checks again that the row is settled and old enough,
 //! and that the table is one to delete from: one that `migrate` made, or one for which somebody said how long rows stay.
 //!
-//! A row that cannot be deleted is found by halving the step ([`pace`]), named, and stepped over.
-//!
-//! [`pace`]: super::pace
+//! A row that cannot be deleted is found by halving the step (`pace`), named, and stepped over.
 
 use tokio::time::Instant;
 use tokio_postgres::types::Type;
