@@ -3,7 +3,7 @@
 //! ```text
 //!   all rows ── written ──> done
 //!      │ fewer than asked for: lanes lost? no longer what was sent? else the write was swallowed
-//!      │ an error about rows, or too slow: in eight parts, each by itself, down to the row
+//!      │ an error about rows, or too slow: in parts, each by itself, down to the row
 //!      │ a lock: those that are free at once; the others are locked, by whom is looked up
 //!      └ any other error: whoever asked tries again later
 //! ```
@@ -27,8 +27,11 @@ use crate::message::Seq;
 use crate::store::{FailedAttempt, Mark, Settled, StoreError, Stuck};
 use crate::stuck::StuckReason;
 
-/// Parts a statement is divided into. Two would write most rows again and again, for nothing.
-const PARTS: usize = 8;
+/// Parts a statement is divided into: three times, and of a full one every row stands alone. Two would write most rows again and
+/// again, for nothing.
+const PARTS: usize = 12;
+/// Where bad rows have just been met, a statement of at least so many rows is divided beforehand.
+const WORTH_DIVIDING: usize = 20 * PARTS;
 /// Statements that may fail for one settlement: what is not known by then is tried again later.
 const REFUSALS_MAX: usize = 250;
 /// A statement that met a deadlock or somebody's stricter isolation is tried so often.
@@ -99,26 +102,30 @@ pub(super) struct Isolation<'a> {
 
 impl<'a> Isolation<'a> {
     pub(super) fn of(store: &'a PostgresStore, batch: Batch<'a>, again: bool) -> Self {
-        Self {
+        let mut isolation = Self {
             store,
             batch,
             again,
             is_patient: again && store.is_patient(),
             began: Instant::now(),
             failed: 0,
-            parts: vec![Part {
-                rows: (0..batch.len()).collect(),
-                conflicts: 0,
-                alone: true,
-            }],
+            parts: Vec::new(),
             locked: Vec::new(),
             swallowed: Vec::new(),
+        };
+        let rows: Vec<usize> = (0..batch.len()).collect();
+        if !again && rows.len() >= WORTH_DIVIDING && store.meets_bad_rows() {
+            isolation.divide(&rows, false);
+        } else {
+            isolation.push(rows, true);
         }
+        isolation
     }
 
     /// Writes all that can be written, and books it.
     pub(super) async fn settle(mut self, settled: &mut Settled) -> Result<(), StoreError> {
         let watchful = self.store.is_watchful(&self.batch).await?;
+        let mut done = Vec::new();
         while let Some(part) = self.parts.pop() {
             let mut parts = vec![part];
             while !parts[0].alone && parts.len() < PARTS && self.parts.last().is_some_and(|next| !next.alone) {
@@ -126,12 +133,17 @@ impl<'a> Isolation<'a> {
             }
             for (part, outcome) in self.write_all(parts).await? {
                 match outcome {
-                    Some(Ok(written)) if written >= part.rows.len() && !watchful => settled.written += written,
+                    Some(Ok(written)) if written >= part.rows.len() => done.extend(part.rows),
                     Some(Ok(written)) => self.sort_out(part.rows, written, settled).await?,
                     Some(Err(error)) => self.meet(part, error, settled).await?,
                     None => self.parts.push(Part { alone: true, ..part }),
                 }
             }
+        }
+        if watchful && !done.is_empty() {
+            self.look_again(done, settled).await?;
+        } else {
+            settled.written += done.len();
         }
         if !self.locked.is_empty() {
             self.name_holders(settled).await?;
@@ -240,6 +252,16 @@ impl<'a> Isolation<'a> {
         Ok(())
     }
 
+    /// These were written, as the database says: a trigger may have put the old row in the new one's place.
+    async fn look_again(&mut self, rows: Vec<usize>, settled: &mut Settled) -> Result<(), StoreError> {
+        let standing = self.standing(&rows).await?;
+        let is_standing = |row: &usize| standing.contains(&self.batch.mark(*row).seq);
+        let (swallowed, written): (Vec<usize>, Vec<usize>) = rows.into_iter().partition(is_standing);
+        settled.written += written.len();
+        self.swallowed.extend(swallowed);
+        Ok(())
+    }
+
     /// An error: of the rows, or of something else.
     async fn meet(&mut self, mut part: Part, error: StoreError, settled: &mut Settled) -> Result<(), StoreError> {
         let Some(known) = database_error(&error) else {
@@ -284,12 +306,18 @@ impl<'a> Isolation<'a> {
             }
             Trouble::Refused | Trouble::Slow => rows,
         };
-        let alone = !matches!(trouble, Trouble::Refused);
-        let size = rows.len().div_ceil(PARTS);
-        for rows in rows.chunks(size) {
+        let is_refused = matches!(trouble, Trouble::Refused);
+        if is_refused && !self.again {
+            self.store.met_bad_rows();
+        }
+        self.divide(&rows, !is_refused);
+        Ok(())
+    }
+
+    fn divide(&mut self, rows: &[usize], alone: bool) {
+        for rows in rows.chunks(rows.len().div_ceil(PARTS)) {
             self.push(rows.to_vec(), alone);
         }
-        Ok(())
     }
 
     fn push(&mut self, rows: Vec<usize>, alone: bool) {

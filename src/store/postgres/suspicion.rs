@@ -30,6 +30,8 @@ struct Noted {
     said: Option<Instant>,
     /// Tries of rows that were stuck.
     tries: u32,
+    /// When a statement was last divided for rows that refuse.
+    met: Option<Instant>,
 }
 
 impl Suspicion {
@@ -41,7 +43,21 @@ impl Suspicion {
 /// A row that took too long is given less time when it is tried again, except now and then.
 const PATIENT_EVERY: u32 = 32;
 
+/// Bad rows often come in numbers.
+const EXPECTED_FOR: Duration = Duration::from_secs(2);
+
 impl PostgresStore {
+    /// A statement of healthy rows held rows that refuse.
+    pub(super) fn met_bad_rows(&self) {
+        self.suspicion.note(|noted| noted.met = Some(Instant::now()));
+    }
+
+    /// Whether that was just now.
+    pub(super) fn meets_bad_rows(&self) -> bool {
+        let met = self.suspicion.note(|noted| noted.met);
+        met.is_some_and(|met| met.elapsed() < EXPECTED_FOR)
+    }
+
     /// Whether this try of stuck rows may take as long as any statement.
     pub(super) fn is_patient(&self) -> bool {
         self.suspicion.note(|noted| {
