@@ -47,6 +47,7 @@ mod reconnect;
 mod replay;
 mod retention;
 mod roles;
+mod rounds;
 mod secrets;
 mod seen;
 mod selftest;

@@ -10,10 +10,10 @@ use crate::support::daemon::Site;
 use crate::support::postgres::{Cluster, Session};
 use crate::support::{eventually, throughout, together};
 
-struct Stage {
-    broker: Broker,
-    site: Site,
-    session: Session,
+pub(crate) struct Stage {
+    pub(crate) broker: Broker,
+    pub(crate) site: Site,
+    pub(crate) session: Session,
 }
 
 impl Stage {
@@ -54,7 +54,7 @@ impl Stage {
     }
 
     /// The transport has handed over what is there, and the broker does not answer.
-    async fn in_flight(&self, rows: i64, port: u16) {
+    pub(crate) async fn in_flight(&self, rows: i64, port: u16) {
         eventually("the messages are in flight", Duration::from_secs(20), || async {
             let (_, metrics) = crate::support::daemon::http_get(port, "/metrics").await?;
             let line = metrics
@@ -68,7 +68,7 @@ impl Stage {
 }
 
 /// New rows, by their ids.
-async fn insert(session: &Session, count: i64) -> Vec<Uuid> {
+pub(crate) async fn insert(session: &Session, count: i64) -> Vec<Uuid> {
     let insert = "insert into outbox_messages (topic, key, payload)
         select 'orders', 'k' || n, '{}' from generate_series(1, $1::bigint) n returning id";
     let rows = session.query(insert, &[&count]).await.unwrap();
@@ -76,7 +76,7 @@ async fn insert(session: &Session, count: i64) -> Vec<Uuid> {
 }
 
 /// What cleaners between tests do, and whoever empties or exchanges a table.
-const WAYS: [&str; 4] = [
+pub(crate) const WAYS: [&str; 4] = [
     "truncate outbox_messages restart identity",
     "delete from outbox_messages; alter table outbox_messages alter seq restart with 1",
     "delete from outbox_messages; select setval(pg_get_serial_sequence('outbox_messages', 'seq'), 1, false)",
@@ -165,6 +165,23 @@ async fn a_replay_is_not_swallowed_by_the_mark_of_the_copy_before() {
     }
 }
 
+/// From now on `standby` hears nothing of its primary, to which `session` belongs; a session of its own, for [`promote`].
+pub(crate) async fn lagging(standby: &Cluster, session: &Session) -> Session {
+    let there = standby.maintenance().connect().await;
+    there.run("alter system set primary_conninfo = ''").await;
+    there.run("select pg_reload_conf()").await;
+    eventually("the standby lags", Duration::from_secs(20), || async {
+        (session.count("select count(*) from pg_stat_replication").await == 0).then_some(())
+    })
+    .await;
+    there
+}
+
+pub(crate) async fn promote(standby: &Session) {
+    let promoted = "select case when pg_promote() then 1 else 0 end::bigint";
+    assert_eq!(standby.count(promoted).await, 1);
+}
+
 /// A standby that lags is promoted while messages are on their way: its new rows have their numbers.
 #[tokio::test]
 async fn a_lagging_standby_loses_none_of_its_rows() {
@@ -191,23 +208,12 @@ async fn a_lagging_standby_loses_none_of_its_rows() {
     let first = insert(&stage.session, 10).await;
     stage.arrived(&first, Duration::from_secs(20)).await;
     stage.session.drained(Duration::from_secs(20)).await;
-    let there = standby.maintenance().connect().await;
-    there.run("alter system set primary_conninfo = ''").await;
-    there.run("select pg_reload_conf()").await;
-    eventually("the standby lags", Duration::from_secs(20), || async {
-        (stage.session.count("select count(*) from pg_stat_replication").await == 0).then_some(())
-    })
-    .await;
+    let there = lagging(&standby, &stage.session).await;
     stage.broker.freeze();
     insert(&stage.session, 190).await;
     stage.in_flight(190, stage.site.port()).await;
     primary.stop_immediately();
-    assert_eq!(
-        there
-            .count("select case when pg_promote() then 1 else 0 end::bigint")
-            .await,
-        1
-    );
+    promote(&there).await;
     stage.session = standby.database_called(&database.name).connect().await;
     let second = insert(&stage.session, 100).await;
     stage.broker.thaw();

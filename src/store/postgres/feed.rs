@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Row as PgRow;
 
+use super::anchors::Anchors;
 use super::cursor::{Cursor, Done, Look, Next, Place, Question, Ranges, Seen, Skimmed, Took, Verdict};
 use super::database::{Param, Role};
 use super::rows::{self, Broken, CursorRow, Topics, cursor_row, message_row, place, unreadable};
@@ -32,6 +33,7 @@ const JUMP: i64 = 1_000_000;
 pub(super) struct Feed {
     topics: Topics,
     looked_at: Option<Instant>,
+    anchors: Anchors,
     /// Where the walk over rows ahead of the sequence stands.
     ahead_after: i64,
 }
@@ -98,6 +100,7 @@ impl PostgresStore {
                 let mut cursor = self.cursor();
                 cursor.open(after.place, last, &after.holders);
                 feed.looked_at = None;
+                feed.anchors = Anchors::default();
                 feed.ahead_after = i64::MIN;
                 return Ok(Seq(cursor.at()));
             }
@@ -112,7 +115,11 @@ impl PostgresStore {
 
     /// A look, and the name of the sequence where it may be read.
     async fn look(&self, role: Role) -> Result<(Look, Option<String>), StoreError> {
-        let rows = self.database.query(role, &self.reading().look, &[]).await?;
+        let (no_seqs, no_ids): (&[i64], &[String]) = (&[], &[]);
+        let rows = self
+            .database
+            .query(role, &self.reading().look, &[&no_seqs, &no_ids])
+            .await?;
         look_of(&rows)
     }
 
@@ -190,11 +197,15 @@ impl PostgresStore {
             Question::Look => {
                 asking.feed.looked_at = Some(Instant::now());
                 let reading = self.reading();
+                asking.feed.anchors.add(&asking.brought.page);
+                let (seqs, ids) = asking.feed.anchors.columns();
+                let params: [Param<'_>; 2] = [&seqs, &ids];
                 let rows = match &mut asking.snapshot {
-                    Some(snapshot) => snapshot.query(&reading.look, &[]).await?,
-                    None => self.database.query(Role::Read, &reading.look, &[]).await?,
+                    Some(snapshot) => snapshot.query(&reading.look, &params).await?,
+                    None => self.database.query(Role::Read, &reading.look, &params).await?,
                 };
                 let (look, _) = look_of(&rows)?;
+                asking.feed.anchors.found();
                 if !look.ahead {
                     asking.feed.ahead_after = i64::MIN;
                 }
@@ -381,6 +392,7 @@ fn look_of(rows: &[PgRow]) -> Result<(Look, Option<String>), StoreError> {
             },
             last: row.try_get("last")?,
             ahead: row.try_get("ahead")?,
+            renumbered: row.try_get("renumbered")?,
             holders: Arc::new(holders),
         };
         Ok((look, row.try_get("sequence_name")?))

@@ -4,6 +4,7 @@
 //! seconds `renew.sql`. Everything about names is decided once, when the statements are filled in.
 
 pub mod about;
+mod anchors;
 pub mod blocked;
 mod checkout;
 pub mod connect;
@@ -202,7 +203,7 @@ impl Reading {
                 [INT8, BYTEA, INT8, INT8_ARRAY, INT8_ARRAY]
             )),
             skim: fill(statement!(names, "skim", [INT8, INT8, BYTEA])),
-            look: fill(statement!(names, "look", [])),
+            look: fill(statement!(names, "look", [INT8_ARRAY, TEXT_ARRAY])),
             due: fill(statement!(
                 names,
                 "due",

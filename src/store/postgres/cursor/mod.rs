@@ -18,8 +18,8 @@
 //!   later transaction's rows.
 //! - The cursor never passes the last number the sequence has given: numbers written by hand beyond it are brought beside the
 //!   cursor (`ahead`), and rows that come up to there later still find the cursor before them.
-//! - Another table or sequence behind the name, one that was emptied, or a sequence set back below the cursor end a read with
-//!   nothing but that word: everything is opened anew.
+//! - Another table or sequence behind the name, one that was emptied, or a sequence set back below the cursor (or past
+//!   it again, so that a number read before is another message's) end a read with nothing but that word: everything is opened anew.
 //! - Gaps are bounded: past `MOST_GAPS` all but the newest are forgotten, and when one of the transactions that may own their
 //!   numbers ends, everything pending is read again, in order (as after a start).
 
@@ -270,7 +270,8 @@ impl Cursor {
             return Some("the numbers of the outbox come from another sequence");
         }
         let set_back = look.last.is_some_and(|last| last < self.at);
-        (set_back || was.sequence_file != is.sequence_file).then_some("the sequence of the outbox was set back")
+        (set_back || look.renumbered || was.sequence_file != is.sequence_file)
+            .then_some("the sequence of the outbox was set back")
     }
 
     fn ask_late(&mut self) -> Next {

@@ -468,6 +468,7 @@ impl Story {
             place: database.place.clone(),
             last: Some(database.last),
             ahead,
+            renumbered: false,
             holders: database.holders(),
         }
     }

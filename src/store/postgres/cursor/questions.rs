@@ -23,6 +23,8 @@ pub(crate) struct Look {
     pub(crate) last: Option<i64>,
     /// Rows are pending whose numbers the sequence has not reached.
     pub(crate) ahead: bool,
+    /// A number read before is another message's now.
+    pub(crate) renumbered: bool,
     /// Who has taken numbers and is open.
     pub(crate) holders: Holders,
 }
