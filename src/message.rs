@@ -31,6 +31,14 @@ pub enum MessageId {
     Missing,
 }
 
+impl MessageId {
+    /// As text; `None`: the row has none.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        (*self != Self::Missing).then(|| self.to_string())
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,9 +98,16 @@ impl Message {
 
     /// Topics are shared among messages; those too long to be remembered are not.
     fn long_topic(&self) -> usize {
-        if self.topic.len() > 4_096 { self.topic.len() } else { 0 }
+        if self.topic.len() > SHARED_TOPIC_MAX {
+            self.topic.len()
+        } else {
+            0
+        }
     }
 }
+
+/// A longer topic, in bytes, is nobody's name for anything: it is not shared.
+pub(crate) const SHARED_TOPIC_MAX: usize = 4_096;
 
 /// The struct itself, its id and the bookkeeping of one row in the engine.
 const FIXED_SIZE: usize = 200;

@@ -101,6 +101,20 @@ pub fn of(error: &(dyn std::error::Error + 'static)) -> (About, &'static str) {
     (About::Connection, About::Connection.todo())
 }
 
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(&format!(": {text}"));
+        }
+        cause = error.source();
+    }
+    line.replace(['\n', '\r'], " ")
+}
+
 /// A lock that a statement of ours waits for, and who holds it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LockWait {

@@ -1,6 +1,7 @@
 //! P7, a live session is never taken from: of several processes with one name, one works and the others stand by, whatever
 //! they hold a lock on; who holds the very file its predecessor held goes on at once.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -36,6 +37,17 @@ impl Twins {
         sites[0].migrate();
         let session = database.connect().await;
         Self { broker, session, sites }
+    }
+
+    /// What a process of the site has locked, or has left.
+    fn lock_file(&self, site: usize) -> PathBuf {
+        let folder = self.sites[site].config();
+        std::fs::read_dir(folder.parent().unwrap())
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|extension| extension == "lock"))
+            .unwrap()
     }
 
     async fn insert(&self, rows: usize) {
@@ -113,13 +125,7 @@ async fn a_lock_file_deleted_while_it_is_held_is_no_proof() {
     let _guard = together().await;
     let twins = Twins::new("3s").await;
     let first = twins.sites[0].start().await;
-    let folder = twins.sites[0].config();
-    let lock = std::fs::read_dir(folder.parent().unwrap())
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "lock"))
-        .unwrap();
+    let lock = twins.lock_file(0);
     // The other one finds a copy of the file in its own directory, as a cloned machine would.
     let other = twins.sites[1].config();
     std::fs::copy(&lock, other.parent().unwrap().join(lock.file_name().unwrap())).unwrap();
@@ -176,12 +182,7 @@ async fn an_older_version_is_succeeded_where_its_file_is_found() {
     let older = "update outboxd_instances set proof = null, session = gen_random_uuid(), version = '0.2.0',
         expires_at = now() + interval '1 hour'";
     twins.session.run(older).await;
-    let folder = twins.sites[0].config();
-    for entry in std::fs::read_dir(folder.parent().unwrap()).unwrap().flatten() {
-        if entry.path().extension().is_some_and(|extension| extension == "lock") {
-            std::fs::write(entry.path(), "").unwrap();
-        }
-    }
+    std::fs::write(twins.lock_file(0), "").unwrap();
     // Not from elsewhere, where no such file is.
     let elsewhere = twins.sites[1].start().await;
     eventually("the one elsewhere stands by", TTL, || async {

@@ -11,7 +11,7 @@ use outboxd::store::postgres::sql::Names;
 
 use crate::support::postgres::TestDatabase;
 
-fn open(database: &TestDatabase) -> Database {
+pub(crate) fn open(database: &TestDatabase) -> Database {
     Database::new(&ConnectOptions {
         url: database.url.clone(),
         pool_size: 2,
@@ -33,7 +33,7 @@ async fn migrated(payload: PayloadType) -> (TestDatabase, Database) {
     (scratch, database)
 }
 
-fn line(error: &StoreError) -> String {
+pub(crate) fn line(error: &StoreError) -> String {
     let StoreError::Misconfigured(line) = error else {
         panic!("{error:?}")
     };

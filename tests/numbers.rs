@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::support::broker::{Broker, Kind};
-use crate::support::daemon::Site;
+use crate::support::daemon::{Site, on_relayed};
 use crate::support::postgres::{Cluster, Session};
 use crate::support::{eventually, throughout, together};
 
@@ -21,12 +21,7 @@ impl Stage {
         let database = Cluster::shared().database().await;
         let broker = Broker::start(Kind::Nats);
         broker.prepare(&["orders"]).await;
-        let outbox = if deletes {
-            "[outbox]\non_relayed = \"delete\"\n"
-        } else {
-            ""
-        };
-        let site = Site::new(&database, &(broker.section("main") + outbox));
+        let site = Site::new(&database, &(broker.section("main") + on_relayed(deletes)));
         site.migrate();
         Self {
             session: database.connect().await,

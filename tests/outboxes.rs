@@ -4,12 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outboxd::store::StoreError;
-use outboxd::store::postgres::database::{ConnectOptions, Database};
 use outboxd::store::postgres::migrate::{MIGRATIONS, PayloadType, migrate, script};
 use outboxd::store::postgres::sql::Names;
 use uuid::Uuid;
 
+use crate::migrate::{line, open};
 use crate::support::broker::{Broker, Kind};
 use crate::support::daemon::{Daemon, Site};
 use crate::support::postgres::{self, Cluster, Session, TestDatabase};
@@ -157,25 +156,6 @@ async fn two_outboxes_in_one_schema_relay_everything_and_nothing_of_each_other()
         assert!(daemon.terminate(Duration::from_secs(30)).await.success());
     }
     each_arrived_once(&session, &broker).await;
-}
-
-fn open(database: &TestDatabase) -> Database {
-    Database::new(&ConnectOptions {
-        url: database.url.clone(),
-        pool_size: 2,
-        prepared_statements: true,
-        application: "outboxd/test".into(),
-        statement_timeout: Duration::from_secs(10),
-    })
-    .unwrap()
-}
-
-fn line(error: &StoreError) -> String {
-    let StoreError::Misconfigured(line) = error else {
-        panic!("{error:?}")
-    };
-    assert!(!line.contains('\n'), "{line}");
-    line.clone()
 }
 
 const LONG: &str = "orders_of_the_department_of_everything_that_is_sold_somewhere_";

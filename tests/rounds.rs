@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::numbers::{Stage, WAYS, insert, lagging, promote};
 use crate::support::broker::{Broker, Kind};
-use crate::support::daemon::Site;
+use crate::support::daemon::{Site, on_relayed};
 use crate::support::postgres::{Cluster, Database};
 use crate::support::proxy::Proxy;
 use crate::support::stage::seed;
@@ -90,12 +90,7 @@ async fn mixed(deletes: bool) {
     let database = primary.database().await;
     let broker = Broker::start(Kind::Nats);
     broker.prepare(&["orders"]).await;
-    let outbox = if deletes {
-        "[outbox]\non_relayed = \"delete\"\n"
-    } else {
-        ""
-    };
-    let rest = broker.section("main") + outbox;
+    let rest = broker.section("main") + on_relayed(deletes);
     Site::new(&database, &rest).migrate();
     let proxy = Proxy::to(primary.port());
     let through = Database {

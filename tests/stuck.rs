@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::support::broker::{Broker, Kind};
 use crate::support::checker::{committed, compare};
-use crate::support::daemon::{Daemon, Site};
+use crate::support::daemon::{Daemon, Site, on_relayed};
 use crate::support::postgres::{Cluster, Database, Session};
 use crate::support::{eventually, throughout, together};
 
@@ -69,12 +69,7 @@ impl Stage {
         let broker = Broker::start(Kind::Nats);
         broker.prepare(&["orders"]).await;
         let database = Cluster::two_phase().database().await;
-        let outbox = if deletes {
-            "[outbox]\non_relayed = \"delete\"\n"
-        } else {
-            ""
-        };
-        let site = Site::new(&database, &(broker.section("main") + outbox));
+        let site = Site::new(&database, &(broker.section("main") + on_relayed(deletes)));
         site.migrate();
         Self {
             session: database.connect().await,

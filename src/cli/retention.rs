@@ -232,9 +232,7 @@ impl Walk {
             sleep(began.elapsed() * REST).await;
         }
     }
-}
 
-impl Walk {
     fn say_off(&mut self) {
         if let Some((what, fix)) = self.off.take() {
             tracing::info!("{what}: {fix}");

@@ -224,19 +224,13 @@ impl Engine {
             .routes
             .find(&message.topic)
             .map_or(Order::None, |route| self.routes.get(route).order);
-        let strict = order == Order::Strict;
-        let claim = message.key.clone().filter(|_| order != Order::None).map(|key| Claim {
-            topic: Arc::clone(&message.topic),
-            key,
-            strict,
-        });
-        let kept = claim.as_ref().map_or(0, |claim| claim.key.len());
-        if !self.window.admit(message.seq, lane, kept) {
+        let claim = Claim::new(order, Arc::clone(&message.topic), message.key.clone());
+        if !self.window.admit(message.seq, lane, Claim::size(claim.as_ref())) {
             return;
         }
         self.telemetry.attempt_failed(NOWHERE, &failure);
         self.telemetry.failed(NOWHERE, message, &failure);
-        if let (true, Some(claim)) = (strict, &claim) {
+        if let Some(claim) = claim.as_ref().filter(|claim| claim.strict) {
             self.claim(message.seq, lane, claim);
         }
         let mark = Mark {

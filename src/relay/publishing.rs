@@ -313,8 +313,7 @@ impl Engine {
 
     /// The payload is done with; the row stays in the window until its end is written, and so does its key.
     fn leave_for_settling(&mut self, slip: &Slip, claim: Option<&Claim>) {
-        let kept = claim.map_or(0, |claim| claim.key.len());
-        self.window.release(slip.size - kept);
+        self.window.release(slip.size - Claim::size(claim));
         self.destinations.give_back(slip.destination, slip.size);
     }
 

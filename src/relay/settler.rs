@@ -158,7 +158,7 @@ impl Settler {
         for (mark, claim) in settlement.relayed.iter().zip(writing.relayed) {
             match of_row.get(&mark.seq) {
                 None => {
-                    written.bytes += claim.map_or(0, |claim| claim.key.len());
+                    written.bytes += Claim::size(claim.as_ref());
                     written.relayed.push(mark.seq);
                 }
                 Some(stuck) => self.set_aside(End::Relayed(*mark), (mark, claim), (stuck, now), &mut written),
@@ -167,7 +167,7 @@ impl Settler {
         for (failed, claim) in settlement.failures.iter().zip(writing.failures) {
             match of_row.get(&failed.mark.seq) {
                 None => {
-                    written.bytes += claim.map_or(0, |claim| claim.key.len());
+                    written.bytes += Claim::size(claim.as_ref());
                     written.failures.push(failed.clone());
                 }
                 Some(stuck) => {

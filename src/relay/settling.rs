@@ -77,11 +77,11 @@ impl Engine {
         let mut longest = Duration::ZERO;
         for (end, claim, stuck_for) in free {
             longest = longest.max(stuck_for);
-            self.window.release(claim.map_or(0, |claim| claim.key.len()));
+            self.window.release(Claim::size(claim.as_ref()));
             match end {
                 End::Relayed(mark) => {
                     self.window.forget(mark.seq);
-                    self.holds.resolve(mark.seq);
+                    self.resolve(mark.seq);
                 }
                 End::Failed(failed) => self.book_failure_written(&failed, now),
             }
@@ -109,7 +109,7 @@ impl Engine {
                 );
             }
             for (seq, claim) in gone {
-                self.window.release(claim.map_or(0, |claim| claim.key.len()));
+                self.window.release(Claim::size(claim.as_ref()));
                 self.window.forget(seq);
                 self.holds.resolve(seq);
             }

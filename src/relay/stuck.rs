@@ -44,13 +44,23 @@ pub(crate) struct Claim {
 impl Claim {
     /// The key this message holds, if any.
     pub(crate) fn of(envelope: Envelope) -> Option<Self> {
-        let strict = match envelope.order {
+        let Message { topic, key, .. } = envelope.message;
+        Self::new(envelope.order, topic, key)
+    }
+
+    /// The key a message of this topic and key holds, if any.
+    pub(crate) fn new(order: Order, topic: Arc<str>, key: Option<Box<str>>) -> Option<Self> {
+        let strict = match order {
             Order::Strict => true,
             Order::Key => false,
             Order::None => return None,
         };
-        let Message { topic, key, .. } = envelope.message;
         key.map(|key| Self { topic, key, strict })
+    }
+
+    /// Bytes that are kept of a message for it.
+    pub(crate) fn size(claim: Option<&Self>) -> usize {
+        claim.map_or(0, |claim| claim.key.len())
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 pub use super::facts::{Away, Backlog, Facts, Locked, Paused, Pending, Reason};
 use super::log::Repeat;
 use crate::stuck::{StuckReason, StuckRow};
+pub(crate) use crate::trouble::chain;
 use crate::trouble::{self, LockWait};
 
 /// The engine reports something at least this often while it lives (upkeep every few seconds, or a failed connection).
@@ -237,20 +238,6 @@ impl Health {
     pub fn status_line(&self, in_flight: usize) -> String {
         self.facts().status_line(Instant::now(), in_flight)
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            line.push_str(&format!(": {text}"));
-        }
-        cause = error.source();
-    }
-    line.replace(['\n', '\r'], " ")
 }
 
 pub(super) fn ago(now: Instant, since: Instant) -> String {

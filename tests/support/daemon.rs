@@ -18,6 +18,15 @@ use super::{eventually, logins, ports, postgres, processes};
 /// The program under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_outboxd");
 
+/// The section of an outbox whose relayed rows are deleted, or stay.
+pub(crate) fn on_relayed(deletes: bool) -> &'static str {
+    if deletes {
+        "[outbox]\non_relayed = \"delete\"\n"
+    } else {
+        ""
+    }
+}
+
 /// One installation: configuration file, runtime directory, log file.
 pub(crate) struct Site {
     dir: PathBuf,

@@ -10,7 +10,7 @@ use tokio_postgres::error::{DbError, SqlState};
 
 use crate::store::StoreError;
 pub use crate::trouble::About;
-use crate::trouble::{LockWait, Trouble};
+use crate::trouble::{LockWait, Trouble, chain};
 
 /// What an error of the driver is about.
 #[must_use]
@@ -253,19 +253,6 @@ fn function(context: &str) -> Option<&str> {
     let name = &rest[..rest.find('(')?];
     let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '$');
     (!name.is_empty() && name.chars().all(is_name)).then_some(name)
-}
-
-fn chain(error: &tokio_postgres::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !line.contains(&text) {
-            line.push_str(&format!(": {text}"));
-        }
-        cause = error.source();
-    }
-    line.replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]

@@ -14,13 +14,13 @@ use futures_util::{TryStreamExt, pin_mut};
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::connect::Connection;
-use super::database::{Database, Role};
+use super::database::{Database, Param, Role};
 use super::rows::unreadable;
-use super::sql::Statement;
+use super::sql::{Statement, code};
 use crate::store::StoreError;
 use crate::trouble::LockWait;
 
@@ -53,7 +53,7 @@ pub struct BlockedSession {
 /// See [`Database::query`].
 pub async fn sessions(database: &Database) -> Result<Vec<BlockedSession>, StoreError> {
     let statement = Statement {
-        text: statement(),
+        text: code(BLOCKED),
         types: const { &[Type::TEXT, Type::BOOL] },
     };
     let rows = database.query(Role::Side, &statement, &[&"outboxd/", &true]).await?;
@@ -66,11 +66,6 @@ pub async fn sessions(database: &Database) -> Result<Vec<BlockedSession>, StoreE
         })
     };
     rows.iter().map(read).collect()
-}
-
-fn statement() -> String {
-    let lines: Vec<&str> = BLOCKED.lines().filter(|line| !line.starts_with("--")).collect();
-    lines.join("\n")
 }
 
 /// Who waits for a lock, by `application_name`.
@@ -112,7 +107,7 @@ impl Watch {
     pub(super) fn new(connection: Connection, application: &str, applications: &[String]) -> Self {
         Self {
             connection: connection.named(&format!("{application}/locks")),
-            statement: statement(),
+            statement: code(BLOCKED),
             ours: shown(application),
             applications: applications
                 .iter()
@@ -166,7 +161,7 @@ impl Watch {
             *asker = Some(Asker { client, driver });
         }
         let client = &asker.as_ref()?.client;
-        let [ours, anybodys]: [&(dyn ToSql + Sync); 2] = [&self.ours, &false];
+        let [ours, anybodys]: [Param<'_>; 2] = [&self.ours, &false];
         let rows = client
             .query_typed_raw(&self.statement, [(ours, Type::TEXT), (anybodys, Type::BOOL)])
             .await

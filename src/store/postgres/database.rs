@@ -267,7 +267,7 @@ impl Database {
                     About::Schema => !loses_prepared_statements(error),
                     About::Connection | About::Server => false,
                 });
-                return self.outcome(&connection, Ok(answer));
+                return self.outcome(&connection, answer);
             }
             Err(given_up) => given_up,
         };

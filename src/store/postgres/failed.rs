@@ -7,10 +7,10 @@
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::database::{Database, Role};
+use super::database::{Database, Param, Role};
 use super::moment::Moment;
 use super::parts;
 pub use super::parts::Chosen;
@@ -356,7 +356,7 @@ impl<'a> Steps<'a> {
     /// # Errors
     /// See [`Database::query`].
     pub async fn step(&self, database: &Database, chosen: &[Identity]) -> Result<u64, StoreError> {
-        let command: [&(dyn ToSql + Sync); 3] = [&self.who, &self.id, &self.filter];
+        let command: [Param<'_>; 3] = [&self.who, &self.id, &self.filter];
         match parts::step(database, &self.statement, chosen, command).await {
             // One of them cannot be read as a whole, and the audit would keep it.
             Err(error) if self.action == Action::Discard && is_about_a_row(&error) => {

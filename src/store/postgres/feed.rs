@@ -3,17 +3,16 @@
 //! While there are few gaps a page and they are one statement. With many, the page, who holds the sequence, and the gaps that
 //! may have been filled are asked for in one short transaction, so that all of it is one snapshot.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::Row as PgRow;
 
-use super::anchors::Anchors;
-use super::cursor::{Cursor, Done, Look, Next, Place, Question, Ranges, Seen, Skimmed, Took, Verdict};
+use super::cursor::{Cursor, Done, Look, Next, Question, Ranges, Seen, Skimmed, Took, Verdict};
 use super::database::{Param, Role};
-use super::rows::{self, Broken, CursorRow, Topics, cursor_row, message_row, place, unreadable};
+use super::look::{Anchors, look_of};
+use super::rows::{Broken, CursorRow, Topics, cursor_row, message_row, only, place, seconds};
 use super::snapshot::Snapshot;
 use super::sql::Statement;
 use super::unreadable::{Known, Reach, is_about_a_row};
@@ -93,8 +92,7 @@ impl PostgresStore {
                 .database
                 .query(Role::Read, &self.sql.start, &[&before.last])
                 .await?;
-            let row = rows.first().expect("an aggregate has one row");
-            let last: i64 = row.try_get("last").map_err(|error| unreadable(&error))?;
+            let last: i64 = only(&rows, |row| row.try_get("last"))?;
             let (after, _) = self.look(Role::Read).await?;
             if before.place == after.place {
                 let mut cursor = self.cursor();
@@ -230,10 +228,9 @@ impl PostgresStore {
                 let params: [Param<'_>; 3] = [&after, &rows, asking.mask];
                 let seen = match self.database.query(Role::Read, &self.reading().skim, &params).await {
                     Ok(rows) => {
-                        let row = rows.first().expect("an aggregate has one row");
-                        let seen = rows::Skimmed::read(row).map_err(|error| unreadable(&error))?;
-                        asking.brought.due_in(seen.next_due);
-                        skimmed(&seen)
+                        let (seen, next_due) = skimmed_of(&rows)?;
+                        asking.brought.due_in(next_due);
+                        seen
                     }
                     // The next page finds the row.
                     Err(error) if is_about_a_row(&error) => Skimmed::default(),
@@ -378,33 +375,15 @@ impl PostgresStore {
     }
 }
 
-fn look_of(rows: &[PgRow]) -> Result<(Look, Option<String>), StoreError> {
-    let row = rows.first().expect("a look is one row");
-    let read = || {
-        let holders: Vec<&str> = row.try_get("holders")?;
-        let holders: BTreeSet<Box<str>> = holders.into_iter().map(Into::into).collect();
-        let look = Look {
-            place: Place {
-                relation: row.try_get("relation")?,
-                files: row.try_get("files")?,
-                sequence: row.try_get("sequence")?,
-                sequence_file: row.try_get("sequence_file")?,
-            },
+/// What was skimmed, and how long until the first of it that waits falls due.
+fn skimmed_of(rows: &[PgRow]) -> Result<(Skimmed, Option<Duration>), StoreError> {
+    only(rows, |row| {
+        let seen = Skimmed {
+            rows: row.try_get("rows")?,
+            first: row.try_get("first")?,
             last: row.try_get("last")?,
-            ahead: row.try_get("ahead")?,
-            renumbered: row.try_get("renumbered")?,
-            holders: Arc::new(holders),
+            first_wanted: row.try_get("first_wanted")?,
         };
-        Ok((look, row.try_get("sequence_name")?))
-    };
-    read().map_err(|error: tokio_postgres::Error| unreadable(&error))
-}
-
-fn skimmed(seen: &rows::Skimmed) -> Skimmed {
-    Skimmed {
-        rows: seen.rows,
-        first: seen.first,
-        last: seen.last,
-        first_wanted: seen.first_wanted,
-    }
+        Ok((seen, seconds(row.try_get("due_in")?)))
+    })
 }

@@ -16,11 +16,8 @@ pub(super) const SEQUENCE: &str = "coalesce(pg_get_serial_sequence({messages_tex
 
 /// What a message is made of, in the order `rows` reads it; of rows that cannot be read, and where the list is null, nothing of
 /// any length.
-pub(super) const CONTENTS: &str = "m.{c.id} as id, case when m.{c.seq} <> all(u.contents) then m.{c.topic} end as topic, \
-    case when m.{c.seq} <> all(u.contents) then m.{c.key} end as key, \
-    case when m.{c.seq} <> all(u.contents) then m.{c.payload} end as payload, \
-    case when m.{c.seq} <> all(u.contents) then m.{c.headers} end as headers, m.{c.attempt} as attempt, \
-    m.{c.max_attempts} as max_attempts, m.{c.replay} as replay, \
+pub(super) const CONTENTS: &str = "m.{c.id} as id, {known.topic} as topic, {known.key} as key, {known.payload} as payload, \
+    {known.headers} as headers, m.{c.attempt} as attempt, m.{c.max_attempts} as max_attempts, m.{c.replay} as replay, \
     m.{c.inserted_at}::timestamptz as inserted_at, now() as now";
 
 /// What a row is to the cursor.

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::sql::hex;
 use crate::store::StoreError;
 
 /// Held as long as the process: no other process of this name holds the same file.
@@ -60,8 +61,7 @@ impl InstanceLock {
     /// # Errors
     /// [`StoreError::Misconfigured`] when another process holds it, or no file can be made.
     pub fn take(instance: &str, scope: &str, directory: Option<&Path>) -> Result<Self, StoreError> {
-        let digest = Sha256::digest(format!("{instance}\n{scope}"));
-        let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let name = hex(&Sha256::digest(format!("{instance}\n{scope}"))[..8]);
         let path = directory
             .map_or_else(runtime_directory, Path::to_path_buf)
             .join(format!("outboxd-{name}.lock"));
@@ -134,9 +134,8 @@ fn identify(file: &mut File, made: bool) -> std::io::Result<Identity> {
         place.dev(),
         place.ino()
     ));
-    let proof = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     Ok(Identity {
-        proof: Some(proof),
+        proof: Some(hex(&digest[..16])),
         older,
     })
 }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::about::{About, DatabaseError, database_error};
-use super::database::Role;
+use super::database::{Param, Role};
 use super::rows::unreadable;
 use super::settle::{Via, texts};
 use crate::message::Seq;
@@ -390,7 +390,7 @@ impl<'a> Isolation<'a> {
             Batch::Failures(failures) => Some(rows.iter().map(|row| failures[*row].attempt).collect()),
         };
         let statement = &self.store.sql.standing;
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&seqs, &texts(marks()), &replays, &attempts];
+        let params: [Param<'_>; 4] = [&seqs, &texts(marks()), &replays, &attempts];
         let found = self.store.database.query(Role::Settle, statement, &params).await?;
         let standing: Result<_, _> = found.iter().map(|row| row.try_get("seq").map(Seq)).collect();
         standing.map_err(|error| unreadable(&error))

@@ -10,7 +10,6 @@
 //! A run never waits long for a lock on the outbox, since the application's inserts would queue behind it: it gives up after
 //! half a second and tries again a few times.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -19,7 +18,7 @@ use tokio_postgres::error::SqlState;
 
 use super::about::{DatabaseError, database_error};
 use super::database::{Database, Role};
-use super::sql::{Names, Statement, quote_literal};
+use super::sql::{Names, Statement, hex, quote_literal};
 use crate::finding::Finding;
 use crate::store::StoreError;
 
@@ -87,12 +86,7 @@ impl Migration {
     /// SHA-256 of the file as shipped, in hexadecimal.
     #[must_use]
     pub fn checksum(&self) -> String {
-        Sha256::digest(self.text)
-            .iter()
-            .fold(String::with_capacity(64), |mut hex, byte| {
-                write!(hex, "{byte:02x}").expect("a String takes everything");
-                hex
-            })
+        hex(&Sha256::digest(self.text))
     }
 
     fn sql(&self, names: &Names, payload: PayloadType) -> String {

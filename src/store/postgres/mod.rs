@@ -1,10 +1,9 @@
 //! The outbox in PostgreSQL: the adapter behind [`Store`] and [`Leases`].
 //!
-//! Four statements make the hot path: `fetch.sql` (with `holders.sql` while gaps are open), `mark.sql`, and every few
-//! seconds `renew.sql`. Everything about names is decided once, when the statements are filled in.
+//! Four statements make the hot path: `fetch.sql`, `look.sql` behind it, `mark.sql`, and every few seconds `renew.sql`.
+//! Everything about names is decided once, when the statements are filled in.
 
 pub mod about;
-mod anchors;
 pub mod blocked;
 mod checkout;
 pub mod connect;
@@ -23,6 +22,7 @@ mod isolate;
 mod lease;
 pub mod lines;
 mod listen;
+mod look;
 pub mod migrate;
 pub mod moment;
 mod naming;

@@ -13,7 +13,7 @@ use tokio_postgres::types::Type;
 
 use super::checkout::loses_prepared_statements;
 use super::database::{Database, Param, Role};
-use super::sql::Statement;
+use super::sql::{Statement, code};
 use crate::store::StoreError;
 
 const BACKEND: &str = include_str!("../../../sql/probe_backend.sql");
@@ -52,7 +52,7 @@ impl Database {
     /// Whether two connections keep their server processes; `None` where there are no two, or one was replaced meanwhile.
     async fn keeps_servers(&self) -> Result<Option<bool>, StoreError> {
         let statement = Statement {
-            text: self.fill_nothing(BACKEND),
+            text: code(BACKEND),
             types: &[],
         };
         let mut known: [Option<(i32, std::time::Instant)>; 2] = [None; 2];
@@ -79,11 +79,6 @@ impl Database {
             }
         }
         Ok(Some(true))
-    }
-
-    fn fill_nothing(&self, file: &str) -> String {
-        let code = file.lines().filter(|line| !line.starts_with("--"));
-        code.collect::<Vec<_>>().join("\n")
     }
 
     /// Sends `statement`, named where that is known to be safe. A pooler that turns out to lose names is sent it unnamed at once: it

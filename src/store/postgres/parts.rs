@@ -2,9 +2,9 @@
 
 use serde_json::value::{RawValue, to_raw_value};
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
-use super::database::{Database, Role};
+use super::database::{Database, Param, Role};
 use super::failed::{Filter, MessageRef, choose_together};
 use super::find;
 use super::row_identity::{Identity, columns};
@@ -50,8 +50,6 @@ const LONG: [&str; 5] = ["topic", "key", "payload", "headers", "last_error"];
 
 /// Rows compared by one statement.
 const CHOSEN_TOGETHER: usize = 1_000;
-
-type Param<'a> = &'a (dyn ToSql + Sync);
 
 /// Asks `statement` about rows $1, with what more it needs, and last with the columns that are to be left out: none. Where one of
 /// the rows cannot be read, about each of them alone, without the columns of it that cannot.
@@ -127,8 +125,7 @@ pub(super) async fn choose(
 
 /// The columns of a row that cannot be read, by our names.
 pub(super) async fn broken(database: &Database, names: &Names, seq: i64) -> Result<Vec<&'static str>, StoreError> {
-    let found = broken_columns(database, names, seq, &LONG).await?;
-    Ok(found.map(|(columns, _)| columns).unwrap_or_default())
+    broken_columns(database, names, seq, &LONG).await
 }
 
 /// As `failed_show.sql` answers, of the row with this seq or message id.

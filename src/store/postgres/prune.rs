@@ -24,7 +24,7 @@ const OLD: &str = include_str!("../../../sql/prune_old.sql");
 const UNLOCKED: &str = include_str!("../../../sql/prune_unlocked.sql");
 const COUNT: &str = include_str!("../../../sql/prune_count.sql");
 const NEXT: &str = include_str!("../../../sql/prune_next.sql");
-const HOLDER: &str = include_str!("../../../sql/prune_holder.sql");
+const HOLDER: &str = include_str!("../../../sql/locked_by.sql");
 
 /// Who prunes.
 #[derive(Clone, Debug)]
@@ -162,7 +162,7 @@ impl Prune {
             past_locks: prune(UNLOCKED),
             count: other(COUNT, const { &[Type::INT8, Type::INT8, Type::FLOAT8] }),
             next: other(NEXT, const { &[Type::INT8] }),
-            holder: other(HOLDER, const { &[Type::INT8] }),
+            holder: other(HOLDER, const { &[Type::INT8_ARRAY] }),
             made: made(names),
             pace: Pace::new(rows),
             age_seconds: rule.age.min(AGE_MAX).as_secs_f64(),
@@ -318,14 +318,13 @@ impl Prune {
     }
 
     async fn holder(&self, database: &Database, seq: i64) -> String {
-        let rows = database.query(Role::Side, &self.holder, &[&seq]).await;
-        match rows.as_deref() {
-            Ok([row, ..]) => {
-                let (pid, application): (i32, String) = (row.get("pid"), row.get("application"));
-                format!("its lock is held by pid {pid} ({application})")
-            }
-            Ok([]) | Err(_) => "its lock is held by another transaction".to_owned(),
-        }
+        let rows = database.query(Role::Side, &self.holder, &[&vec![seq]]).await;
+        let holder = rows.iter().flatten().find_map(|row| {
+            let (pid, who): (Option<i32>, String) = (row.get("pid"), row.get("who"));
+            Some(format!("pid {} ({who})", pid?))
+        });
+        let holder = holder.as_deref().unwrap_or("another transaction");
+        format!("its lock is held by {holder}")
     }
 }
 

@@ -52,10 +52,9 @@ pub(super) fn message_id(text: Option<&str>) -> MessageId {
 
 /// As the statements take them: seqs, ids, replays.
 pub(super) fn columns(rows: &[Identity]) -> (Vec<i64>, Vec<Option<String>>, Vec<i32>) {
-    let id = |row: &Identity| (row.id != MessageId::Missing).then(|| row.id.to_string());
     (
         rows.iter().map(|row| row.seq).collect(),
-        rows.iter().map(id).collect(),
+        rows.iter().map(|row| row.id.text()).collect(),
         rows.iter().map(|row| row.replay).collect(),
     )
 }

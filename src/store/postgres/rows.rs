@@ -10,14 +10,11 @@ use tokio_postgres::Row as PgRow;
 use tokio_postgres::types::{FromSql, Type, WrongType};
 use uuid::Uuid;
 
-use crate::message::{Headers, Message, MessageId, Seq};
+use crate::message::{Headers, Message, MessageId, SHARED_TOPIC_MAX, Seq};
 use crate::store::{Lane, Row, StoreError};
 
 /// Topics are few and repeat: past this many the cache starts over.
 const TOPICS_CACHED: usize = 1_000;
-
-/// A longer topic, in bytes, is nobody's name for anything.
-const TOPIC_CACHED: usize = 4_096;
 
 /// Shares one allocation among the rows of a topic.
 #[derive(Debug, Default)]
@@ -25,7 +22,7 @@ pub(super) struct Topics(HashMap<Box<str>, Arc<str>>);
 
 impl Topics {
     pub(super) fn share(&mut self, topic: &str) -> Arc<str> {
-        if topic.len() > TOPIC_CACHED {
+        if topic.len() > SHARED_TOPIC_MAX {
             return topic.into();
         }
         if let Some(shared) = self.0.get(topic) {
@@ -67,6 +64,15 @@ pub(super) fn unreadable(error: &tokio_postgres::Error) -> StoreError {
     StoreError::Unavailable(
         format!("a column of the outbox table cannot be read: {cause}; run: outboxd check --connect").into(),
     )
+}
+
+/// What `read` makes of the row of an answer that is always one.
+pub(super) fn only<T>(
+    rows: &[PgRow],
+    read: impl FnOnce(&PgRow) -> Result<T, tokio_postgres::Error>,
+) -> Result<T, StoreError> {
+    let row = rows.first().expect("the statement answers one row");
+    read(row).map_err(|error| unreadable(&error))
 }
 
 /// Text as far as it is UTF-8, for people: a database in SQL_ASCII holds any bytes.
@@ -303,27 +309,6 @@ pub(super) fn seconds(value: Option<f64>) -> Option<Duration> {
     value.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
-/// An answer of skim.sql.
-pub(super) struct Skimmed {
-    pub(super) rows: i64,
-    pub(super) first: Option<i64>,
-    pub(super) last: Option<i64>,
-    pub(super) first_wanted: Option<i64>,
-    pub(super) next_due: Option<Duration>,
-}
-
-impl Skimmed {
-    pub(super) fn read(row: &PgRow) -> Result<Self, tokio_postgres::Error> {
-        Ok(Self {
-            rows: row.try_get("rows")?,
-            first: row.try_get("first")?,
-            last: row.try_get("last")?,
-            first_wanted: row.try_get("first_wanted")?,
-            next_due: seconds(row.try_get("due_in")?),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,7 +343,7 @@ mod tests {
     #[test]
     fn a_topic_of_megabytes_is_not_remembered() {
         let mut topics = Topics::default();
-        let long = "t".repeat(TOPIC_CACHED + 1);
+        let long = "t".repeat(SHARED_TOPIC_MAX + 1);
         assert_eq!(&*topics.share(&long), long);
         assert!(topics.0.is_empty());
         let first = topics.share("orders");

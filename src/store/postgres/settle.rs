@@ -11,7 +11,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::database::Settling;
+use super::database::{Param, Settling};
 use super::isolate::{Batch, Isolation};
 use super::sql::Statement;
 use crate::message::MessageId;
@@ -22,8 +22,6 @@ const ERROR_LENGTH: usize = 2_000;
 
 /// Marks worth planning a statement for: PostgreSQL plans a range anew each time, a list once.
 const MANY: usize = 100;
-
-type Param = dyn tokio_postgres::types::ToSql + Sync;
 
 /// Numbers that lie close together, as bits over the range from the first to the last, and the id of each. Ids of numbers that
 /// are not meant are no message's: only those whose bit is set are looked at.
@@ -93,8 +91,8 @@ impl PostgresStore {
         let (lanes, epochs): (Vec<i32>, Vec<i64>) =
             fence.iter().map(|(lane, epoch)| (i32::from(*lane), *epoch)).unzip();
         let commit = (!self.options.durable_marks).then_some("off");
-        let fence: [&Param; 4] = [&lanes, &epochs, &self.options.instance, &commit];
-        let write = async |statement: &Statement, what: &Param, more: &[&Param]| {
+        let fence: [Param<'_>; 4] = [&lanes, &epochs, &self.options.instance, &commit];
+        let write = async |statement: &Statement, what: Param<'_>, more: &[Param<'_>]| {
             let params = [&[what], &fence[..], more].concat();
             via.settling.write(statement, &params, via.limit).await
         };
@@ -139,7 +137,7 @@ impl PostgresStore {
         let errors = text(&|failed| storable(&failed.error));
         let latencies = column(&|failed| milliseconds(failed.latency));
         let replays = number(&|failed| failed.mark.replay);
-        let params: [&Param; 12] = [
+        let params: [Param<'_>; 12] = [
             &seqs,
             &ids,
             &lanes,
@@ -170,8 +168,7 @@ fn uuids(marks: &[&Mark]) -> Option<Vec<Option<Uuid>>> {
 
 /// The ids as the database prints them; one that is missing is null.
 pub(super) fn texts<'a>(marks: impl Iterator<Item = &'a Mark>) -> Vec<Option<String>> {
-    let text = |mark: &Mark| (mark.id != MessageId::Missing).then(|| mark.id.to_string());
-    marks.map(text).collect()
+    marks.map(|mark| mark.id.text()).collect()
 }
 
 /// PostgreSQL's text takes no NUL; an error is one line of a bounded length.

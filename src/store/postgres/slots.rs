@@ -95,7 +95,7 @@ impl Database {
 
     /// A connection of the role's own pool, or of another one where that one is refused its own.
     async fn checked_out(&self, role: Role) -> Result<Result<Object, PoolError>, StoreError> {
-        let own = role as usize % self.pools.len();
+        let own = self.pool_of(role);
         let known = self.slots().is_refused(own, Instant::now()) && self.pools[own].status().size == 0;
         let mut refused = None;
         if !known {
@@ -192,7 +192,7 @@ impl Database {
     /// The database is away.
     pub(super) async fn has_room(&self) -> Result<bool, StoreError> {
         for role in [Role::Settle, Role::Lease, Role::Side, Role::Read] {
-            let own = role as usize % self.pools.len();
+            let own = self.pool_of(role);
             if self.pools[own].status().size == 0 {
                 if role == Role::Read && own == Role::Read as usize {
                     // The cursor's own is made by the cursor.

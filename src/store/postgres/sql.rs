@@ -1,7 +1,8 @@
 //! The statements: files of `sql/`, one each, with the schema, table and columns named by placeholder.
 //!
 //! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{paused}`, `{migrations}` are quoted,
-//! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table, `{text.seq}` ... their names as literals; `{lane}` is the lane
+//! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table, `{text.seq}` ... their names as literals,
+//! `{known.topic}` ... their values over `m` where the row can be read, null where not; `{lane}` is the lane
 //! expression over the alias `m` and the lists `u` of rows that cannot be read (see `unreadable`); `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
 //! what belongs to the messages table; `{table_text}` is also what the rows of the service tables, which all outboxes of a schema
 //! share, carry in `outbox`; `{lock}` tells one outbox from another for advisory locks; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
@@ -196,11 +197,7 @@ impl Names {
     /// On an unknown placeholder: the files are part of the binary, and a test fills every one of them.
     #[must_use]
     pub fn fill(&self, file: &str) -> String {
-        let body: Vec<&str> = file
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("--"))
-            .collect();
-        self.fill_keeping_comments(body.join("\n").trim())
+        self.fill_keeping_comments(code(file).trim())
     }
 
     /// As [`Self::fill`], for migrations, which are shown to people.
@@ -264,6 +261,10 @@ impl Names {
         if let Some(column) = name.strip_prefix("c.") {
             return COLUMNS.contains(&column).then(|| quote_identifier(self.column(column)));
         }
+        if let Some(column) = name.strip_prefix("known.") {
+            let known = format!("case when m.{{c.seq}} <> all(u.contents) then m.{{c.{column}}} end");
+            return COLUMNS.contains(&column).then(|| self.fill(&known));
+        }
         if let Some(column) = name.strip_prefix("text.") {
             return COLUMNS.contains(&column).then(|| quote_literal(self.column(column)));
         }
@@ -323,6 +324,15 @@ impl Names {
     }
 }
 
+/// A statement file without its comment lines.
+pub(super) fn code(file: &str) -> String {
+    let lines: Vec<&str> = file
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .collect();
+    lines.join("\n")
+}
+
 /// A version without its last number: those alike share an outbox.
 pub(super) fn kind(version: &str) -> &str {
     version.rsplit_once('.').map_or("", |(kind, _)| kind)
@@ -339,8 +349,12 @@ fn cut(text: &str, length: usize) -> &str {
 
 /// Eight digits that tell long names apart.
 fn digest(text: &str) -> String {
-    let digest = Sha256::digest(text);
-    digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(text)[..4])
+}
+
+/// `bytes` in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Quotes an identifier for SQL.
@@ -434,10 +448,7 @@ mod tests {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
-            let code: String = text
-                .lines()
-                .filter(|line| !line.trim_start().starts_with("--"))
-                .collect();
+            let code = code(&text);
             let touched: usize = SHARED
                 .iter()
                 .map(|table| code.matches(&format!("{{{table}}}")).count())

@@ -9,10 +9,10 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::blocked::{self, BlockedSession};
-use super::database::{Database, Role};
+use super::database::{Database, Param, Role};
 use super::paused::{self, PausedTopic};
 use super::rows::legible;
 use super::sql::{Names, Statement};
@@ -343,7 +343,7 @@ async fn held_keys(database: &Database, names: &Names, rules: Rules<'_>) -> Resu
     };
     let (topics, keys, seqs) = arrays(&held);
     let mut waiting: HashMap<(String, String), i64> = HashMap::new();
-    let params: [&(dyn ToSql + Sync); 4] = [&topics, &keys, &seqs, &HELD_SEARCH];
+    let params: [Param<'_>; 4] = [&topics, &keys, &seqs, &HELD_SEARCH];
     for row in unless_unreadable(database.query(Role::Side, &statement, &params).await)? {
         waiting.insert((row.get(0), row.get(1)), row.get(3));
     }
@@ -375,12 +375,12 @@ async fn oldest(database: &Database, names: &Names, held: &[HeldKey], shut: &[&s
         types,
     };
     let (topics, keys, seqs) = arrays(held);
-    let params: [&(dyn ToSql + Sync); 4] = [&topics, &keys, &seqs, &shut];
+    let params: [Param<'_>; 4] = [&topics, &keys, &seqs, &shut];
     let rows = match database.query(Role::Side, &statement, &params).await {
         // Without topics and keys to compare, none is read.
         Err(error) if is_about_a_row(&error) => {
             let (nobody, none): (Vec<&str>, Vec<i64>) = (Vec::new(), Vec::new());
-            let params: [&(dyn ToSql + Sync); 4] = [&nobody, &nobody, &none, &nobody];
+            let params: [Param<'_>; 4] = [&nobody, &nobody, &none, &nobody];
             database.query(Role::Side, &statement, &params).await?
         }
         answer => answer?,

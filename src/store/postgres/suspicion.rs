@@ -105,11 +105,11 @@ impl PostgresStore {
         if matches!(batch, Batch::Marks(_)) && self.options.delete_relayed {
             return Ok(false);
         }
-        let looks = self.suspicion.note(|noted| {
-            let looked = noted.looked.is_some_and(|looked| looked.elapsed() < SUSPICION_INTERVAL);
-            (!looked).then_some(()).ok_or(noted.has_triggers)
+        let known = self.suspicion.note(|noted| {
+            let looked = noted.looked.filter(|looked| looked.elapsed() < SUSPICION_INTERVAL);
+            looked.map(|_lately| noted.has_triggers)
         });
-        if let Err(known) = looks {
+        if let Some(known) = known {
             return Ok(known);
         }
         let has_triggers = self.swallowers(batch).await?.iter().any(|(_, before)| *before);

@@ -13,11 +13,11 @@
 use std::collections::HashMap;
 
 use tokio_postgres::Row as PgRow;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::PostgresStore;
 use super::about::{About, database_error};
-use super::database::{Database, Role};
+use super::database::{Database, Param, Role};
 use super::rows::{Broken, is_wanted};
 use super::sql::{Names, Statement};
 use crate::store::StoreError;
@@ -30,8 +30,6 @@ const LONG: [&str; 4] = ["topic", "key", "payload", "headers"];
 
 /// Looks for a row that find none before the error is taken for the database's: the row may have gone meanwhile.
 const FRUITLESS_LOOKS: u32 = 2;
-
-type Param<'a> = &'a (dyn ToSql + Sync);
 
 /// How far a statement came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +192,7 @@ impl PostgresStore {
     }
 }
 
-/// Which of our long columns of a row cannot be read, ours by name, and why; `None`: all can be.
+/// Which of these columns of a row cannot be read, ours by name.
 ///
 /// # Errors
 /// See [`Database::query`].
@@ -203,19 +201,15 @@ pub(super) async fn broken_columns(
     names: &Names,
     seq: i64,
     columns: &[&'static str],
-) -> Result<Option<(Vec<&'static str>, String)>, StoreError> {
-    let (mut broken, mut why) = (Vec::new(), None);
+) -> Result<Vec<&'static str>, StoreError> {
+    let mut broken = Vec::new();
     for ours in columns {
-        match read_column(database, names, (Role::Side, seq), &format!("m.{{c.{ours}}}")).await {
-            Ok(_) => {}
-            Err(error) if is_about_a_row(&error) => {
-                broken.push(*ours);
-                why.get_or_insert_with(|| said(&error));
-            }
-            Err(error) => return Err(error),
+        let read = read_column(database, names, (Role::Side, seq), &format!("m.{{c.{ours}}}")).await?;
+        if read.is_err() {
+            broken.push(*ours);
         }
     }
-    Ok(why.map(|why| (broken, why)))
+    Ok(broken)
 }
 
 /// What of one row cannot be read; `None`: nothing of it, or it is gone.
@@ -223,29 +217,22 @@ async fn examine(database: &Database, names: &Names, role: Role, seq: i64) -> Re
     let mut broken = Broken::default();
     let (mut columns, mut why) = (Vec::new(), None);
     for ours in LONG {
-        match read_column(database, names, (role, seq), &format!("m.{{c.{ours}}}")).await {
+        match read_column(database, names, (role, seq), &format!("m.{{c.{ours}}}")).await? {
             Ok(None) => return Ok(None),
             Ok(Some(row)) => match ours {
                 "topic" => broken.topic = row.try_get(0).ok().flatten(),
                 "key" => broken.key = row.try_get(0).ok().flatten(),
                 _payload_or_headers => {}
             },
-            Err(error) if is_about_a_row(&error) => {
+            Err(said) => {
                 columns.push(ours);
-                why.get_or_insert_with(|| said(&error));
+                why.get_or_insert(said);
             }
-            Err(error) => return Err(error),
         }
     }
-    let misplaced = match read_column(database, names, (role, seq), "{lane}").await {
-        Ok(_) => false,
-        Err(error) if is_about_a_row(&error) => {
-            why.get_or_insert_with(|| said(&error));
-            true
-        }
-        Err(error) => return Err(error),
-    };
-    Ok(why.map(|why| {
+    let no_lane = read_column(database, names, (role, seq), "{lane}").await?.err();
+    let misplaced = no_lane.is_some();
+    Ok(why.or(no_lane).map(|why| {
         let columns = if columns.is_empty() {
             vec!["topic", "key"]
         } else {
@@ -256,17 +243,22 @@ async fn examine(database: &Database, names: &Names, role: Role, seq: i64) -> Re
     }))
 }
 
+/// A column of a row, if the row is there; or what the database says where it cannot be read.
 async fn read_column(
     database: &Database,
     names: &Names,
     (role, seq): (Role, i64),
     column: &str,
-) -> Result<Option<PgRow>, StoreError> {
+) -> Result<Result<Option<PgRow>, String>, StoreError> {
     let statement = Statement {
         text: names.fill(&COLUMN.replace("{column}", column)),
         types: &[Type::INT8],
     };
-    Ok(database.query(role, &statement, &[&seq]).await?.pop())
+    match database.query(role, &statement, &[&seq]).await {
+        Ok(mut rows) => Ok(Ok(rows.pop())),
+        Err(error) if is_about_a_row(&error) => Ok(Err(said(&error))),
+        Err(error) => Err(error),
+    }
 }
 
 /// The database's word for it, without anything of the row.

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use tokio_postgres::Row as PgRow;
-use tokio_postgres::types::ToSql;
 
 use super::PostgresStore;
 use super::cursor::Verdict;
-use super::database::Role;
+use super::database::{Param, Role};
 use super::rows::{Broken, Topics, lane, message_row, seconds, unreadable};
 use super::sql::Statement;
 use super::unreadable::Reach;
@@ -37,7 +36,7 @@ impl PostgresStore {
         let mask = self.mask(&scope.lanes);
         let mut page = Bounded::new(room);
         let key = scope.key.as_deref();
-        let params: [&(dyn ToSql + Sync); 6] = [&after.0, &upto.0, &limit, &mask, &topics, &key];
+        let params: [Param<'_>; 6] = [&after.0, &upto.0, &limit, &mask, &topics, &key];
         let take = |row: &PgRow, broken: Option<&Broken>| page.take(row, broken);
         let reach = self.read_rows(Role::Side, &self.sql.reread, &params, take).await?;
         let done = !page.full && reach == Reach::Whole;
@@ -97,7 +96,7 @@ impl PostgresStore {
             });
             Ok(go_on)
         };
-        let params: [&(dyn ToSql + Sync); 5] = [&at, &seq, &upto.0, &limit, &mask];
+        let params: [Param<'_>; 5] = [&at, &seq, &upto.0, &limit, &mask];
         let reach = self.read_rows(Role::Side, &reading.due, &params, take).await?;
         if page.full || reach == Reach::Cut {
             return Ok(DuePage {

@@ -35,9 +35,7 @@ impl Read {
     pub(super) fn is_full(&self, rows: usize, bytes: usize) -> bool {
         bytes >= self.room.bytes || rows >= self.room.rows
     }
-}
 
-impl Read {
     /// The statement brought as many late rows as it may.
     pub(super) fn is_cut_at_limit(&self) -> bool {
         self.late > 0 && self.late >= usize::try_from(self.late_limit).unwrap_or(usize::MAX)

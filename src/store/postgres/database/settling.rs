@@ -41,18 +41,14 @@ impl Database {
     pub(super) fn outcome<T>(
         &self,
         connection: &Object,
-        outcome: Result<Result<T, tokio_postgres::Error>, Duration>,
+        outcome: Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
         let error = match outcome {
-            Ok(Ok(value)) => {
+            Ok(value) => {
                 self.facts.overdue.store(0, Ordering::Relaxed);
                 return Ok(value);
             }
-            Ok(Err(error)) => error,
-            Err(limit) => {
-                self.overdue();
-                return Err(silent(limit));
-            }
+            Err(error) => error,
         };
         if loses_prepared_statements(&error) {
             self.stop_naming_statements();
@@ -102,7 +98,7 @@ impl Settling<'_> {
             Ok(stream.rows_affected().unwrap_or(0))
         };
         let mut work = std::pin::pin!(work);
-        let outcome = match limit {
+        let answer = match limit {
             None => Ok(work.await),
             Some(limit) => match self.database.patiently(Role::Settle, limit, work.as_mut()).await {
                 Some(done) => Ok(done),
@@ -115,7 +111,13 @@ impl Settling<'_> {
                 }
             },
         };
-        let outcome = self.database.outcome(&self.connection, outcome);
+        let outcome = match answer {
+            Ok(answer) => self.database.outcome(&self.connection, answer),
+            Err(limit) => {
+                self.database.overdue();
+                Err(StoreError::Unavailable(Box::new(Silent(STATEMENT_SILENT, limit))))
+            }
+        };
         let well = match &outcome {
             Ok(_) => true,
             Err(error) => database_error(error).is_some_and(|error| match error.about() {
@@ -142,8 +144,4 @@ impl Settling<'_> {
     pub async fn abandon(self) {
         drop(tokio::time::timeout(CANCEL_TIMEOUT, self.cancel()).await);
     }
-}
-
-pub(super) fn silent(limit: Duration) -> StoreError {
-    StoreError::Unavailable(Box::new(Silent(STATEMENT_SILENT, limit)))
 }

@@ -12,11 +12,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 
 use super::about::database_error;
 use super::connect::Connection;
-use super::database::{Database, Role};
+use super::database::{Database, Param, Role};
 use super::listen;
 use super::retention::Rule;
 use super::rights::Duties;
@@ -71,8 +71,6 @@ pub struct WaitingTopic {
 
 /// Pending messages looked at for their topics and sizes.
 const TOPICS_SEARCH: i64 = 1_000;
-
-type Param<'a> = &'a (dyn ToSql + Sync);
 
 impl Examination<'_> {
     /// Looks at everything.
