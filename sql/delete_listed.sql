@@ -2,8 +2,7 @@
 -- never by range.
 -- Locks: the rows it writes; waits 100 ms for each at most. Index: primary key. Laws: fenced (every lane still has the owner
 -- and epoch the messages were sent under, or nothing is written), identity, idempotent.
--- $1 seqs, $2 and $3 lanes and their epochs, $4 instance, $5 synchronous_commit or null, $6 message ids, $7 replays
+-- $1 seqs, in order, $2 and $3 lanes and their epochs, $4 instance, $5 synchronous_commit or null, $6 message ids, $7 replays
 delete from {messages} m
-using unnest($1::bigint[], $6::uuid[], $7::int[]) i(seq, id, replay)
-where {same} and {pending}
+where {listed} and {pending}
   and {fenced}

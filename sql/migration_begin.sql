@@ -21,6 +21,17 @@ begin
         raise exception 'outbox.table: % is there already and is no table: call the outbox something else', {messages_text}
             using errcode = 'object_not_in_prerequisite_state';
     end if;
+    -- A helper that outlived its table would stand beside the new one if the payload has another type now.
+    if to_regclass({messages_text}) is null then
+        for old in
+            select p.oid::regprocedure as helper from pg_proc p
+            where p.oid in (select f.oid from pg_proc f join pg_namespace n on n.oid = f.pronamespace and n.nspname = {schema_text}
+                            where f.proname in ({name_text.enqueue}, 'outbox_enqueue') and f.pronargs = 8)
+              and strpos(p.prosrc, 'into ' || {messages_text} || ' ') > 0 and p.proargtypes[1] <> '{payload_type}'::regtype
+        loop
+            execute format('drop function %s', old.helper);
+        end loop;
+    end if;
     if to_regclass(format('%I.outboxd_migrations', {schema_text})) is null then
         create table {migrations} (
             version    integer primary key,

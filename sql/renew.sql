@@ -1,5 +1,5 @@
 -- Registers this instance for another while. Answers whether its lanes must be taken anew (a new process, or the lease had
--- ended) and which topics are paused, and tells the others that it has come; no row: the name belongs to another process that
+-- ended), which topics are paused and how many lanes there are, and tells the others that it has come; no row: the name belongs to another process that
 -- lives. A registration is taken from nobody but who is dead: its lease has ended, or this process holds the very lock file that
 -- one proved itself by (`proof` is the file's identity and the session it was written for). Versions before 0.3 wrote no proof:
 -- $8 says that a lock file of theirs was found and nobody held it. $9 is a registration that was not renewed for as long as it was
@@ -25,5 +25,6 @@ where i.session = excluded.session or i.expires_at < now() or i.proof = $7 || ' 
   or i.session::text || ' ' || extract(epoch from i.renewed_at)::text = $9
 returning coalesce((select b.session <> $2 or b.expires_at < now() from before b), true) as anew,
   (select coalesce(array_agg(p.topic), '{}') from {paused} p where p.outbox = {table_text}) as paused,
+  (select count(*) from {lanes} l where l.outbox = {table_text} and l.lane < $5) as lanes_there,
   case when coalesce((select b.session <> $2 or b.expires_at < now() from before b), true)
     then pg_notify({channel}, 'outboxd instances') end

@@ -28,7 +28,6 @@ begin
 end
 $$;
 
-revoke all on {messages} from outboxd_writer, outboxd_relay, outboxd_operator;
 do $$
 begin
     -- What other outboxes of the schema need of the tables they share stays.
@@ -40,53 +39,23 @@ end
 $$;
 grant usage on schema {schema} to outboxd_writer, outboxd_relay, outboxd_operator;
 
--- The application inserts messages. What becomes of them is not its to say.
-grant insert ({c.id}, {c.topic}, {c.key}, {c.payload}, {c.headers}, {c.priority}, {c.available_at}, {c.max_attempts})
-    on {messages} to outboxd_writer;
-grant execute on function {enqueue} to outboxd_writer, outboxd_operator;
-
--- The daemon reads messages and writes how they stand.
-grant select on {messages}, {lanes}, {instances}, {attempts}, {paused}, {migrations} to outboxd_relay;
-grant update ({c.attempt}, {c.last_error}, {c.available_at}, {c.relayed_at}, {c.failed_at}, {c.updated_at})
-    on {messages} to outboxd_relay;
-grant update (owner, epoch) on {lanes} to outboxd_relay;
+-- The daemon.
+grant select on {lanes}, {instances}, {attempts}, {paused}, {migrations} to outboxd_relay;
+-- Lanes that somebody deleted it puts back.
+grant insert (outbox, lane, epoch), update (owner, epoch) on {lanes} to outboxd_relay;
 grant insert, update, delete on {instances} to outboxd_relay;
 grant insert on {attempts} to outboxd_relay;
 
--- People look, retry, discard, replay, pause, prune and enqueue. The audit takes their word for who they are, but writes
--- down the role itself.
-grant select on {messages}, {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations} to outboxd_operator;
-grant insert ({c.id}, {c.topic}, {c.key}, {c.payload}, {c.headers}, {c.priority}, {c.available_at}, {c.max_attempts}, {c.replay}),
-    update ({c.attempt}, {c.last_error}, {c.available_at}, {c.relayed_at}, {c.failed_at}, {c.replay}, {c.updated_at}), delete
-    on {messages} to outboxd_operator;
+-- People. The audit takes their word for who they are, but writes down the role itself.
+grant select on {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations} to outboxd_operator;
 grant delete on {attempts} to outboxd_operator;
 grant insert (outbox, topic, who), delete on {paused} to outboxd_operator;
 grant insert (outbox, who, command, action, filter, count, detail) on {audit} to outboxd_operator;
 
 do $$
 declare
-    numbers text := ({sequence})::regclass::text;
     wanted text;
 begin
-    -- The first outbox of the schema has the short name too.
-    if exists (select from pg_proc where oid = to_regproc({first_enqueue_text}) and strpos(prosrc, 'into ' || {messages_text} || ' ') > 0) then
-        grant execute on function {first_enqueue} to outboxd_writer, outboxd_operator;
-    end if;
-    if numbers is not null then
-        -- The last number taken, which is where the cursor starts.
-        execute format('grant select on sequence %s to outboxd_relay', numbers);
-        if exists (select from pg_attribute where attrelid = {messages_text}::regclass and attname = {seq_text} and attidentity = '') then
-            execute format('grant usage on sequence %s to outboxd_writer, outboxd_operator', numbers);
-        end if;
-    end if;
-    -- Where row-level security is on, a row that is not seen is a row that is not sent. Writers are the application's business.
-    if (select relrowsecurity from pg_class where oid = {messages_text}::regclass) then
-        foreach wanted in array array['outboxd_relay', 'outboxd_operator'] loop
-            if not exists (select from pg_policy where polrelid = {messages_text}::regclass and polname = wanted) then
-                execute format('create policy %I on %s to %I using (true) with check (true)', wanted, {messages_text}, wanted);
-            end if;
-        end loop;
-    end if;
     -- Whose transaction is open, and for how long: for the metric, and to name whoever keeps rows or vacuum waiting. It also
     -- shows the statements of others; to do without, revoke it after this.
     foreach wanted in array array['outboxd_relay', 'outboxd_operator'] loop

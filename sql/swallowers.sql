@@ -1,10 +1,18 @@
--- What could make a write of a row have no effect without an error: triggers before it, rules, and policies.
+-- What could make a write of a row have no effect without an error: triggers of the table and of all its partitions, before it or
+-- after; rules, and policies. A partition's copy of a trigger of the table is not named again.
 -- Locks nothing; reads the catalog.
 -- $1 whether rows are deleted, not updated
-select 'trigger ' || t.tgname as name, true as before
-from pg_trigger t
-where t.tgrelid = {messages_text}::regclass and not t.tgisinternal and t.tgenabled <> 'D'
-  and (t.tgtype & 3) = 3 and (t.tgtype & case when $1 then 8 else 16 end) <> 0
+with recursive parts as (
+    select {messages_text}::regclass::oid as oid
+    union
+    select i.inhrelid from pg_inherits i join parts p on p.oid = i.inhparent
+)
+select 'trigger ' || t.tgname || case when t.tgrelid = {messages_text}::regclass then '' else ' of ' || t.tgrelid::regclass::text end
+         as name, true as is_trigger
+from parts p join pg_trigger t on t.tgrelid = p.oid
+where not t.tgisinternal and t.tgenabled <> 'D' and (t.tgtype & case when $1 then 8 else 16 end) <> 0
+  and (t.tgrelid = {messages_text}::regclass or not exists (
+    select from pg_trigger w where w.tgrelid = {messages_text}::regclass and w.tgname = t.tgname and w.tgfoid = t.tgfoid))
 union all
 select 'rule ' || r.rulename, false
 from pg_rewrite r

@@ -2,11 +2,14 @@
 
 use std::io::Read;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::assert_within;
 use crate::support::command::{Site, finish, fits};
+use crate::support::daemon;
+use crate::support::postgres::Cluster;
+use crate::support::{assert_within, eventually, together};
 
 #[test]
 fn a_wrong_call_is_64_and_says_so() {
@@ -343,6 +346,37 @@ fn status_counts_each_pending_message_once() {
     ] {
         assert!(shown.contains(part), "{part}:\n{shown}");
     }
+}
+
+/// More than one report names.
+#[tokio::test]
+async fn status_counts_all_messages_that_are_stuck() {
+    let _guard = together().await;
+    let deadline = Duration::from_secs(60);
+    let database = Cluster::shared().database().await;
+    let site = daemon::Site::new(&database, "[transports.main.stdout]\n");
+    site.migrate();
+    let session = database.connect().await;
+    session
+        .run(
+            "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+             create trigger refuse before update on outbox_messages for each row execute function refuse();
+             insert into outbox_messages (topic, payload) select 'orders', to_jsonb(g) from generate_series(1, 150) g",
+        )
+        .await;
+    let daemon = site.launch();
+    eventually("all of them are counted", deadline, || async {
+        let shown = site.succeed(&["status"]);
+        (shown.contains("150 messages stuck") && shown.contains("... and 140 more")).then_some(())
+    })
+    .await;
+    session.run("drop trigger refuse on outbox_messages").await;
+    session.drained(deadline).await;
+    eventually("none is", deadline, || async {
+        (!site.succeed(&["status"]).contains("stuck")).then_some(())
+    })
+    .await;
+    assert!(daemon.terminate(deadline).await.success());
 }
 
 #[test]

@@ -442,6 +442,22 @@ async fn a_database_that_takes_no_writes_or_no_connections() {
     patient.is_healthy();
 }
 
+/// Hibernate takes a block of numbers at a time; a plain `alter sequence` would give numbers out twice then.
+#[tokio::test]
+async fn a_sequence_whose_numbers_are_taken_in_blocks() {
+    let _guard = together().await;
+    let patient = Patient::healthy().await;
+    let plant = "alter sequence outbox_messages_seq_seq increment 50";
+    let undo = "alter sequence outbox_messages_seq_seq increment 1";
+    patient.finds("warning", "sequence_increment", plant, undo).await;
+    patient.session.run(plant).await;
+    let fix = check(&patient.site).fix("warning", "sequence_increment");
+    assert!(
+        fix.contains("allocationSize = 1") && fix.ends_with(" increment 1"),
+        "{fix}"
+    );
+}
+
 #[tokio::test]
 async fn a_look_that_fails_is_said_and_the_others_go_on() {
     let _guard = together().await;

@@ -161,3 +161,81 @@ async fn an_instance_of_another_version_stands_by_loudly() {
     assert!(said[0].contains("older"), "and who it is: {}", said[0]);
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
+
+/// A clean-up between tests truncates whatever it finds, under a daemon that is at work.
+#[tokio::test]
+async fn lanes_that_were_deleted_are_put_back_and_work_goes_on() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::with_lease(&database, "ttl = \"3s\"\n", &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    let daemon = site.start().await;
+    let insert = "insert into outbox_messages (topic, key, payload) select 'orders', 'k' || g, '{}' from generate_series(1, 200) g";
+    session.run(insert).await;
+    session.drained(TTL * 10).await;
+    for (round, cleaning) in [
+        "truncate outbox_messages, outboxd_lanes, outboxd_instances, outboxd_paused, outboxd_attempts, outboxd_audit restart identity",
+        "delete from outboxd_lanes where lane >= 32",
+        "truncate outboxd_lanes",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let highest = "select max(epoch) from outboxd_lanes";
+        let before = session.count(highest).await;
+        session.run(cleaning).await;
+        session.run(insert).await;
+        eventually(cleaning, TTL * 4, || async {
+            let held = "select count(*) from outboxd_lanes l join outboxd_instances i on i.instance = l.owner";
+            (session.count(held).await == 64).then_some(())
+        })
+        .await;
+        session.drained(TTL * 20).await;
+        let others = format!("select count(*) from outboxd_lanes where lane >= 32 and epoch <= {before}");
+        assert_eq!(session.count(&others).await, 0, "an epoch comes again: {cleaning}");
+        let said = site.log().matches("rows of outboxd_lanes were deleted: put back").count();
+        assert_eq!(said, round + 1, "{cleaning}:\n{}", site.log());
+    }
+    let another = "select count(*) from outboxd_lanes where epoch <= 1000000";
+    assert_eq!(session.count(another).await, 0);
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// Roles that were granted before 0.3 may not: the daemon says what to run, and goes on by itself then.
+#[tokio::test]
+async fn lanes_that_may_not_be_put_back_are_said_loudly() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::with_lease(&database, "ttl = \"3s\"\n", &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    session
+        .run("revoke insert (outbox, lane, epoch) on outboxd_lanes from outboxd_relay")
+        .await;
+    let daemon = site.start().await;
+    // The first half would look like a whole, but for the live instance.
+    session.run("delete from outboxd_lanes where lane >= 32").await;
+    eventually("the log says what to run", TTL * 4, || async {
+        let log = site.log();
+        let line = |line: &str| line.contains("WARN") && line.contains("32 of 64") && line.contains("outboxd migrate");
+        log.lines().any(line).then_some(())
+    })
+    .await;
+    let second = Site::new(&database, "[transports.out.stdout]\n");
+    let refused = second.outboxd(&["run"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(64), "{said}");
+    assert!(said.contains("32 of 64") && said.contains("outboxd migrate"), "{said}");
+    let said = site.succeed(&["migrate"]);
+    assert!(said.contains("put back: 32 lanes"), "{said}");
+    session
+        .run("insert into outbox_messages (topic, key, payload) select 'orders', 'k' || g, '{}' from generate_series(1, 200) g")
+        .await;
+    session.drained(TTL * 10).await;
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outboxd::store::StoreError;
 use outboxd::store::postgres::database::{ConnectOptions, Database};
-use outboxd::store::postgres::migrate::{MIGRATIONS, MigrationState, PayloadType, migrate, script, status};
+use outboxd::store::postgres::migrate::{MIGRATIONS, MigrationState, PayloadType, gone, migrate, script, status};
 use outboxd::store::postgres::sql::Names;
 
 use crate::support::postgres::TestDatabase;
@@ -194,6 +194,92 @@ async fn another_number_of_lanes_is_refused() {
         "outbox.lanes is 16, but the outbox is divided into 8: set outbox.lanes = 8"
     );
     assert_eq!(scratch.psql("select count(*) from outboxd_lanes"), "8");
+}
+
+/// A clean-up between tests truncates whatever it finds. A fence compares epochs: none may come again.
+#[tokio::test]
+async fn lanes_that_are_gone_come_back_above_every_epoch() {
+    let (scratch, database) = migrated(PayloadType::Jsonb).await;
+    let other = Names::new("public", "other", 4);
+    migrate(&database, &other, PayloadType::Jsonb).await.unwrap();
+    scratch.psql("update outboxd_lanes set owner = 'a', epoch = 7");
+    let theirs = "select count(*) from outboxd_lanes where outbox = 'other' and epoch = 7";
+    let mut before = 7;
+    let script = script(&names(), PayloadType::Jsonb);
+    for (cleaning, by_hand) in [
+        ("delete from outboxd_lanes where outbox = 'outbox_messages'", false),
+        (
+            "delete from outboxd_lanes where outbox = 'outbox_messages' and lane <> 7",
+            false,
+        ),
+        ("delete from outboxd_lanes where outbox = 'outbox_messages'", true),
+        (
+            "delete from outboxd_lanes where outbox = 'outbox_messages'; truncate outboxd_migrations",
+            false,
+        ),
+    ] {
+        scratch.psql(cleaning);
+        if cleaning.contains("lane <> 7") {
+            let divided = Names::new("public", "outbox_messages", 16);
+            let refused = migrate(&database, &divided, PayloadType::Jsonb).await.unwrap_err();
+            assert!(line(&refused).contains("set outbox.lanes = 8"), "{refused}");
+        }
+        if by_hand {
+            scratch.psql(&script);
+        } else {
+            migrate(&database, &names(), PayloadType::Jsonb).await.unwrap();
+        }
+        let lanes = "select count(*), min(lane), max(lane) from outboxd_lanes where outbox = 'outbox_messages'";
+        assert_eq!(scratch.psql(lanes), "8|0|7", "{cleaning}");
+        let lowest = "select min(epoch) from outboxd_lanes where outbox = 'outbox_messages' and lane <> 7";
+        let lowest: i64 = scratch.psql(lowest).parse().expect("a number");
+        assert!(lowest > before, "{cleaning}: {lowest} after {before}");
+        let highest = "select max(epoch) from outboxd_lanes where outbox = 'outbox_messages'";
+        before = scratch.psql(highest).parse().expect("a number");
+        assert_eq!(scratch.psql(theirs), "4", "{cleaning}");
+    }
+    // The next run of the other one finds the way, too.
+    migrate(&database, &other, PayloadType::Jsonb).await.unwrap();
+    assert_eq!(scratch.psql(theirs), "4");
+}
+
+/// What is gone is made again, and what is there stays.
+#[tokio::test]
+async fn tables_that_are_gone_are_made_again() {
+    let (scratch, database) = migrated(PayloadType::Text).await;
+    let other = Names::new("public", "other", 4);
+    migrate(&database, &other, PayloadType::Jsonb).await.unwrap();
+    let complete = scratch.dump();
+    scratch.psql("update outboxd_lanes set epoch = 7; insert into outboxd_paused (topic, who) values ('t', 'me')");
+    let kept = || {
+        scratch
+            .psql("select (select count(*) from outboxd_lanes where epoch = 7), (select count(*) from outboxd_paused)")
+    };
+    for (table, names, payload) in [
+        ("outbox_messages", &names(), PayloadType::Text),
+        ("other", &other, PayloadType::Jsonb),
+    ] {
+        scratch.psql(&format!("drop table {table}"));
+        assert_eq!(gone(&database, names).await.unwrap().tables, [table]);
+        assert!(!migrate(&database, names, payload).await.unwrap().is_empty());
+        assert!(migrate(&database, names, payload).await.unwrap().is_empty());
+        assert_eq!(scratch.dump(), complete, "{table}");
+        scratch.psql(&format!("drop table {table}"));
+        scratch.psql(&script(names, payload));
+        assert_eq!(scratch.dump(), complete, "{table}, by hand");
+        assert_eq!(kept(), "12|1", "{table}");
+    }
+    // With another type of payload there is still one helper.
+    scratch.psql("drop table outbox_messages");
+    migrate(&database, &names(), PayloadType::Bytea).await.unwrap();
+    scratch.psql("select outbox_enqueue('t', 'x'); select outbox_messages_enqueue('t', 'x')");
+    scratch.psql("drop table outboxd_attempts");
+    migrate(&database, &names(), PayloadType::Bytea).await.unwrap();
+    assert_eq!(
+        scratch.psql("select count(*) from outbox_messages, outboxd_paused"),
+        "2"
+    );
+    assert_eq!(scratch.psql("select count(*) from outboxd_attempts"), "0");
 }
 
 #[tokio::test]

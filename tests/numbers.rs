@@ -240,3 +240,139 @@ async fn waiting_for_a_message_does_not_end_with_another() {
     assert_eq!(waited.status.code(), Some(1), "{said}");
     assert!(said.contains("another one has its seq"), "{said}");
 }
+
+impl Stage {
+    /// Everything that was inserted so far arrives, each once; in the order of its numbers, which for one writer is the order of P3.
+    async fn arrived_in_order(&self, deadline: Duration) {
+        self.session.drained(deadline).await;
+        let arrivals = self.broker.arrivals(&["orders"]).await;
+        let came: Vec<Uuid> = arrivals.iter().map(|arrival| arrival.id).collect();
+        let rows = self
+            .session
+            .query("select id from outbox_messages order by seq", &[])
+            .await;
+        let ids: Vec<Uuid> = rows.unwrap().iter().map(|row| row.get(0)).collect();
+        assert_eq!(came, ids, "{}", self.site.log());
+    }
+}
+
+/// `count` rows of one key.
+fn of_one_key(count: i64) -> String {
+    format!(
+        "insert into outbox_messages (topic, key, payload) select 'orders', 'one', '{{}}' from generate_series(1, {count})"
+    )
+}
+
+/// A daemon that starts where rows were relayed before has read none of them: it asks what stands below its cursor.
+#[tokio::test]
+async fn numbers_that_come_back_right_after_a_start_are_read_at_once() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let daemon = stage.site.start().await;
+    stage.session.run(&of_one_key(100)).await;
+    stage.session.drained(Duration::from_secs(20)).await;
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+    let daemon = stage.site.start().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let anew = "begin; delete from outbox_messages;
+        select setval(pg_get_serial_sequence('outbox_messages', 'seq'), 1, false); ";
+    stage.session.run(&format!("{anew}{}; commit", of_one_key(150))).await;
+    stage.session.drained(Duration::from_secs(10)).await;
+    let arrivals = stage.broker.arrivals(&["orders"]).await;
+    assert_eq!(arrivals.len(), 250);
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
+/// A key over the number and something else, as a partitioned table has: numbers may be there twice.
+#[tokio::test]
+async fn numbers_that_are_there_twice_stop_nobody() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let daemon = stage.site.start().await;
+    stage.session.run(&of_one_key(20)).await;
+    stage.session.drained(Duration::from_secs(20)).await;
+    let twice = "alter table outbox_messages drop constraint outbox_messages_pkey;
+        create index on outbox_messages (seq);
+        select setval(pg_get_serial_sequence('outbox_messages', 'seq'), 1, false)";
+    stage.session.run(twice).await;
+    let second = insert(&stage.session, 30).await;
+    stage.arrived(&second, Duration::from_secs(45)).await;
+    let third = insert(&stage.session, 5).await;
+    stage.arrived(&third, Duration::from_secs(10)).await;
+    let log = stage.site.log();
+    assert!(log.matches("starting over").count() < 10, "{log}");
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
+#[tokio::test]
+async fn numbers_below_zero_are_numbers() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let daemon = stage.site.start().await;
+    let below = "alter table outbox_messages alter seq set minvalue -9223372036854775808 restart with -2147483648";
+    stage.session.run(below).await;
+    for _ in 0..3 {
+        stage.session.run(&of_one_key(5)).await;
+        stage.arrived_in_order(Duration::from_secs(10)).await;
+    }
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
+/// The numbers come from the sequence that the default names, whichever belongs to the column; and they jump forward while rows
+/// that were not read yet lie below.
+#[tokio::test]
+async fn a_sequence_that_is_exchanged_or_jumps_forward_keeps_the_order() {
+    let _guard = together().await;
+    let few = "[relay]\nbatch_size = 50\nmax_in_flight = 200\n";
+    for way in [
+        "alter table outbox_messages alter seq restart with 100000",
+        "select setval(pg_get_serial_sequence('outbox_messages', 'seq'), 100000, false)",
+        "alter table outbox_messages alter seq drop identity;
+         create sequence own owned by outbox_messages.seq; create sequence other start 5000;
+         grant select on sequence own, other to outboxd_relay;
+         alter table outbox_messages alter seq set default nextval('other')",
+    ] {
+        let database = Cluster::shared().database().await;
+        let broker = Broker::start(Kind::Nats);
+        broker.prepare(&["orders"]).await;
+        let site = Site::new(&database, &(broker.section("main") + few));
+        site.migrate();
+        let stage = Stage {
+            session: database.connect().await,
+            broker,
+            site,
+        };
+        let daemon = stage.site.start().await;
+        stage.session.run(&of_one_key(10)).await;
+        stage.session.drained(Duration::from_secs(20)).await;
+        stage.broker.freeze();
+        stage.session.run(&of_one_key(1_000)).await;
+        stage.in_flight(200, stage.site.port()).await;
+        stage.session.run(way).await;
+        stage.session.run(&of_one_key(500)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stage.broker.thaw();
+        stage.session.drained(Duration::from_secs(45)).await;
+        stage.session.run(&of_one_key(500)).await;
+        stage.arrived_in_order(Duration::from_secs(20)).await;
+        assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+    }
+}
+
+/// `inserted_at` by the application's clock, which is a little behind: such a row is due, and delays nothing.
+#[tokio::test]
+async fn the_clock_of_an_application_changes_no_order() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let daemon = stage.site.start().await;
+    for row in 0..300 {
+        let behind = [20, 0, 5][row % 3];
+        let insert = format!(
+            "insert into outbox_messages (topic, key, payload, inserted_at)
+             values ('orders', 'one', '{{}}', now() - interval '{behind} ms')"
+        );
+        stage.session.run(&insert).await;
+    }
+    stage.arrived_in_order(Duration::from_secs(20)).await;
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}

@@ -318,3 +318,34 @@ async fn a_table_that_was_never_migrated_ends_the_start() {
         "{said}"
     );
 }
+
+/// Rights go with a table that is dropped, and come back with it.
+#[tokio::test]
+async fn a_dropped_outbox_is_made_again_with_its_grants() {
+    let _guard = together().await;
+    let database = Cluster::shared().database().await;
+    let first = Site::new(&database, "[transports.out.stdout]\n");
+    first.migrate();
+    let second = Site::new(&database, "[transports.out.stdout]\n[outbox]\ntable = \"second\"\n");
+    second.migrate();
+    let session = database.connect().await;
+    for (site, table) in [(&first, "outbox_messages"), (&second, "second")] {
+        let rights = format!(
+            "select count(*) from information_schema.column_privileges
+             where table_name = '{table}' and grantee in ('outboxd_writer', 'outboxd_relay', 'outboxd_operator')"
+        );
+        let granted = session.count(&rights).await;
+        assert!(granted > 0);
+        session.run(&format!("drop table {table}")).await;
+        let said = site.succeed(&["migrate"]);
+        assert_eq!(said.trim_end(), format!("made again: table public.{table}"));
+        assert_eq!(session.count(&rights).await, granted, "{table}");
+        assert!(site.succeed(&["migrate"]).contains("nothing to do"));
+        let daemon = site.start().await;
+        session
+            .run(&format!("insert into {table} (topic, payload) values ('t', '{{}}')"))
+            .await;
+        drained(&session, table, "").await;
+        assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+    }
+}

@@ -231,3 +231,33 @@ fn a_replay_walks_the_primary_key() {
     let read = "select pg_stat_clear_snapshot(); select seq_tup_read, idx_tup_fetch < 110000 from pg_stat_user_tables where relname = 'outbox_messages'";
     assert_eq!(site.one(read).trim(), "0|t");
 }
+
+#[test]
+fn a_row_that_cannot_be_replayed_is_named_and_all_others_are_replayed() {
+    let site = site();
+    site.one("update outbox_messages set replay = 2147483647 where seq = 7");
+    let id = site.one("select id from outbox_messages where seq = 7");
+    let called = site.call(&["replay", "--topic", "orders"]);
+    let line = called.refused(1);
+    assert!(
+        line.contains("1 message could not be replayed: 29 messages replayed; for the rest run it again with --until "),
+        "{line}"
+    );
+    assert_eq!(
+        called.out,
+        format!("replayed 29 messages\nrefused: message 7 ({id}): a number is out of range (22003)\n")
+    );
+    assert_eq!(
+        site.one("select count(*), count(distinct available_at) > 1, sum(replay) from outbox_messages where replay in (0, 1) and seq <= 30 and relayed_at is null"),
+        "29|t|29"
+    );
+    // Later steps have later times: a key is sent in the order of its numbers.
+    assert_eq!(
+        site.one(
+            "select count(*) from outbox_messages a join outbox_messages b on a.seq < b.seq and a.available_at > b.available_at
+             where a.replay = 1 and b.replay = 1"
+        ),
+        "0"
+    );
+    assert_eq!(site.one("select sum(count) from outboxd_audit"), "29");
+}

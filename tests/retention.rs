@@ -1,7 +1,7 @@
 //! P5: retention deletes exactly what is old, in small steps and in nobody's way; by the daemon and by `outboxd prune`.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::broker::{Broker, Kind};
 use crate::support::command::{Site, finish};
@@ -387,7 +387,7 @@ const IN_THE_WAY: [(&str, &str, &str, &str); 6] = [
          create trigger refuse before delete on outbox_messages for each row execute function refuse()",
         "drop trigger refuse on outbox_messages",
         "refused",
-        "nobodys (42501)",
+        "function refuse (42501)",
     ),
     (
         "create function swallow() returns trigger language plpgsql as $$ begin
@@ -505,6 +505,28 @@ async fn a_locked_row_is_passed_over_and_its_holder_is_named() {
     );
     holder.run("rollback").await;
     assert!(site.call(&["prune"]).done().contains("deleted 1 message "));
+}
+
+#[tokio::test]
+async fn prune_waits_for_a_locked_service_table_no_longer_than_other_verbs() {
+    let _guard = together().await;
+    let site = Site::migrated();
+    site.one(OLD_ROWS);
+    let holder = try_session(&site.database.url).await.expect("a connection");
+    holder
+        .run("begin; lock table outboxd_audit in access exclusive mode")
+        .await;
+    let pid = holder.count("select pg_backend_pid()::bigint").await;
+    let began = Instant::now();
+    let called = site.call(&["prune"]);
+    let took = began.elapsed();
+    let line = called.refused(1);
+    let says = format!("table public.outboxd_audit is locked by pid {pid} ");
+    assert!(line.contains(&says) && line.contains("pg_terminate_backend("), "{line}");
+    assert!(took < Duration::from_secs(8), "only after {took:?}");
+    holder.run("rollback").await;
+    assert_eq!(site.one(ROWS), "300", "what was given up is not done later");
+    assert!(site.call(&["prune"]).done().contains("deleted 300 messages"));
 }
 
 /// The role's own limit is too short for a page: pages get smaller, and none is tried whole for ever.

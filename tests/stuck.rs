@@ -247,6 +247,63 @@ async fn a_trigger_refuses_rows_with_a_code_of_its_own() {
     .await;
 }
 
+/// A code that is the server's where a statement of ours meets it: a file, a prepared statement that the trigger misses.
+#[tokio::test]
+async fn a_trigger_misses_what_it_asks_the_server_for() {
+    ten_of_many(Trouble {
+        setup: on_bad_rows!("before update", "perform pg_read_file('nofile');"),
+        says: ["refused", "function bad (58P01)"],
+        ..TROUBLE
+    })
+    .await;
+    ten_of_many(Trouble {
+        setup: on_bad_rows!("before update", "execute 'execute nosuch';"),
+        says: ["refused", "function bad (26000)"],
+        ..TROUBLE
+    })
+    .await;
+}
+
+/// Each bad row is found, and no other is taken for one.
+#[tokio::test]
+async fn a_fifth_of_all_rows_is_refused() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    stage.insert(2_000, 5).await;
+    stage
+        .session
+        .run(on_bad_rows!("before update", "raise exception 'no';"))
+        .await;
+    let daemon = stage.site.start().await;
+    stage.left(400, Duration::from_secs(30)).await;
+    stage.says(&["refused", "function bad (P0001)"]).await;
+    stage.session.run("drop trigger bad on outbox_messages").await;
+    stage.left(0, Duration::from_secs(20)).await;
+    stage.judge(daemon, 0).await;
+}
+
+/// The connection has another role from then on: it is not used again, and every row goes.
+#[tokio::test]
+async fn a_trigger_leaves_the_connection_with_another_role() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    stage.insert(2_000, 500).await;
+    stage
+        .session
+        .run(
+            "create role bystander nologin; grant bystander to tests_relay;
+             create function bad() returns trigger language plpgsql as $$ begin
+               if old.payload->>'bad' is not null then set role bystander; end if; return new; end $$;
+             create trigger bad before update on outbox_messages for each row execute function bad()",
+        )
+        .await;
+    let daemon = stage.site.start().await;
+    stage.left(0, Duration::from_secs(30)).await;
+    let log = stage.site.log();
+    assert!(!log.contains("a row is stuck"), "{}", tail(&log));
+    stage.judge(daemon, 0).await;
+}
+
 /// The trigger's own table is missing: not one of ours.
 #[tokio::test]
 async fn a_trigger_of_some_rows_is_broken() {
@@ -351,6 +408,20 @@ async fn a_trigger_swallows_marks() {
 async fn a_trigger_puts_the_old_row_back() {
     ten_of_many(Trouble {
         setup: on_bad_rows!("before update", "return old;"),
+        says: ["suppressed", "trigger bad"],
+        ..TROUBLE
+    })
+    .await;
+}
+
+/// The row was written, and is written back.
+#[tokio::test]
+async fn a_trigger_takes_the_mark_back_afterwards() {
+    ten_of_many(Trouble {
+        setup: on_bad_rows!(
+            "after update",
+            "if new.relayed_at is not null then update outbox_messages set relayed_at = null where seq = old.seq; end if;"
+        ),
         says: ["suppressed", "trigger bad"],
         ..TROUBLE
     })
@@ -508,6 +579,32 @@ async fn a_row_takes_too_long_to_write() {
     let daemon = stage.site.start().await;
     stage.left(0, Duration::from_secs(30)).await;
     stage.judge(daemon, 2).await;
+}
+
+/// A trigger that waits for as long as somebody holds a lock of his own: only its row waits.
+#[tokio::test]
+async fn a_row_waits_for_a_lock_without_end() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    stage.insert(500, 500).await;
+    let holder = stage.database.connect().await;
+    let pid = holder.count("select pg_backend_pid()::bigint").await;
+    holder.run("select pg_advisory_lock(4711)").await;
+    stage
+        .session
+        .run(concat!(
+            on_bad_rows!("before update", "perform pg_advisory_xact_lock(4711);"),
+            "; alter function bad() set lock_timeout = '0'"
+        ))
+        .await;
+    let daemon = stage.site.start().await;
+    stage.left(1, Duration::from_secs(60)).await;
+    stage.says(&["locked", &format!("pid {pid} ")]).await;
+    stage.insert(500, 1_000).await;
+    stage.left(2, Duration::from_secs(60)).await;
+    holder.run("select pg_advisory_unlock(4711)").await;
+    stage.left(0, Duration::from_secs(30)).await;
+    stage.judge(daemon, 0).await;
 }
 
 /// Nothing can be written: the work stops within the window, is not done again and again, and goes on by itself.

@@ -6,8 +6,12 @@ use anyhow::Context;
 use serde_json::{Map, Value};
 
 use crate::config::Config;
-use crate::store::postgres::failed::{self, Action, Chosen, Command, FailedMessage, Filter, MessageRef, STEP, Steps};
+use crate::store::postgres::database::Database;
+use crate::store::postgres::failed::{
+    self, Action, Chosen, Command, Done, FailedMessage, Filter, MessageRef, STEP, Steps,
+};
 use crate::store::postgres::moment::Moment;
+use crate::store::postgres::row_identity::Identity;
 
 use super::steps::{Interrupt, bar_of_rows};
 use super::terminal::{Out, Tone, age, grouped, messages, safe};
@@ -236,38 +240,62 @@ async fn bulk(config: &Config, action: Action, args: BulkArgs) -> anyhow::Result
     let (database, names) = (super::database(config)?, super::names(config));
     let chosen = failed::choose(&database, &names, &filter, None).await?;
     known(&chosen)?;
-    let (would, done) = match action {
+    let (would, did) = match action {
         Action::Retry => ("retry", "retried"),
         Action::Discard => ("discard", "discarded"),
     };
     let mut out = Out::stdout();
     if args.dry_run {
         out.line(format!("would {would} {}", messages(chosen.rows.len() as u64)))?;
-    } else {
-        let who = super::person::who();
-        let command = Command {
-            action,
-            who: &who,
-            filter: &filter,
-        };
-        let steps = Steps::new(&names, &command);
-        let (mut interrupt, mut behind, mut changed) = (Interrupt::catch()?, 0, 0);
-        let bar = bar_of_rows(chosen.rows.len(), STEP);
-        for step in chosen.rows.chunks(STEP) {
-            let so_far = || {
-                let (changed, all) = (grouped(changed), messages(chosen.rows.len() as u64));
-                format!("{changed} of {all} {done}; run it again for the rest")
-            };
-            anyhow::ensure!(!interrupt.came(), "stopped: {}", so_far());
-            let result = interrupt.step(steps.step(&database, step)).await;
-            let in_step = result.and_then(|in_step| Ok(in_step?)).with_context(so_far)?;
-            changed += in_step;
-            behind += step.len();
-            bar.set_position(behind as u64);
-        }
-        bar.finish_and_clear();
-        out.line(format!("{done} {}", messages(changed)))?;
+        out.finish()?;
+        return Ok(ExitCode::SUCCESS);
     }
+    let who = super::person::who();
+    let command = Command {
+        action,
+        who: &who,
+        filter: &filter,
+    };
+    let steps = Steps::new(&names, &command);
+    let mut done = Done::default();
+    let result = in_steps(&database, &steps, &chosen.rows, &mut done).await;
+    if matches!(result, Ok(true)) {
+        out.line(format!("{did} {}", messages(done.changed)))?;
+    }
+    refusals(&mut out, &done)?;
     out.finish()?;
+    let (changed, all) = (grouped(done.changed), messages(chosen.rows.len() as u64));
+    let so_far = format!("{changed} of {all} {did}");
+    let finished = result.with_context(|| format!("{so_far}; run it again for the rest"))?;
+    anyhow::ensure!(finished, "stopped: {so_far}; run it again for the rest");
+    anyhow::ensure!(
+        done.refused == 0,
+        "{so_far}, {} refused: end what refuses, and run it again",
+        grouped(done.refused)
+    );
     Ok(ExitCode::SUCCESS)
+}
+
+/// `false`: an end was asked for.
+async fn in_steps(database: &Database, steps: &Steps<'_>, rows: &[Identity], done: &mut Done) -> anyhow::Result<bool> {
+    let (mut interrupt, mut behind) = (Interrupt::catch()?, 0);
+    let bar = bar_of_rows(rows.len(), STEP);
+    for step in rows.chunks(STEP) {
+        if interrupt.came() {
+            return Ok(false);
+        }
+        interrupt.step(steps.step(database, step, done)).await??;
+        behind += step.len();
+        bar.set_position(behind as u64);
+    }
+    bar.finish_and_clear();
+    Ok(true)
+}
+
+/// A line for each row that refused to be changed.
+pub(super) fn refusals(out: &mut Out, done: &Done) -> std::io::Result<()> {
+    let lines = done.refusals();
+    lines
+        .iter()
+        .try_for_each(|line| out.line(safe(&format!("refused: {line}"))))
 }

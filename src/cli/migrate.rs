@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::config::Config;
 use crate::store::postgres::migrate::{self, MigrationStatus, PayloadType};
+use crate::store::postgres::rights;
 
 use super::terminal::Out;
 
@@ -56,13 +57,26 @@ pub(super) async fn migrate(config: &Config, args: &Args) -> anyhow::Result<Exit
             )?;
         }
     } else {
+        let gone = migrate::gone(&database, &names).await?;
         let applied = migrate::migrate(&database, &names, args.payload_type).await?;
-        for name in &applied {
+        for table in &gone.tables {
+            out.line(format!("made again: table {}.{table}", names.schema()))?;
+        }
+        // Of the tables that several outboxes share, others may have rights too.
+        let outbox_alone = gone.tables == [names.table()];
+        let granted = outbox_alone && rights::grant_again(&database, &names, super::duties(config)).await?;
+        if !gone.tables.is_empty() && !granted {
+            out.line("rights went with what was gone: run: outboxd roles --print | psql")?;
+        }
+        for name in applied.iter().filter(|_| gone.tables.is_empty()) {
             out.line(format!("applied {name}"))?;
+        }
+        if gone.lanes > 0 {
+            out.line(format!("put back: {} lanes", gone.lanes))?;
         }
         match migrate::newer(&migrate::status(&database, &names).await?) {
             Some(newer) => out.line(format!("nothing to do: {}: {}", newer.what, newer.why))?,
-            None if applied.is_empty() => out.line("nothing to do: all migrations are applied")?,
+            None if applied.is_empty() && gone.lanes <= 0 => out.line("nothing to do: all migrations are applied")?,
             None => {}
         }
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::config::{Config, OnRelayed};
 use crate::message::MessageId;
 use crate::store::postgres::database::Database;
-use crate::store::postgres::failed::MessageRef;
+use crate::store::postgres::failed::{Done, MessageRef};
 use crate::store::postgres::find::{self, State, Stretch};
 use crate::store::postgres::moment::Moment;
 use crate::store::postgres::replay::{Filter, Replay, STEP};
@@ -19,6 +19,7 @@ use crate::store::postgres::row_identity::Identity;
 use crate::store::postgres::sql::Names;
 
 use super::Usage;
+use super::failed::refusals;
 use super::steps::{Interrupt, bar_of_stretch};
 use super::terminal::{Out, messages};
 
@@ -91,22 +92,13 @@ pub(super) async fn replay(config: &Config, args: Args) -> anyhow::Result<ExitCo
         dry_run,
         pace: Pace::new(rate),
         interrupt: Interrupt::catch()?,
-        done: 0,
+        done: Done::default(),
     };
     let result = match &rows {
         None => work.all(stretch).await,
         Some(rows) => work.these(rows).await,
     };
-    let finished = match result {
-        Err(error) if work.done > 0 => return Err(error.context(work.so_far())),
-        other => other?,
-    };
-    anyhow::ensure!(finished, "stopped: {}", work.so_far());
-    let mut out = Out::stdout();
-    let did = if dry_run { "would replay" } else { "replayed" };
-    out.line(format!("{did} {}", messages(work.done)))?;
-    out.finish()?;
-    Ok(ExitCode::SUCCESS)
+    work.tell(result)
 }
 
 /// A replay under way.
@@ -116,7 +108,7 @@ struct Work {
     dry_run: bool,
     pace: Pace,
     interrupt: Interrupt,
-    done: u64,
+    done: Done,
 }
 
 impl Work {
@@ -151,12 +143,15 @@ impl Work {
     }
 
     async fn step(&mut self, rows: &[Identity]) -> anyhow::Result<()> {
-        self.done += match rows {
-            [] => 0,
-            _ if self.dry_run => rows.len() as u64,
-            _ => self.interrupt.step(self.replay.step(&self.database, rows)).await??,
-        };
-        Ok(())
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if self.dry_run {
+            self.done.changed += rows.len() as u64;
+            return Ok(());
+        }
+        let step = self.replay.step(&self.database, rows, &mut self.done);
+        Ok(self.interrupt.step(step).await??)
     }
 
     /// Waits for the next step's turn; whether an end is asked for instead.
@@ -164,7 +159,11 @@ impl Work {
         if self.interrupt.came() {
             return true;
         }
-        let turn = if self.dry_run { None } else { self.pace.turn(self.done) };
+        let turn = if self.dry_run {
+            None
+        } else {
+            self.pace.turn(self.done.changed)
+        };
         let Some(turn) = turn else { return false };
         tokio::select! {
             () = tokio::time::sleep_until(turn) => false,
@@ -172,9 +171,32 @@ impl Work {
         }
     }
 
+    /// What was done, and what refused. `Ok(false)`: an end was asked for.
+    fn tell(&self, result: anyhow::Result<bool>) -> anyhow::Result<ExitCode> {
+        let mut out = Out::stdout();
+        if matches!(result, Ok(true)) {
+            let did = if self.dry_run { "would replay" } else { "replayed" };
+            out.line(format!("{did} {}", messages(self.done.changed)))?;
+        }
+        refusals(&mut out, &self.done)?;
+        out.finish()?;
+        let finished = match result {
+            Err(error) if self.done.changed > 0 => return Err(error.context(self.so_far())),
+            other => other?,
+        };
+        anyhow::ensure!(finished, "stopped: {}", self.so_far());
+        anyhow::ensure!(
+            self.done.refused == 0,
+            "{} could not be replayed: {}",
+            messages(self.done.refused),
+            self.so_far()
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+
     /// How far it came, and how to go on: what was replayed is relayed again later than this began.
     fn so_far(&self) -> String {
-        let done = messages(self.done);
+        let done = messages(self.done.changed);
         if self.dry_run {
             return format!("{done} counted");
         }

@@ -133,32 +133,33 @@ impl Uncounted {
 /// Writes the messages that are stuck into this instance's row: when they change, again and again while there are some, and
 /// once at the start, where a predecessor's may stand.
 pub(super) async fn report_stuck(store: Arc<PostgresStore>, telemetry: Telemetry, stop: CancellationToken) {
-    let mut written: Option<(Instant, Vec<StuckRow>)> = None;
-    let told = |rows: &[StuckRow]| -> Vec<StuckRow> {
+    let mut written: Option<(Instant, (Vec<StuckRow>, usize))> = None;
+    let told = |rows: &[StuckRow], count: usize| -> (Vec<StuckRow>, usize) {
         let timeless = |row: &StuckRow| StuckRow {
             seconds: 0,
             ..row.clone()
         };
-        rows.iter().map(timeless).collect()
+        (rows.iter().map(timeless).collect(), count)
     };
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(STUCK_LOOK) => {}
         }
-        let rows = telemetry.health.facts().stuck_rows(Instant::now());
-        let stands = written
-            .as_ref()
-            .is_some_and(|(at, before)| *before == told(&rows) && (rows.is_empty() || at.elapsed() < STUCK_AGAIN));
+        let facts = telemetry.health.facts();
+        let (rows, count) = (facts.stuck_rows(Instant::now()), facts.stuck_total());
+        let stands = written.as_ref().is_some_and(|(at, before)| {
+            *before == told(&rows, count) && (rows.is_empty() || at.elapsed() < STUCK_AGAIN)
+        });
         if stands {
             continue;
         }
         let reported = tokio::select! {
             () = stop.cancelled() => return,
-            reported = store.report_stuck(&rows) => reported,
+            reported = store.report_stuck(&rows, count) => reported,
         };
         match reported {
-            Ok(true) => written = Some((Instant::now(), told(&rows))),
+            Ok(true) => written = Some((Instant::now(), told(&rows, count))),
             // Not registered yet.
             Ok(false) => {}
             Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {

@@ -227,13 +227,14 @@ async fn stuck(state: &State) -> (u64, Vec<StuckMessage>) {
     {
         return found;
     }
-    let rows = state.telemetry.health.facts().stuck_rows(Instant::now());
+    let facts = state.telemetry.health.facts();
+    let rows = facts.stuck_rows(Instant::now());
     let instance = |row| StuckMessage {
         row,
         instance: state.instance.to_string(),
     };
     (
-        rows.len() as u64,
+        facts.stuck_total() as u64,
         rows.into_iter().take(STUCK_MAX).map(instance).collect(),
     )
 }

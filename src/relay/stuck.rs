@@ -1,7 +1,7 @@
 //! Rows whose end cannot be written for their own sake: a trigger refuses, another transaction holds the lock, a write is swallowed.
 //!
 //! ```text
-//!   settled, but stuck ──> set aside ── pause (0.5 s, growing to 5 s) ──> a few of each kind ── one goes ──> all, at once
+//!   settled, but stuck ──> set aside ── pause (0.5 s, growing to 5 s) ──> some of each kind ── one goes ──> all, at once
 //!                              ^                                               │ none goes                    │
 //!                              └───────────────────────────────────────────────┴──────────────────────────────┘
 //! ```
@@ -24,11 +24,13 @@ use crate::transport::Envelope;
 
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Rows of one kind that are tried first, and of all kinds.
+/// Rows of one kind that are tried at first, and of all kinds.
 const FEW_OF_A_KIND: usize = 8;
 const FEW: usize = 64;
 /// Rows of one try.
 const MOST: usize = 1_500;
+/// While a try takes no longer, the next is of twice as many rows: all of them, when they are quickly refused.
+const SHORT: Duration = Duration::from_millis(200);
 /// Rows that are reported one by one.
 const REPORTED: usize = 100;
 
@@ -111,6 +113,9 @@ struct Schedule {
     pass: Option<Seq>,
     /// The try under way is part of that.
     trying_all: bool,
+    /// So many times doubled.
+    doubled: u32,
+    began: Option<Instant>,
 }
 
 impl Schedule {
@@ -127,7 +132,8 @@ impl Schedule {
     }
 
     /// These were chosen, of which there may be more.
-    fn chosen(&mut self, seqs: &[Seq], most: usize) {
+    fn chosen(&mut self, seqs: &[Seq], most: usize, now: Instant) {
+        self.began = Some(now);
         self.trying_all = self.pass.is_some();
         match (self.pass, seqs.last()) {
             (Some(_), Some(last)) if seqs.len() == most => self.pass = Some(Seq(last.0.saturating_add(1))),
@@ -138,6 +144,11 @@ impl Schedule {
 
     /// A try was answered: one went, or more; and some are left that were not tried.
     fn tried(&mut self, went: bool, others: bool, now: Instant) {
+        let took = self.began.take().map(|began| now.saturating_duration_since(began));
+        self.doubled = match took {
+            Some(took) if took <= SHORT => (self.doubled + 1).min(MOST.ilog2()),
+            Some(_) | None => self.doubled.saturating_sub(1),
+        };
         if went && others && !self.trying_all {
             self.pass = Some(Seq(i64::MIN));
         }
@@ -236,10 +247,10 @@ impl StuckEnds {
                 let rows = self.rows.range(from..).filter(|(_, row)| class(row.reason) == of);
                 rows.map(|(seq, _)| *seq).take(most).collect()
             }
-            None => self.a_few(of, most.min(FEW)),
+            None => self.a_few(of, most),
         };
         let schedule = &mut self.schedules[of];
-        schedule.chosen(&seqs, most);
+        schedule.chosen(&seqs, most, now);
         if seqs.is_empty() {
             schedule.next_at = None;
             return None;
@@ -258,16 +269,18 @@ impl StuckEnds {
         Some(settlement)
     }
 
-    /// A few of each kind, those first that had their turn longest ago.
+    /// Some of each kind, those first that had their turn longest ago.
     fn a_few(&self, of: usize, most: usize) -> Vec<Seq> {
-        let turn = self.schedules[of].turn.unwrap_or(Seq(i64::MIN));
+        let Schedule { turn, doubled, .. } = &self.schedules[of];
+        let turn = turn.unwrap_or(Seq(i64::MIN));
+        let (of_a_kind, most) = (FEW_OF_A_KIND << doubled, most.min(FEW << doubled));
         let after = self.rows.iter().filter(|(seq, _)| **seq > turn);
         let before = self.rows.iter().filter(|(seq, _)| **seq <= turn);
         let mut kinds: BTreeMap<(StuckReason, &str), usize> = BTreeMap::new();
         let mut few = Vec::new();
         for (seq, row) in after.chain(before).filter(|(_, row)| class(row.reason) == of) {
             let count = kinds.entry(row.kind()).or_default();
-            if *count < FEW_OF_A_KIND && few.len() < most {
+            if *count < of_a_kind && few.len() < most {
                 *count += 1;
                 few.push(*seq);
             }

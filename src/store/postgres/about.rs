@@ -2,11 +2,12 @@
 //!
 //! An error that is about a row (its value, a constraint, somebody's trigger) says nothing about the server: the row is set
 //! aside and everything else goes on. And whatever is about rows may quote them: of such an error only the class, the code and
-//! the names of database objects are ever repeated. DETAIL, HINT and CONTEXT never are.
+//! the names of database objects are ever repeated. DETAIL, HINT and CONTEXT never are. A function of the application may make even
+//! names of what rows hold: of what happens while one runs, only the class, the code and the function's name are repeated.
 //!
 //! Source of the classes: PostgreSQL manual, appendix A.
 
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use crate::store::StoreError;
 pub use crate::trouble::About;
@@ -18,10 +19,15 @@ pub fn about(error: &tokio_postgres::Error) -> About {
     let Some(code) = error.code() else {
         return About::Connection;
     };
-    let origin = error
-        .as_db_error()
-        .map_or(Origin::Server, |said| origin(said.where_(), said.routine()));
-    from(of_state(code), origin)
+    from(of_state(code), error.as_db_error().map_or(Origin::Server, origin_of))
+}
+
+/// Whether a function or trigger of the application met it, whatever its code, and the connection lives on.
+pub(super) fn is_of_a_function(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|said| {
+        let ends = matches!(said.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
+        !ends && origin_of(said) != Origin::Server
+    })
 }
 
 /// Where an error comes from.
@@ -35,13 +41,31 @@ enum Origin {
     Function,
 }
 
-/// Read off CONTEXT, whose innermost frame comes first.
+/// A frame of a block: no function is called so, because of the space.
+const BLOCK: &str = "PL/pgSQL function inline_code_block ";
+
+/// What the server says of its own work, for a statement of ours as for a function's.
+const OWN_FRAMES: [&str; 3] = ["while ", "parallel worker", "unnamed portal "];
+
+/// Whether nothing but a block of ours was running, which migrations are made of. One that a function runs has the function around
+/// it, and the outermost frame comes last.
+fn is_block_of_ours(context: &str) -> bool {
+    let is_function =
+        |line: &str| (line.starts_with("PL/") && !line.starts_with(BLOCK)) || line.starts_with("SQL function ");
+    context.lines().last().is_some_and(|line| line.starts_with(BLOCK)) && !context.lines().any(is_function)
+}
+
+fn origin_of(said: &DbError) -> Origin {
+    origin(said.where_(), said.routine())
+}
+
+/// Read off CONTEXT, whose innermost frame comes first. Its words are in the server's language: what is not known to be the
+/// server's own is a function's.
 fn origin(context: Option<&str>, routine: Option<&str>) -> Origin {
     let context = context.unwrap_or_default();
-    let frame = |line: &str| line.starts_with("PL/") || line.starts_with("SQL function ");
+    let is_own = |line: &str| OWN_FRAMES.iter().any(|frame| line.starts_with(frame));
     let innermost = context.lines().next().unwrap_or_default();
-    // A block of ours: migrations say so what they refuse.
-    if innermost.starts_with("PL/pgSQL function inline_code_block ") {
+    if innermost.starts_with(BLOCK) && is_block_of_ours(context) {
         return Origin::Server;
     }
     let raised = innermost.ends_with(" at RAISE")
@@ -50,10 +74,10 @@ fn origin(context: Option<&str>, routine: Option<&str>) -> Origin {
         || routine == Some("exec_stmt_raise");
     if raised {
         Origin::Function
-    } else if context.lines().any(frame) {
-        Origin::WithinFunction
-    } else {
+    } else if context.lines().all(is_own) {
         Origin::Server
+    } else {
+        Origin::WithinFunction
     }
 }
 
@@ -117,6 +141,8 @@ pub struct DatabaseError {
     #[source]
     trouble: Trouble,
     lock: Option<LockWait>,
+    of_a_function: bool,
+    lacks_right: bool,
 }
 
 impl DatabaseError {
@@ -131,6 +157,8 @@ impl DatabaseError {
             code,
             trouble: Trouble { about, text, todo },
             lock: None,
+            of_a_function: is_of_a_function(error),
+            lacks_right: error.as_db_error().is_some_and(lacks_right),
         }
     }
 
@@ -145,6 +173,8 @@ impl DatabaseError {
                 todo: "",
             },
             lock: Some(lock.clone()),
+            of_a_function: false,
+            lacks_right: false,
         }
     }
 
@@ -166,11 +196,29 @@ impl DatabaseError {
         self.lock.as_ref()
     }
 
+    /// See [`is_of_a_function`].
+    pub(super) fn is_of_a_function(&self) -> bool {
+        self.of_a_function
+    }
+
+    /// A statement of ours itself lacks a right: the role's, or that of another role that a trigger has left the connection with.
+    pub(super) fn lacks_right(&self) -> bool {
+        self.lacks_right
+    }
+
     /// What to do; empty: the text says so itself.
     #[must_use]
     pub fn todo(&self) -> &'static str {
         self.trouble.todo
     }
+}
+
+/// A row that a policy refuses has the same code, and is no lack of rights.
+fn lacks_right(said: &DbError) -> bool {
+    let is_checked = said
+        .routine()
+        .is_some_and(|routine| routine.starts_with("aclcheck_error"));
+    *said.code() == SqlState::INSUFFICIENT_PRIVILEGE && is_checked && origin_of(said) == Origin::Server
 }
 
 fn todo(code: &SqlState, about: About) -> &'static str {
@@ -197,17 +245,19 @@ pub fn database_error(error: &StoreError) -> Option<&DatabaseError> {
 /// One line for people: what happened to which object, and the code.
 fn said(error: &DbError) -> String {
     let code = error.code();
-    let is_own = origin(error.where_(), error.routine()) == Origin::Function;
-    let mut line = if is_safe_to_repeat(code) && !is_own {
+    let context = error.where_().unwrap_or_default();
+    let may_quote = origin_of(error) != Origin::Server && !is_block_of_ours(context);
+    let mut line = if is_safe_to_repeat(code) && !may_quote {
         error.message().to_owned()
     } else {
         kind(code).to_owned()
     };
+    let own = |name| if may_quote { None } else { name };
     let objects = [
-        ("constraint", error.constraint()),
-        ("column", error.column()),
-        ("type", error.datatype()),
-        ("function", error.where_().and_then(function)),
+        ("constraint", own(error.constraint())),
+        ("column", own(error.column())),
+        ("type", own(error.datatype())),
+        ("function", function(context)),
     ];
     for (what, name) in objects {
         if let Some(name) = name
@@ -223,9 +273,20 @@ fn said(error: &DbError) -> String {
 /// What a code means, where the message is not repeated.
 fn kind(code: &SqlState) -> &'static str {
     match code.code() {
+        "25006" => "nothing can be written there",
+        "26000" => "a prepared statement is missing",
+        "3D000" => "a database is missing",
+        "3F000" => "a schema is missing",
         "40001" => "a serialization failure",
         "40P01" => "a deadlock",
         "42501" => "a right is missing",
+        "42601" => "a statement has a syntax error",
+        "42703" => "a column is missing",
+        "42704" => "an object is missing",
+        "42883" => "a function is missing",
+        "42P01" => "a table is missing",
+        "57014" => "a statement was cancelled",
+        "58P01" => "a file is missing",
         "55P03" => "a lock is not available",
         "22001" => "a value is too long for its column",
         "22003" => "a number is out of range",
@@ -239,6 +300,13 @@ fn kind(code: &SqlState) -> &'static str {
         "23514" | "44000" => "a check constraint is violated",
         "23P01" => "an exclusion constraint is violated",
         other => match &other[..2] {
+            "08" => "a connection failed",
+            "25" => "the state of a transaction does not allow it",
+            "42" => "a statement has an error",
+            "53" => "resources are exhausted",
+            "55" => "an object is not in the state it has to be in",
+            "57" => "an operator stepped in",
+            "58" => "the system below the server failed",
             "22" => "a value is not acceptable",
             "23" => "a constraint is violated",
             "XX" => "the server found damage or a bug of its own",
@@ -247,9 +315,15 @@ fn kind(code: &SqlState) -> &'static str {
     }
 }
 
-/// The innermost function of an error's context: only its name, because the rest may quote a statement.
+/// The innermost function of an error's context, or the outermost, as far as it is a plain name: the rest, and what lies between,
+/// may quote a statement.
 fn function(context: &str) -> Option<&str> {
-    let rest = context.lines().next()?.strip_prefix("PL/pgSQL function ")?;
+    let mut ends = context.lines().next().into_iter().chain(context.lines().last());
+    ends.find_map(function_of)
+}
+
+fn function_of(frame: &str) -> Option<&str> {
+    let rest = frame.strip_prefix("PL/pgSQL function ")?;
     let name = &rest[..rest.find('(')?];
     let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '$');
     (!name.is_empty() && name.chars().all(is_name)).then_some(name)
@@ -321,6 +395,16 @@ mod tests {
             origin(Some("while updating tuple (0,1) in relation \"t\""), None),
             Origin::Server
         );
+        let block = "PL/pgSQL function inline_code_block line 1 at RAISE\nSQL statement \"do $$\nend $$\"";
+        let in_a_function = format!("{block}\nPL/pgSQL function f() line 1 at SQL statement");
+        assert_eq!(origin(Some(&in_a_function), None), Origin::Function);
+        let german = "SQL-Anweisung \"insert into x\"\nPL/pgSQL-Funktion f() Zeile 1 bei SQL-Anweisung";
+        assert_eq!(origin(Some(german), None), Origin::WithinFunction);
+        assert_eq!(
+            origin(Some("SQL function \"f\" statement 1"), None),
+            Origin::WithinFunction
+        );
+        assert_eq!(origin(Some("parallel worker"), None), Origin::Server);
         assert_eq!(from(About::Role, Origin::Function), About::Row);
         assert_eq!(from(About::Role, Origin::WithinFunction), About::Row);
         assert_eq!(from(About::Role, Origin::Server), About::Role);
@@ -333,6 +417,10 @@ mod tests {
         let context = "PL/pgSQL function refuse(text) line 3 at RAISE\nSQL statement \"select 'secret'\"";
         assert_eq!(function(context), Some("refuse"));
         assert_eq!(function("SQL statement \"select 'secret'\""), None);
+        let within =
+            "SQL statement \"insert\nPL/pgSQL function secret() line 1 at x\"\nPL/pgSQL function f() line 2 at EXECUTE";
+        assert_eq!(function(within), Some("f"));
+        assert_eq!(function("PL/pgSQL function \"a secret\"() line 3 at RAISE"), None);
         assert_eq!(function("PL/pgSQL function inline_code_block line 1 at RAISE"), None);
     }
 }

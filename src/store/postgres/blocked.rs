@@ -58,7 +58,7 @@ pub async fn sessions(database: &Database) -> Result<Vec<BlockedSession>, StoreE
     };
     let rows = database.query(Role::Side, &statement, &[&"outboxd/", &true]).await?;
     let read = |row: &Row| {
-        let (session, lock) = read(row).map_err(|error| unreadable(&error))?;
+        let (session, Wait { lock, .. }) = read(row).map_err(|error| unreadable(&error))?;
         Ok(BlockedSession {
             session,
             what: lock.fact(),
@@ -68,8 +68,30 @@ pub async fn sessions(database: &Database) -> Result<Vec<BlockedSession>, StoreE
     rows.iter().map(read).collect()
 }
 
+/// What a session waits for.
+#[derive(Clone)]
+pub(super) struct Wait {
+    pub(super) lock: LockWait,
+    kind: String,
+    relation: Option<String>,
+}
+
+impl Wait {
+    /// Whether only some rows of the statement `text` can be to blame: what is waited for is neither one of its tables nor a row of
+    /// those that every row of it needs.
+    pub(super) fn is_for_rows(&self, text: &str) -> bool {
+        let plain = |name: &str| name.replace('"', "");
+        match (self.kind.as_str(), &self.relation) {
+            ("advisory", _) | ("tuple" | "transactionid", None) => true,
+            ("tuple" | "transactionid", Some(relation)) => !plain(relation).contains(".outboxd_"),
+            ("relation", Some(relation)) => !plain(text).contains(&plain(relation)),
+            _ => false,
+        }
+    }
+}
+
 /// Who waits for a lock, by `application_name`.
-type Waits = BTreeMap<String, LockWait>;
+type Waits = BTreeMap<String, Wait>;
 
 type Observer = Box<dyn Fn(Option<&LockWait>) + Send + Sync>;
 
@@ -135,7 +157,7 @@ impl Watch {
     }
 
     /// A lock that is waited for on `pool`; `None`: none, or it is not known.
-    pub(super) async fn look(&self, pool: usize) -> Option<LockWait> {
+    pub(super) async fn look(&self, pool: usize) -> Option<Wait> {
         let mut asked = self.asked.lock().await;
         if asked.answer.as_ref().is_none_or(|(at, _)| at.elapsed() >= FRESH) {
             let asking = timeout(ASKING_MAX, self.ask(&mut asked.asker)).await;
@@ -169,8 +191,8 @@ impl Watch {
         pin_mut!(rows);
         let mut waits = Waits::new();
         while let Some(row) = rows.try_next().await.ok()? {
-            let (application, lock) = read(&row).ok()?;
-            waits.insert(application, lock);
+            let (application, wait) = read(&row).ok()?;
+            waits.insert(application, wait);
         }
         Some(waits)
     }
@@ -185,6 +207,7 @@ impl Watch {
             next_look: now + PATIENCE,
             pause: PATIENCE,
             locked: None,
+            wait: None,
         }
     }
 
@@ -205,16 +228,17 @@ pub(super) struct Waiting<'a> {
     pause: Duration,
     /// The lock it waits for, and since when that is known.
     pub(super) locked: Option<(Instant, LockWait)>,
+    wait: Option<Wait>,
 }
 
 impl Waiting<'_> {
     /// Looks whether it waits for a lock. To be called at [`Self::next_look`].
     pub(super) async fn look(&mut self) {
-        let found = self.watch.look(self.pool).await;
+        self.wait = self.watch.look(self.pool).await;
         let now = Instant::now();
-        self.pause = if found.is_some() { PATIENCE } else { self.pause * 2 };
+        self.pause = if self.wait.is_some() { PATIENCE } else { self.pause * 2 };
         self.next_look = now + self.pause;
-        match found {
+        match self.wait.as_ref().map(|wait| wait.lock.clone()) {
             Some(lock) => {
                 let since = self.locked.take().map_or(now, |(since, _)| since);
                 self.watch.waiting().insert(self.number, (self.pool, lock.clone()));
@@ -223,6 +247,12 @@ impl Waiting<'_> {
             }
             None => self.released(),
         }
+    }
+
+    /// The lock it waits for, where it is one for rows of the statement `text` only.
+    pub(super) fn for_rows(&self, text: &str) -> Option<&LockWait> {
+        let wait = self.wait.as_ref().filter(|wait| wait.is_for_rows(text))?;
+        Some(&wait.lock)
     }
 
     fn released(&mut self) {
@@ -245,14 +275,14 @@ fn shown(name: &str) -> String {
     name.chars().take_while(printable).take(NAME_MAX).collect()
 }
 
-fn read(row: &Row) -> Result<(String, LockWait), tokio_postgres::Error> {
+fn read(row: &Row) -> Result<(String, Wait), tokio_postgres::Error> {
     let (kind, relation): (String, Option<String>) = (row.try_get("kind")?, row.try_get("relation")?);
     let what = match row.try_get::<_, Option<String>>("relation_kind")?.as_deref() {
         Some("S") => "sequence",
         Some("i" | "I") => "index",
         Some(_) | None => "table",
     };
-    let object = match (kind.as_str(), relation) {
+    let object = match (kind.as_str(), &relation) {
         ("relation", Some(relation)) => format!("{what} {relation}"),
         ("tuple" | "transactionid", Some(relation)) => format!("a row of {relation}"),
         ("tuple" | "transactionid", None) => "a row".to_owned(),
@@ -268,12 +298,34 @@ fn read(row: &Row) -> Result<(String, LockWait), tokio_postgres::Error> {
         open_for: row.try_get("open_for")?,
         through: row.try_get("through")?,
     };
-    Ok((row.try_get("application")?, lock))
+    let wait = Wait { lock, kind, relation };
+    Ok((row.try_get("application")?, wait))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_on_the_statements_own_tables_is_no_rows() {
+        let text = r#"update "public"."outbox_messages" m set "relayed_at" = now()"#;
+        for (kind, relation, expected) in [
+            ("relation", Some("public.outbox_messages"), false),
+            ("relation", Some("public.other"), true),
+            ("tuple", Some("public.outboxd_lanes"), false),
+            ("transactionid", Some("public.other"), true),
+            ("transactionid", None, true),
+            ("advisory", None, true),
+            ("extend", Some("public.other"), false),
+        ] {
+            let wait = Wait {
+                lock: LockWait::default(),
+                kind: kind.to_owned(),
+                relation: relation.map(str::to_owned),
+            };
+            assert_eq!(wait.is_for_rows(text), expected, "{kind} {relation:?}");
+        }
+    }
 
     #[test]
     fn names_are_compared_as_the_server_shows_them() {

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::database::{Database, Param, Role};
 use super::moment::Moment;
 use super::parts;
-pub use super::parts::Chosen;
+pub use super::parts::{Chosen, Done};
 use super::row_identity::Identity;
 use super::rows::{Legible, legible};
 use super::sql::{Names, Statement};
@@ -351,27 +351,31 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// One transaction over `chosen`, [`STEP`] rows at most; answers how many of them it changed.
+    /// One transaction over `chosen`, [`STEP`] rows at most; where some of them refuse, several, over all others.
     ///
     /// # Errors
-    /// See [`Database::query`].
-    pub async fn step(&self, database: &Database, chosen: &[Identity]) -> Result<u64, StoreError> {
+    /// See [`Database::query`]. What was done before is in `done`.
+    pub async fn step(&self, database: &Database, chosen: &[Identity], done: &mut Done) -> Result<(), StoreError> {
+        parts::each(chosen, done, |rows| Box::pin(self.part(database, rows))).await
+    }
+
+    async fn part(&self, database: &Database, rows: &[Identity]) -> Result<u64, StoreError> {
         let command: [Param<'_>; 3] = [&self.who, &self.id, &self.filter];
-        match parts::step(database, &self.statement, chosen, command).await {
-            // One of them cannot be read as a whole, and the audit would keep it.
-            Err(error) if self.action == Action::Discard && is_about_a_row(&error) => {
-                parts::discard((database, self.names), &self.statement, chosen, command).await
+        match (parts::step(database, &self.statement, rows, command).await, rows) {
+            // It may be that it cannot be read as a whole, and the audit would keep it.
+            (Err(error), [row]) if self.action == Action::Discard && is_about_a_row(&error) => {
+                parts::discard((database, self.names), row, command).await
             }
-            answer => answer,
+            (answer, _) => answer,
         }
     }
 }
 
 /// Does `command` to the rows chosen, in steps, and answers how many it changed: those no longer failed are left alone.
-/// After each step `progress` hears how many of the chosen rows are behind.
+/// After each step, the last one too, `progress` hears how many of the chosen rows are done with.
 ///
 /// # Errors
-/// See [`Database::query`]. The steps before the one that failed are done.
+/// See [`Database::query`]. Rows that refuse are named by an error when all others are done.
 pub async fn apply(
     database: &Database,
     names: &Names,
@@ -380,13 +384,18 @@ pub async fn apply(
     progress: &mut (dyn FnMut(usize) + Send),
 ) -> Result<u64, StoreError> {
     let steps = Steps::new(names, command);
-    let (mut changed, mut behind) = (0, 0);
+    let (mut done, mut behind) = (Done::default(), 0);
     for step in chosen.chunks(STEP) {
-        changed += steps.step(database, step).await?;
-        behind += step.len();
-        progress(behind);
+        let before = done.clone();
+        let result = steps.step(database, step, &mut done).await;
+        behind += match &result {
+            Ok(()) => step.len() as u64 - (done.refused - before.refused),
+            Err(_) => done.changed - before.changed,
+        };
+        progress(usize::try_from(behind).unwrap_or(usize::MAX));
+        result?;
     }
-    Ok(changed)
+    done.all()
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ const JUMP: i64 = 1_000_000;
 pub(super) struct Feed {
     topics: Topics,
     looked_at: Option<Instant>,
-    anchors: Anchors,
+    pub(super) anchors: Anchors,
     /// Where the walk over rows ahead of the sequence stands.
     ahead_after: i64,
 }
@@ -53,13 +53,15 @@ impl Brought {
 }
 
 /// A read under way: what it asks with, and what it has.
-struct Asking<'a> {
+pub(super) struct Asking<'a> {
     mask: &'a Vec<u8>,
     room: Room,
-    feed: &'a mut Feed,
+    pub(super) feed: &'a mut Feed,
+    /// It is time to look what stands behind the name.
+    looks: bool,
     brought: Brought,
     /// The page's, while questions about it follow.
-    snapshot: Option<Snapshot<'a>>,
+    pub(super) snapshot: Option<Snapshot<'a>>,
     /// Rows that cannot be read, as far as this read has met them.
     known: &'a mut Known,
 }
@@ -95,10 +97,10 @@ impl PostgresStore {
             let last: i64 = only(&rows, |row| row.try_get("last"))?;
             let (after, _) = self.look(Role::Read).await?;
             if before.place == after.place {
+                feed.anchors = self.anchors(last).await?;
                 let mut cursor = self.cursor();
                 cursor.open(after.place, last, &after.holders);
                 feed.looked_at = None;
-                feed.anchors = Anchors::default();
                 feed.ahead_after = i64::MIN;
                 return Ok(Seq(cursor.at()));
             }
@@ -113,11 +115,7 @@ impl PostgresStore {
 
     /// A look, and the name of the sequence where it may be read.
     async fn look(&self, role: Role) -> Result<(Look, Option<String>), StoreError> {
-        let (no_seqs, no_ids): (&[i64], &[String]) = (&[], &[]);
-        let rows = self
-            .database
-            .query(role, &self.reading().look, &[&no_seqs, &no_ids])
-            .await?;
+        let rows = self.database.query(role, &self.reading().look, &[]).await?;
         look_of(&rows)
     }
 
@@ -146,6 +144,7 @@ impl PostgresStore {
             mask,
             room,
             feed,
+            looks,
             brought: Brought::default(),
             snapshot: None,
             known,
@@ -195,15 +194,15 @@ impl PostgresStore {
             Question::Look => {
                 asking.feed.looked_at = Some(Instant::now());
                 let reading = self.reading();
-                asking.feed.anchors.add(&asking.brought.page);
-                let (seqs, ids) = asking.feed.anchors.columns();
-                let params: [Param<'_>; 2] = [&seqs, &ids];
                 let rows = match &mut asking.snapshot {
-                    Some(snapshot) => snapshot.query(&reading.look, &params).await?,
-                    None => self.database.query(Role::Read, &reading.look, &params).await?,
+                    Some(snapshot) => snapshot.query(&reading.look, &[]).await?,
+                    None => self.database.query(Role::Read, &reading.look, &[]).await?,
                 };
-                let (look, _) = look_of(&rows)?;
-                asking.feed.anchors.found();
+                let (mut look, _) = look_of(&rows)?;
+                asking.feed.anchors.add(&asking.brought.page);
+                if asking.looks {
+                    look.renumbered = self.renumbered(asking).await?;
+                }
                 if !look.ahead {
                     asking.feed.ahead_after = i64::MIN;
                 }

@@ -6,13 +6,13 @@ pub(super) const PASSED: &str = "p.seq, p.lane, p.id, case when p.state = 1 then
     case when p.state = 1 then p.headers end as headers, p.attempt, p.max_attempts, p.replay, \
     p.inserted_at, p.now, p.state, case when p.state = 2 then p.available_at end as available_at, p.late";
 
-/// The sequence that gives `seq` its numbers: one it owns, or the one its default names.
-pub(super) const SEQUENCE: &str = "coalesce(pg_get_serial_sequence({messages_text}, {seq_text})::regclass::oid, \
-    (select d.refobjid from pg_attrdef f \
+/// The sequence that gives `seq` its numbers: the one its default names, which need not be the one it owns, or its identity's.
+pub(super) const SEQUENCE: &str = "coalesce((select d.refobjid from pg_attrdef f \
      join pg_attribute a on a.attrelid = f.adrelid and a.attnum = f.adnum and a.attname = {seq_text} \
      join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass \
      join pg_class c on c.oid = d.refobjid and c.relkind = 'S' \
-     where f.adrelid = to_regclass({messages_text}) limit 1))";
+     where f.adrelid = to_regclass({messages_text}) limit 1), \
+    pg_get_serial_sequence({messages_text}, {seq_text})::regclass::oid)";
 
 /// What a message is made of, in the order `rows` reads it; of rows that cannot be read, and where the list is null, nothing of
 /// any length.
@@ -29,10 +29,12 @@ pub(super) const LANE: &str = "((coalesce(case when m.{c.key} is not null and m.
     then hashtextextended(m.{c.key}, hashtextextended(m.{c.topic}, 0)) end, hashint8extended(m.{c.seq}, 0)) \
     & 9223372036854775807) % {lanes_count})";
 
+/// To be sent now. A row that was due when it was committed waits for nothing, though its application's clock made it look delayed.
 /// Nulls decide nothing. Without `inserted_at` a delayed row is in no index of those that wait: it is passed until its time.
 /// The clock is read past the snapshot: what was committed by then is never a moment too early.
 pub(super) const READY: &str = "(({waiting} and m.{c.available_at} is not null) is not true \
-    and (m.{c.inserted_at} is not null or coalesce(m.{c.available_at} <= clock_timestamp(), true)))";
+    and (m.{c.inserted_at} is not null or coalesce(m.{c.available_at} <= clock_timestamp(), true)) \
+    or (coalesce(m.{c.attempt}, 1) <= 1 and coalesce(m.{c.replay}, 0) <= 0 and m.{c.available_at} <= clock_timestamp()))";
 
 /// No time before 1970 is one that anybody means; and the server subtracts no infinite ones.
 pub(super) const DUE_SINCE: &str = "least(greatest(coalesce(case when m.{c.available_at} > timestamptz 'epoch' then m.{c.available_at} \
@@ -56,10 +58,17 @@ pub(super) const FENCED: &str = "(select count(*) from {lanes} l \
 pub(super) const IMPATIENT: &str = "(select set_config('lock_timeout', '100ms', true)) is not null";
 
 /// The message `i` over `m`: number, id and replay. One without an id has none in both.
-pub(super) const SAME: &str =
-    "m.{c.seq} = i.seq and m.{c.id} is not distinct from i.id and coalesce(m.{c.replay}, 0) = i.replay";
 pub(super) const SAME_TEXT: &str =
     "m.{c.seq} = i.seq and m.{c.id}::text is not distinct from i.id and coalesce(m.{c.replay}, 0) = i.replay";
+
+/// The same of the lists $1, $6 and $7, which are in the order of the numbers. No join: a plan made for one while the table was small,
+/// and kept, reads all of it for each statement when it has grown.
+pub(super) const LISTED: &str = "m.{c.seq} = any($1::bigint[]) \
+    and m.{c.id} is not distinct from ($6::uuid[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])] \
+    and coalesce(m.{c.replay}, 0) = ($7::int[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])]";
+pub(super) const LISTED_TEXT: &str = "m.{c.seq} = any($1::bigint[]) \
+    and m.{c.id}::text is not distinct from ($6::text[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])] \
+    and coalesce(m.{c.replay}, 0) = ($7::int[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])]";
 
 /// Whether migrate made the outbox's table, whatever its version, whoever ran its SQL, restored from a dump or not: an ordinary
 /// table with the check it makes, by its name and over the same two columns.
@@ -75,7 +84,8 @@ pub(super) fn of_settling(name: &str) -> Option<&'static str> {
         "among" => AMONG,
         "fenced" => FENCED,
         "impatient" => IMPATIENT,
-        "same" => SAME,
+        "listed" => LISTED,
+        "listed_text" => LISTED_TEXT,
         "same_text" => SAME_TEXT,
         _ => return None,
     })

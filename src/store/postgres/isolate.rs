@@ -10,6 +10,7 @@
 //!
 //! Only an error that a statement without rows does not meet is about rows: what a trigger raises may have any code.
 
+mod cause;
 mod naming;
 
 use std::collections::BTreeSet;
@@ -19,22 +20,21 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::PostgresStore;
-use super::about::{About, DatabaseError, database_error};
+use super::about::database_error;
 use super::database::{Param, Role};
 use super::rows::unreadable;
 use super::settle::{Via, texts};
 use crate::message::Seq;
 use crate::store::{FailedAttempt, Mark, Settled, StoreError, Stuck};
 use crate::stuck::StuckReason;
+use cause::Trouble;
 
 /// Parts a statement is divided into: three times, and of a full one every row stands alone. Two would write most rows again and
 /// again, for nothing.
 const PARTS: usize = 12;
 /// Where bad rows have just been met, a statement of at least so many rows is divided beforehand.
 const WORTH_DIVIDING: usize = 20 * PARTS;
-/// Statements that may fail for one settlement: what is not known by then is tried again later.
-const REFUSALS_MAX: usize = 250;
-/// A statement that met a deadlock or somebody's stricter isolation is tried so often.
+/// A statement that met a deadlock, somebody's stricter isolation or a connection with another role is tried again so often.
 const CONFLICTS_MAX: u8 = 3;
 /// What is settled.
 #[derive(Clone, Copy)]
@@ -70,23 +70,6 @@ struct Part {
 /// How many rows a statement wrote.
 type Written = Result<usize, StoreError>;
 
-/// What an error says of the rows of its statement.
-enum Trouble {
-    Refused,
-    Locked,
-    Slow,
-}
-
-impl Trouble {
-    fn reason(&self) -> StuckReason {
-        match self {
-            Self::Refused => StuckReason::Refused,
-            Self::Locked => StuckReason::Locked,
-            Self::Slow => StuckReason::Slow,
-        }
-    }
-}
-
 /// See the module.
 pub(super) struct Isolation<'a> {
     store: &'a PostgresStore,
@@ -94,7 +77,6 @@ pub(super) struct Isolation<'a> {
     again: bool,
     is_patient: bool,
     began: Instant,
-    failed: usize,
     parts: Vec<Part>,
     locked: Vec<usize>,
     swallowed: Vec<usize>,
@@ -108,7 +90,6 @@ impl<'a> Isolation<'a> {
             again,
             is_patient: again && store.is_patient(),
             began: Instant::now(),
-            failed: 0,
             parts: Vec::new(),
             locked: Vec::new(),
             swallowed: Vec::new(),
@@ -271,23 +252,32 @@ impl<'a> Isolation<'a> {
             return Err(error);
         };
         let is_conflict = known.code().is_some_and(|code| code.code().starts_with("40"));
-        if is_conflict && part.conflicts < CONFLICTS_MAX {
+        if (is_conflict || known.lacks_right()) && part.conflicts < CONFLICTS_MAX {
             part.conflicts += 1;
+            // Alone, it is the first on a connection that no trigger has changed.
+            part.alone |= known.lacks_right();
             self.parts.push(part);
             return Ok(());
         }
-        self.failed += 1;
         let rows = part.rows;
-        let gives_up = self.failed > REFUSALS_MAX || self.began.elapsed() > 2 * self.store.database.statement_timeout();
+        let gives_up = self.began.elapsed() > 2 * self.store.database.statement_timeout();
         if rows.len() == 1 || gives_up {
             match trouble {
                 Trouble::Locked => self.locked.extend(rows),
                 Trouble::Refused | Trouble::Slow => {
-                    let detail = match trouble {
-                        Trouble::Slow => format!("writing it takes longer than {:?}", self.limit(rows.len())),
-                        Trouble::Refused | Trouble::Locked => known.to_string(),
+                    let (reason, detail) = match trouble {
+                        Trouble::Slow => {
+                            let detail = format!("writing it takes longer than {:?}", self.limit(rows.len()));
+                            (StuckReason::Slow, detail)
+                        }
+                        // Most of them may be healthy.
+                        Trouble::Refused | Trouble::Locked if rows.len() > 1 => {
+                            let detail = "it takes too long to tell it from rows that are refused".to_owned();
+                            (StuckReason::Slow, detail)
+                        }
+                        Trouble::Refused | Trouble::Locked => (StuckReason::Refused, known.to_string()),
                     };
-                    let stuck = |row: &usize| self.stick(*row, trouble.reason(), detail.clone());
+                    let stuck = |row: &usize| self.stick(*row, reason, detail.clone());
                     settled.stuck.extend(rows.iter().map(stuck));
                 }
             }
@@ -330,41 +320,6 @@ impl<'a> Isolation<'a> {
         }
     }
 
-    /// What the error is to the rows; `None`: nothing.
-    async fn trouble(&self, error: &DatabaseError) -> Result<Option<Trouble>, StoreError> {
-        let code = error.code().map_or("", |code| code.code());
-        Ok(match error.about() {
-            About::Row => Some(Trouble::Refused),
-            About::Lock => Some(Trouble::Locked),
-            About::Duration => Some(Trouble::Slow),
-            About::Role | About::Schema | About::Connection | About::Server => {
-                let of_the_server = ["25", "26", "53", "57", "58"];
-                let known = code.is_empty() || code == "42P05" || of_the_server.contains(&&code[..2]);
-                // A policy, a trigger's own missing table, a code of somebody's own: without rows there is no such error.
-                (!known && self.goes_without_rows().await).then_some(Trouble::Refused)
-            }
-        })
-    }
-
-    async fn goes_without_rows(&self) -> bool {
-        let Ok(settling) = self.store.database.settling().await else {
-            return false;
-        };
-        let via = Via {
-            settling: &settling,
-            limit: Some(self.limit(1)),
-        };
-        let empty = match self.batch {
-            Batch::Marks(_) => self.store.write_marks(&via, &[]).await,
-            Batch::Failures(_) => {
-                let bare = &self.store.sql.fail_bare;
-                self.store.write_failures(&via, &[], bare).await
-            }
-        };
-        settling.end();
-        empty.is_ok()
-    }
-
     /// The rows no other transaction holds just now, and the others.
     async fn free(&self, rows: Vec<usize>) -> Result<(Vec<usize>, Vec<usize>), StoreError> {
         let statement = match self.batch {
@@ -372,7 +327,7 @@ impl<'a> Isolation<'a> {
             Batch::Failures(_) => &self.store.sql.free,
         };
         let seqs: Vec<i64> = rows.iter().map(|row| self.batch.mark(*row).seq.0).collect();
-        let found = self.store.database.query(Role::Settle, statement, &[&seqs]).await?;
+        let found = self.store.database.query_settling(statement, &[&seqs]).await?;
         let free: Result<BTreeSet<i64>, _> = found.iter().map(|row| row.try_get("seq")).collect();
         let free = free.map_err(|error| unreadable(&error))?;
         Ok(rows
@@ -391,7 +346,7 @@ impl<'a> Isolation<'a> {
         };
         let statement = &self.store.sql.standing;
         let params: [Param<'_>; 4] = [&seqs, &texts(marks()), &replays, &attempts];
-        let found = self.store.database.query(Role::Settle, statement, &params).await?;
+        let found = self.store.database.query_settling(statement, &params).await?;
         let standing: Result<_, _> = found.iter().map(|row| row.try_get("seq").map(Seq)).collect();
         standing.map_err(|error| unreadable(&error))
     }

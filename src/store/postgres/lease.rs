@@ -8,17 +8,20 @@
 //! at once: the system drops the lock with the process. Anyone else of the name waits for its lease to end: a live registration is
 //! never taken.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Row as PgRow;
+use tokio_postgres::types::Type;
 
 use super::PostgresStore;
 use super::database::Role;
 use super::rows::unreadable;
-use super::sql::kind;
+use super::sql::{Statement, kind};
 use crate::store::{Lease, StoreError, Tenancy};
+
+const RESTORE_LANES: &str = include_str!("../../../sql/restore_lanes.sql");
 
 /// What this instance calls itself among others.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -101,6 +104,8 @@ pub(super) struct Said {
     registered: AtomicBool,
     name_taken: AtomicBool,
     other_version: AtomicBool,
+    /// The highest epoch a lane was held at.
+    highest_epoch: AtomicI64,
     /// The last renewal of the process that has our name, and until when it is to be followed by another.
     waits_for: Mutex<Option<(String, Instant)>>,
 }
@@ -162,6 +167,7 @@ impl PostgresStore {
         }
         let anew: bool = row.try_get("anew").map_err(|error| unreadable(&error))?;
         let paused: Vec<String> = row.try_get("paused").map_err(|error| unreadable(&error))?;
+        self.restore_lanes(row).await?;
         let peers = self.peers().await?;
         let (share, yields_to) = share(&peers, &options.instance, VERSION, usize::from(self.names.lanes()));
         if news(&self.said.other_version, yields_to.is_some()) {
@@ -199,6 +205,42 @@ impl PostgresStore {
         })
     }
 
+    /// Puts back the lanes a cleaner deleted: nobody would send what belongs to them. `renewal` says how many are there.
+    async fn restore_lanes(&self, renewal: &PgRow) -> Result<(), StoreError> {
+        let there: i64 = renewal.try_get("lanes_there").map_err(|error| unreadable(&error))?;
+        let lanes = i32::from(self.names.lanes());
+        let missing = i64::from(lanes) - there;
+        if missing <= 0 {
+            return Ok(());
+        }
+        let statement = Statement {
+            text: self.names.fill(RESTORE_LANES),
+            types: const { &[Type::INT4, Type::INT8] },
+        };
+        let highest = self.said.highest_epoch.load(Ordering::Relaxed);
+        match self
+            .database
+            .execute(Role::Lease, &statement, &[&lanes, &highest])
+            .await
+        {
+            // Another instance was faster.
+            Ok(0) => Ok(()),
+            Ok(restored) => {
+                tracing::warn!(restored, of = lanes, "rows of outboxd_lanes were deleted: put back");
+                Ok(())
+            }
+            // Without a renewal nothing is sent, and that shows.
+            Err(StoreError::Misconfigured(reason)) => Err(StoreError::Unavailable(
+                format!(
+                    "{missing} of {lanes} rows of outboxd_lanes were deleted, and cannot be put back: {reason}: run: \
+                     outboxd migrate; and outboxd roles --print | psql, for the next time"
+                )
+                .into(),
+            )),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn peers(&self) -> Result<Vec<Peer>, StoreError> {
         let peers = self.database.query(Role::Lease, &self.sql.peers, &[]).await?;
         let peers: Result<Vec<Peer>, _> = peers.iter().map(Peer::read).collect();
@@ -234,10 +276,14 @@ impl PostgresStore {
             .database
             .query(role, &self.sql.lanes_held, &[&self.options.instance, &self.session])
             .await?;
-        rows.iter()
+        let held: Tenancy = rows
+            .iter()
             .map(|row| Ok((super::rows::lane(row)?, row.try_get("epoch")?)))
             .collect::<Result<_, _>>()
-            .map_err(|error| unreadable(&error))
+            .map_err(|error| unreadable(&error))?;
+        let highest = held.values().copied().max().unwrap_or(0);
+        self.said.highest_epoch.fetch_max(highest, Ordering::Relaxed);
+        Ok(held)
     }
 
     pub(super) async fn hand_over_lanes(&self, lanes: &Tenancy) -> Result<(), StoreError> {

@@ -5,48 +5,84 @@ use std::sync::Arc;
 
 use tokio_postgres::Row as PgRow;
 
+use super::PostgresStore;
 use super::cursor::{Look, Place};
-use super::rows::only;
-use crate::message::MessageId;
+use super::database::{Param, Role};
+use super::feed::Asking;
+use super::rows::{Legible, only, unreadable};
+use super::unreadable::is_about_a_row;
 use crate::store::{Row, StoreError};
 
 /// So many: a number that comes back may be rolled back, and nobody stands there then.
 const KEPT: usize = 8;
 
-/// The messages read last: their numbers and ids, the latest at the end. A sequence that was set back and has gone past the cursor
-/// again does not show it; but then it has given the numbers just below the cursor once more, and other messages stand there.
+/// The messages read last: numbers and ids. A sequence that was set back and has gone past the cursor again does not show it; but
+/// then it has given the numbers just below the cursor once more, and other messages stand there.
 #[derive(Debug, Default)]
 pub(super) struct Anchors {
-    seqs: Vec<i64>,
-    ids: Vec<String>,
+    /// As they were found by the look before.
+    found: Vec<(i64, String)>,
+    /// Read since.
+    latest: Vec<(i64, String)>,
 }
 
 impl Anchors {
-    /// A page has come: its last messages too.
+    /// A page has come.
     pub(super) fn add(&mut self, page: &[Row]) {
-        for Row { message, .. } in &page[page.len().saturating_sub(KEPT)..] {
-            if message.id != MessageId::Missing {
-                self.seqs.push(message.seq.0);
-                self.ids.push(message.id.to_string());
-            }
+        let last = &page[page.len().saturating_sub(KEPT)..];
+        let anchor = |row: &Row| Some((row.message.seq.0, row.message.id.text()?));
+        self.latest.extend(last.iter().filter_map(anchor));
+        keep(&mut self.latest);
+    }
+}
+
+fn keep(anchors: &mut Vec<(i64, String)>) {
+    anchors.drain(..anchors.len().saturating_sub(KEPT));
+}
+
+impl PostgresStore {
+    /// Those at and below `last`.
+    pub(super) async fn anchors(&self, last: i64) -> Result<Anchors, StoreError> {
+        let most = i64::try_from(KEPT).unwrap_or(i64::MAX);
+        let params: [Param<'_>; 2] = [&last, &most];
+        let rows = match self.database.query(Role::Read, &self.sql.anchors, &params).await {
+            Err(error) if is_about_a_row(&error) => Vec::new(),
+            answer => answer?,
+        };
+        let read = |row: &PgRow| {
+            let Legible(id) = row.try_get("id")?;
+            Ok((row.try_get("seq")?, id))
+        };
+        let found: Result<Vec<_>, tokio_postgres::Error> = rows.iter().rev().map(read).collect();
+        Ok(Anchors {
+            found: found.map_err(|error| unreadable(&error))?,
+            latest: Vec::new(),
+        })
+    }
+
+    /// Whether a number read before is another message's now.
+    pub(super) async fn renumbered(&self, asking: &mut Asking<'_>) -> Result<bool, StoreError> {
+        let Anchors { found, latest } = &asking.feed.anchors;
+        let (seqs, ids): (Vec<i64>, Vec<String>) =
+            found.iter().chain(latest).map(|(seq, id)| (*seq, id.clone())).unzip();
+        if seqs.is_empty() {
+            return Ok(false);
         }
-        self.keep(2 * KEPT);
-    }
-
-    /// As the look takes them.
-    pub(super) fn columns(&self) -> (&[i64], &[String]) {
-        (&self.seqs, &self.ids)
-    }
-
-    /// A look has found all of them in their places.
-    pub(super) fn found(&mut self) {
-        self.keep(KEPT);
-    }
-
-    fn keep(&mut self, latest: usize) {
-        let old = self.seqs.len().saturating_sub(latest);
-        self.seqs.drain(..old);
-        self.ids.drain(..old);
+        let (statement, params): (_, [Param<'_>; 2]) = (&self.sql.renumbered, [&seqs, &ids]);
+        let rows = match &mut asking.snapshot {
+            Some(snapshot) => snapshot.query(statement, &params).await,
+            None => self.database.query(Role::Read, statement, &params).await,
+        };
+        let rows = rows.inspect_err(|error| {
+            // A row that was damaged since: the next look does without.
+            if is_about_a_row(error) {
+                asking.feed.anchors = Anchors::default();
+            }
+        })?;
+        let Anchors { found, latest } = &mut asking.feed.anchors;
+        found.append(latest);
+        keep(found);
+        only(&rows, |row| row.try_get("renumbered"))
     }
 }
 
@@ -61,10 +97,11 @@ pub(super) fn look_of(rows: &[PgRow]) -> Result<(Look, Option<String>), StoreErr
                 files: row.try_get("files")?,
                 sequence: row.try_get("sequence")?,
                 sequence_file: row.try_get("sequence_file")?,
+                server: row.try_get("server")?,
             },
             last: row.try_get("last")?,
             ahead: row.try_get("ahead")?,
-            renumbered: row.try_get("renumbered")?,
+            renumbered: false,
             holders: Arc::new(holders),
         };
         Ok((look, row.try_get("sequence_name")?))

@@ -2,7 +2,7 @@
 //!
 //! A run is one transaction: take an advisory lock, run what is missing, record each file with its checksum, check the
 //! division into lanes. `--print` prints exactly the text that is run, so a DBA who runs it by hand ends with the same
-//! database. That works because of one rule: every file can be run again on its own result.
+//! database. That works because of one rule: every file can be run again on its own result. So all are where a table is gone.
 //!
 //! The checksum is that of the file as shipped, before names are filled in. A file that was applied and then changed is
 //! refused: nobody knows what the database holds then.
@@ -18,13 +18,15 @@ use tokio_postgres::error::SqlState;
 
 use super::about::{DatabaseError, database_error};
 use super::database::{Database, Role};
+use super::schema;
 use super::sql::{Names, Statement, hex, quote_literal};
 use crate::finding::Finding;
 use crate::store::StoreError;
 
 const BEGIN: &str = include_str!("../../../sql/migration_begin.sql");
 const RECORD: &str = include_str!("../../../sql/migration_record.sql");
-const END: &str = include_str!("../../../sql/migration_end.sql");
+const LANES: &str = include_str!("../../../sql/migration_lanes.sql");
+const GONE: &str = include_str!("../../../sql/migration_gone.sql");
 const APPLIED: &str = include_str!("../../../sql/migration_applied.sql");
 const EXISTS: &str = include_str!("../../../sql/migration_exists.sql");
 const OTHERS: &str = include_str!("../../../sql/migration_others.sql");
@@ -172,20 +174,19 @@ impl MigrationState {
 /// All of the SQL, for a DBA to run by hand; it may be run on a database that has some or all of it.
 #[must_use]
 pub fn script(names: &Names, payload: PayloadType) -> String {
-    let all: Vec<Migration> = MIGRATIONS.to_vec();
-    format!(
-        "begin;\n{}\ncommit;\n",
-        run_text(names, payload, &all, Names::fill_keeping_comments)
-    )
+    let text = run_text(names, payload, &MIGRATIONS, Names::fill_keeping_comments);
+    format!("begin;\n{text}\ncommit;\n")
 }
 
 fn run_text(names: &Names, payload: PayloadType, files: &[Migration], fill: fn(&Names, &str) -> String) -> String {
-    let mut text = fill(names, BEGIN);
+    let mut text = fill(names, &BEGIN.replace("{payload_type}", payload.as_str()));
+    text.push('\n');
+    text.push_str(&fill(names, LANES));
     for file in files {
         text.push_str(&file.sql(names, payload));
     }
     text.push('\n');
-    text.push_str(&fill(names, END));
+    text.push_str(&fill(names, LANES));
     text
 }
 
@@ -206,18 +207,17 @@ pub async fn migrate(
     if let Some(changed) = status.iter().find(|file| file.state == MigrationState::Changed) {
         return Err(StoreError::Misconfigured(changed_line(&changed.name)));
     }
-    let pending: Vec<Migration> = MIGRATIONS
-        .into_iter()
-        .filter(|file| {
-            status
-                .iter()
-                .any(|s| s.version == file.version && s.state == MigrationState::Pending)
-        })
-        .collect();
+    let waiting = status.iter().filter(|file| file.state == MigrationState::Pending);
+    let is_pending = |file: &Migration| waiting.clone().any(|known| known.version == file.version);
+    let mut pending: Vec<Migration> = MIGRATIONS.into_iter().filter(is_pending).collect();
+    if !gone(database, names).await?.tables.is_empty() {
+        // Every file can be run again: what is there stays.
+        pending = MIGRATIONS.to_vec();
+    }
     if pending.is_empty() {
-        // Only the checks, without asking for any right to create.
+        // Only the lanes, without asking for any right to create.
         return database
-            .batch(&names.fill(END))
+            .batch(&names.fill(LANES))
             .await
             .map(|()| Vec::new())
             .map_err(refusal);
@@ -235,6 +235,34 @@ pub async fn migrate(
             Err(error) => return Err(refusal(error)),
         }
     }
+}
+
+/// What was made once and is gone since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Tables, the outbox before others.
+    pub tables: Vec<String>,
+    /// Rows of the table of lanes.
+    pub lanes: i64,
+}
+
+/// What [`migrate`] will make again: nothing where a file is yet to be applied, or a newer outboxd applied one.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn gone(database: &Database, names: &Names) -> Result<Gone, StoreError> {
+    let status = status(database, names).await?;
+    if status.iter().any(|file| file.state != MigrationState::Applied) {
+        return Ok(Gone::default());
+    }
+    let rows = ask(database, names, GONE).await?;
+    let tables: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let lanes = if tables.is_empty() {
+        schema::division(database, names).await?.missing
+    } else {
+        0
+    };
+    Ok(Gone { tables, lanes })
 }
 
 /// What to say of an applied file that is not the one shipped.

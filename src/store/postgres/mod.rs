@@ -112,6 +112,8 @@ pub struct PostgresStore {
 /// The statements of the relay, filled in.
 struct Statements {
     start: Statement,
+    anchors: Statement,
+    renumbered: Statement,
     fetch_late: Statement,
     reread: Statement,
     due_look: Statement,
@@ -203,7 +205,7 @@ impl Reading {
                 [INT8, BYTEA, INT8, INT8_ARRAY, INT8_ARRAY]
             )),
             skim: fill(statement!(names, "skim", [INT8, INT8, BYTEA])),
-            look: fill(statement!(names, "look", [INT8_ARRAY, TEXT_ARRAY])),
+            look: fill(statement!(names, "look", [])),
             due: fill(statement!(
                 names,
                 "due",
@@ -230,6 +232,8 @@ impl Statements {
     fn new(names: &Names, delete_relayed: bool) -> Self {
         Self {
             start: statement!(names, "start", [INT8]),
+            anchors: statement!(names, "anchors", [INT8, INT8]),
+            renumbered: statement!(names, "renumbered", [INT8_ARRAY, TEXT_ARRAY]),
             fetch_late: statement!(
                 names,
                 "fetch_late",

@@ -84,8 +84,10 @@ impl Trouble {
             About::Row | About::Role | About::Schema => StuckReason::Refused,
             About::Lock => StuckReason::Locked,
             About::Duration => StuckReason::Slow,
-            // Of a connection that a trigger makes; our own never says so.
-            About::Connection if code.starts_with("08") => StuckReason::Refused,
+            // What a trigger asks of the server or of another one; our own connection never says 08.
+            About::Connection | About::Server if known.is_of_a_function() || code.starts_with("08") => {
+                StuckReason::Refused
+            }
             About::Connection | About::Server => return None,
         };
         Some(Self {

@@ -25,7 +25,7 @@ pub(super) struct Within {
 }
 
 /// What a statement is granted.
-struct Patience {
+struct Patience<'a> {
     /// So long, in each of so many rounds: another begins only while the server was not lost since `generation`.
     limit: Duration,
     rounds: u32,
@@ -34,6 +34,8 @@ struct Patience {
     deadline: Option<Instant>,
     /// A lock that somebody holds is not waited for.
     hasty: bool,
+    /// The text of a statement of rows: a lock that only some of them wait for is not waited for.
+    rows: Option<&'a str>,
 }
 
 impl Database {
@@ -62,19 +64,30 @@ impl Database {
 
     /// The lock that a statement of `role` under way waits for, as far as it can be found out.
     pub async fn lock_waited_for(&self, role: Role) -> Option<LockWait> {
-        self.watch.look(self.pool_of(role)).await
+        Some(self.watch.look(self.pool_of(role)).await?.lock)
     }
 
-    /// `work`, or `None` when it took longer than `limit`; the time that it waits for somebody's lock on a table does not count.
-    pub(super) async fn patiently<T>(&self, role: Role, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    /// `work` of settling, a statement of this `text`; it took longer than `limit`: an error. The time that it waits for somebody's
+    /// lock on a table of ours does not count. A lock that only some of its rows wait for is not waited for, and answered.
+    pub(super) async fn patiently<T>(
+        &self,
+        limit: Duration,
+        text: &str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Option<LockWait>> {
         let patience = Patience {
             limit,
             rounds: 1,
             generation: 0,
             deadline: None,
             hasty: false,
+            rows: Some(text),
         };
-        self.waited_for(role, patience, work).await.ok()
+        let done = self.waited_for(Role::Settle, patience, work).await;
+        done.map_err(|given_up| match given_up {
+            GivenUp::Locked(lock) => Some(lock),
+            GivenUp::Silent(_) => None,
+        })
     }
 
     /// `work`, or why it was given up: a side statement may take longer than others, unless the server was lost since
@@ -98,17 +111,24 @@ impl Database {
             generation,
             deadline: self.within.map(|within| within.deadline),
             hasty: self.hasty,
+            rows: None,
         };
         self.waited_for(role, patience, work).await
     }
 
-    async fn waited_for<T>(&self, role: Role, patience: Patience, work: impl Future<Output = T>) -> Result<T, GivenUp> {
+    async fn waited_for<T>(
+        &self,
+        role: Role,
+        patience: Patience<'_>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, GivenUp> {
         let Patience {
             limit,
             rounds,
             generation,
             deadline,
             hasty,
+            rows,
         } = patience;
         let mut waiting = self.watch.begun(self.pool_of(role));
         let (mut round, mut ends) = (1, deadline.unwrap_or_else(|| Instant::now() + limit));
@@ -121,21 +141,34 @@ impl Database {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = tokio::time::sleep_until(ends) => match (&waiting.locked, deadline) {
-                    (Some((_, lock)), Some(_)) => return Err(GivenUp::Locked(lock.clone())),
-                    (None, None) if round < rounds && self.facts.generation.load(Ordering::Acquire) == generation => {
-                        round += 1;
-                        ends += limit;
+                () = tokio::time::sleep_until(ends) => {
+                    if let Some(text) = rows {
+                        Box::pin(waiting.look()).await;
+                        if let Some(lock) = waiting.for_rows(text) {
+                            return Err(GivenUp::Locked(lock.clone()));
+                        }
                     }
-                    (Some(_), None) => ends += limit,
-                    (None, _) => return Err(GivenUp::Silent(limit * round)),
-                },
+                    match (&waiting.locked, deadline) {
+                        (Some((_, lock)), Some(_)) => return Err(GivenUp::Locked(lock.clone())),
+                        (None, None) if round < rounds && self.facts.generation.load(Ordering::Acquire) == generation => {
+                            round += 1;
+                            ends += limit;
+                        }
+                        (Some(_), None) => ends += limit,
+                        (None, _) => return Err(GivenUp::Silent(limit * round)),
+                    }
+                }
                 () = looking => {
-                    if let (Some((since, lock)), None) = (&waiting.locked, deadline) {
+                    if let Some(lock) = rows.and_then(|text| waiting.for_rows(text)) {
+                        return Err(GivenUp::Locked(lock.clone()));
+                    }
+                    if let Some((since, lock)) = &waiting.locked {
                         if hasty && since.elapsed() >= PATIENCE {
                             return Err(GivenUp::Locked(lock.clone()));
                         }
-                        (round, ends) = (1, Instant::now() + limit);
+                        if deadline.is_none() {
+                            (round, ends) = (1, Instant::now() + limit);
+                        }
                     }
                 }
             }

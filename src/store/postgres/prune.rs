@@ -8,11 +8,13 @@
 //!
 //! A row that cannot be deleted is found by halving the step (`pace`), named, and stepped over.
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::database::{Database, Role};
+use super::blocked::PATIENCE;
+use super::checkout::{STATEMENT_SILENT, Silent};
+use super::database::{Database, Param, Role};
 use super::pace::{Pace, STEP_LIMIT, Trouble};
 use super::retention::{AGE_MAX, Rule, Settled, is_made, made};
 use super::sql::{Names, Statement};
@@ -202,7 +204,7 @@ impl Prune {
                 return Err(error);
             };
             // What fails without any row is no row's fault.
-            if !proven && self.delete(database, i64::MAX, 0, Take::All).await.is_err() {
+            if !proven && !self.goes_without_rows(database, &trouble).await {
                 return Err(error);
             }
             proven = true;
@@ -247,24 +249,36 @@ impl Prune {
             Take::All => &self.waiting,
             Take::Unlocked => &self.past_locks,
         };
-        let found = database
-            .within(STEP_LIMIT)
-            .query(
-                Role::Side,
-                statement,
-                &[
-                    &after,
-                    &rows,
-                    &self.age_seconds,
-                    &self.instance,
-                    &self.who,
-                    &self.id,
-                    &self.told,
-                    &self.said,
-                ],
-            )
-            .await?;
+        let params: [Param<'_>; 8] = [
+            &after,
+            &rows,
+            &self.age_seconds,
+            &self.instance,
+            &self.who,
+            &self.id,
+            &self.told,
+            &self.said,
+        ];
+        let found = if self.who.is_some() {
+            // A limit of the database's own would wait for a lock on a table to its end.
+            let silent = |_elapsed| StoreError::Unavailable(Box::new(Silent(STATEMENT_SILENT, STEP_LIMIT)));
+            let found = timeout(STEP_LIMIT, database.query(Role::Side, statement, &params)).await;
+            found.map_err(silent)??
+        } else {
+            database
+                .within(STEP_LIMIT)
+                .query(Role::Side, statement, &params)
+                .await?
+        };
         Ok(read(found.first().expect("an aggregate has one row"), rows))
+    }
+
+    /// Whether the statement works over no rows at all. A person who has waited for a lock does not do so for long again.
+    async fn goes_without_rows(&self, database: &Database, trouble: &Trouble) -> bool {
+        let impatient = self.who.is_some() && trouble.reason == StuckReason::Locked;
+        let impatient = impatient.then(|| database.within(PATIENCE));
+        let database = impatient.as_ref().unwrap_or(database);
+        self.delete(database, i64::MAX, 0, Take::All).await.is_ok()
     }
 
     /// The step that passes the row after `after`, which alone makes the statement fail.

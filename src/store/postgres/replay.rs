@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::database::{Database, Role};
 use super::failed::MessageRef;
 use super::moment::Moment;
+use super::parts::{self, Done};
 use super::row_identity::{Identity, columns};
 use super::sql::{Names, Statement};
 use crate::store::StoreError;
@@ -160,12 +161,16 @@ impl Replay {
         })
     }
 
-    /// Replays those of `chosen` that are relayed still, in one transaction; answers how many that were.
+    /// Replays those of `chosen` that are relayed still, in one transaction; where some of them refuse, in several, all others.
     ///
     /// # Errors
-    /// See [`Database::query`].
-    pub async fn step(&self, database: &Database, chosen: &[Identity]) -> Result<u64, StoreError> {
-        let (seqs, ids, replays) = columns(chosen);
+    /// See [`Database::query`]. What was done before is in `done`.
+    pub async fn step(&self, database: &Database, chosen: &[Identity], done: &mut Done) -> Result<(), StoreError> {
+        parts::each(chosen, done, |rows| Box::pin(self.part(database, rows))).await
+    }
+
+    async fn part(&self, database: &Database, rows: &[Identity]) -> Result<u64, StoreError> {
+        let (seqs, ids, replays) = columns(rows);
         let rows = database
             .query(
                 Role::Side,

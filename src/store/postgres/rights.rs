@@ -12,9 +12,11 @@ use crate::finding::Finding;
 use crate::store::StoreError;
 
 const ROLES: &str = include_str!("../../../sql/roles.sql");
+const ROLES_TABLE: &str = include_str!("../../../sql/roles_table.sql");
 const ROLES_DELETE: &str = include_str!("../../../sql/roles_delete.sql");
 const ROLES_DELETE_MADE: &str = include_str!("../../../sql/roles_delete_made.sql");
 const ROLES_HOUSEKEEPING: &str = include_str!("../../../sql/roles_housekeeping.sql");
+const ROLES_MADE: &str = include_str!("../../../sql/roles_made.sql");
 const RIGHTS: &str = include_str!("../../../sql/validate_rights.sql");
 const ROLE: &str = include_str!("../../../sql/validate_role.sql");
 const ROW_SECURITY: &str = include_str!("../../../sql/validate_row_security.sql");
@@ -41,22 +43,47 @@ struct Right {
 /// The SQL that makes the roles, for whoever administers the database. May be run again.
 #[must_use]
 pub fn script(names: &Names, duties: Duties) -> String {
-    let mut text = String::from("begin;\n\n");
-    text.push_str(ROLES);
-    if duties.deletes_relayed || duties.keeps_house {
-        text.push('\n');
-        text.push_str(if duties.by_default && !duties.deletes_relayed {
-            ROLES_DELETE_MADE
-        } else {
-            ROLES_DELETE
-        });
-    }
+    let mut text = format!("begin;\n\n{ROLES}\n{}", of_table(duties));
     if duties.keeps_house {
         text.push('\n');
         text.push_str(ROLES_HOUSEKEEPING);
     }
     text.push_str("\ncommit;\n");
     names.fill_keeping_comments(&text)
+}
+
+fn of_table(duties: Duties) -> String {
+    let deletes = match duties {
+        Duties {
+            deletes_relayed: false,
+            keeps_house: false,
+            ..
+        } => "",
+        Duties {
+            deletes_relayed: false,
+            by_default: true,
+            ..
+        } => ROLES_DELETE_MADE,
+        _ => ROLES_DELETE,
+    };
+    format!("{ROLES_TABLE}\n{deletes}")
+}
+
+/// Grants what went with a table that was made again, where there are roles to grant it to. Answers whether there are.
+///
+/// # Errors
+/// See [`Database::batch`].
+pub async fn grant_again(database: &Database, names: &Names, duties: Duties) -> Result<bool, StoreError> {
+    let statement = Statement {
+        text: names.fill(ROLES_MADE),
+        types: &[],
+    };
+    let rows = database.query(Role::Side, &statement, &[]).await?;
+    let made = rows.first().is_some_and(|row| row.get(0));
+    if made {
+        database.batch(&names.fill(&of_table(duties))).await?;
+    }
+    Ok(made)
 }
 
 fn right(privilege: &'static str, table: &str, column: Option<&str>) -> Right {

@@ -133,8 +133,8 @@ pub(super) async fn examine(database: &Database, names: &Names, duties: Option<D
     }
     warnings.extend(migrations(database, names).await.map_err(of("migrations"))?);
     service(names, &columns).map_err(of("schema"))?;
-    lanes(database, names).await.map_err(of("lanes"))?;
-    let (sequence, sequence_cache) = sequence(database, names).await.map_err(of("schema"))?;
+    lanes(database, names, duties.is_some()).await.map_err(of("lanes"))?;
+    let (sequence, sequence_cache, increment) = sequence(database, names).await.map_err(of("schema"))?;
     warnings.extend(indexes(database, names).await.map_err(of("schema"))?);
     if sequence_cache > 1 {
         warnings.push(Finding::warning(
@@ -142,6 +142,18 @@ pub(super) async fn examine(database: &Database, names: &Names, duties: Option<D
             format!("sequence {sequence} has CACHE {sequence_cache}"),
             "sessions keep numbers for later, so rows are found late (by the sweep) and out of order",
             format!("alter sequence {sequence} cache 1"),
+        ));
+    }
+    if increment > 1 {
+        warnings.push(Finding::warning(
+            "sequence_increment",
+            format!("sequence {sequence} has INCREMENT {increment}"),
+            "an application that fills the numbers between, as Hibernate's pooled optimizer does, keeps some for later: rows are \
+             found late (by the sweep) and out of order",
+            format!(
+                "have the application take each number from the sequence (Hibernate: allocationSize = 1), and only then: alter \
+                 sequence {sequence} increment 1"
+            ),
         ));
     }
     Ok(Schema {
@@ -245,28 +257,51 @@ fn service(names: &Names, columns: &Columns) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn lanes(database: &Database, names: &Names) -> Result<(), StoreError> {
-    let rows = database
-        .query(
-            Role::Side,
-            &Statement {
-                text: names.fill(LANES),
-                types: &[],
-            },
-            &[],
-        )
-        .await?;
-    let actual: i64 = rows.first().expect("a count").get(0);
-    if actual == i64::from(names.lanes()) {
-        return Ok(());
+/// Whether the division fits. Lanes that are missing are put back, by whoever may: `daemon` is asked about by its role.
+async fn lanes(database: &Database, names: &Names, daemon: bool) -> Result<(), StoreError> {
+    let division = division(database, names).await?;
+    if division.lanes != i64::from(names.lanes()) {
+        return fault(format!(
+            "outbox.lanes is {}, but the outbox is divided into {actual}: set outbox.lanes = {actual}",
+            names.lanes(),
+            actual = division.lanes
+        ));
     }
-    fault(format!(
-        "outbox.lanes is {}, but the outbox is divided into {actual}: set outbox.lanes = {actual}",
-        names.lanes()
-    ))
+    if daemon && division.missing > 0 && !division.restores {
+        return fault(format!(
+            "{} of {} rows of {}.outboxd_lanes are missing: run: outboxd migrate",
+            division.missing,
+            division.lanes,
+            names.schema()
+        ));
+    }
+    Ok(())
 }
 
-async fn sequence(database: &Database, names: &Names) -> Result<(String, i64), StoreError> {
+/// The lanes of an outbox.
+pub(super) struct Division {
+    lanes: i64,
+    /// Lanes without a row.
+    pub(super) missing: i64,
+    /// Whether the current role may make one.
+    restores: bool,
+}
+
+pub(super) async fn division(database: &Database, names: &Names) -> Result<Division, StoreError> {
+    let statement = Statement {
+        text: names.fill(LANES),
+        types: &[],
+    };
+    let rows = database.query(Role::Side, &statement, &[]).await?;
+    let row = rows.first().expect("a count");
+    Ok(Division {
+        lanes: row.get("lanes"),
+        missing: row.get("missing"),
+        restores: row.get("restores"),
+    })
+}
+
+async fn sequence(database: &Database, names: &Names) -> Result<(String, i64, i64), StoreError> {
     let rows = database
         .query(
             Role::Side,
@@ -285,7 +320,7 @@ async fn sequence(database: &Database, names: &Names) -> Result<(String, i64), S
             names.table()
         ));
     };
-    Ok((row.get(0), row.get(1)))
+    Ok((row.get("name"), row.get("cache"), row.get("increment")))
 }
 
 async fn indexes(database: &Database, names: &Names) -> Result<Vec<Finding>, StoreError> {

@@ -101,9 +101,11 @@ impl PostgresStore {
         let written = if let Some(Stretch { first, last, bits, ids }) = stretch {
             write(&by.dense, &bits, &[&first, &last, &ids]).await?
         } else {
+            let mut marks = marks.to_vec();
+            marks.sort_unstable_by_key(|mark| mark.seq);
             let seqs: Vec<i64> = marks.iter().map(|mark| mark.seq.0).collect();
             let replays: Vec<i32> = marks.iter().map(|mark| mark.replay).collect();
-            match uuids(marks) {
+            match uuids(&marks) {
                 Some(ids) => write(&by.listed, &seqs, &[&ids, &replays]).await?,
                 None => write(&by.texts, &seqs, &[&texts(marks.iter().copied()), &replays]).await?,
             }

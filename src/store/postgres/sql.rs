@@ -75,7 +75,7 @@ impl Statement {
     #[must_use]
     pub(super) fn with_sequence(&self, name: Option<&str>) -> Self {
         let given =
-            name.map(|name| format!("(select case when q.is_called then q.last_value else 0 end from {name} q)"));
+            name.map(|name| format!("(select case when q.is_called then q.last_value else greatest(q.last_value, -9223372036854775807) - 1 end from {name} q)"));
         let ceiling = given.as_deref().unwrap_or("9223372036854775807");
         let last = given.as_deref().unwrap_or("null::bigint");
         Self {

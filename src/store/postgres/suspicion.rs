@@ -25,7 +25,7 @@ pub(super) struct Suspicion(Mutex<Noted>);
 #[derive(Default)]
 struct Noted {
     looked: Option<Instant>,
-    /// A trigger runs before a row is written: it may put the old row in its place, and nothing tells.
+    /// A trigger runs when a row is written: it may put the old row in its place, before or afterwards, and nothing tells.
     has_triggers: bool,
     said: Option<Instant>,
     /// Tries of rows that were stuck.
@@ -78,7 +78,9 @@ impl PostgresStore {
         let may_be_the_history = match known.about() {
             About::Row | About::Role | About::Schema => true,
             About::Lock | About::Duration => failures.len() == 1,
-            About::Connection | About::Server => known.code().is_some_and(|code| !code.code().starts_with("57")),
+            About::Connection | About::Server => {
+                known.is_of_a_function() || known.code().is_some_and(|code| !code.code().starts_with("57"))
+            }
         };
         if !may_be_the_history {
             return Err(error);
@@ -112,7 +114,7 @@ impl PostgresStore {
         if let Some(known) = known {
             return Ok(known);
         }
-        let has_triggers = self.swallowers(batch).await?.iter().any(|(_, before)| *before);
+        let has_triggers = self.swallowers(batch).await?.iter().any(|(_, is_trigger)| *is_trigger);
         self.suspicion.note(|noted| {
             noted.looked = Some(Instant::now());
             noted.has_triggers = has_triggers;
@@ -120,14 +122,14 @@ impl PostgresStore {
         Ok(has_triggers)
     }
 
-    /// What may swallow a write, and whether it is a trigger that runs before it.
+    /// What may swallow a write, and whether it is a trigger.
     pub(super) async fn swallowers(&self, batch: &Batch<'_>) -> Result<Vec<(String, bool)>, StoreError> {
         let deletes = matches!(batch, Batch::Marks(_)) && self.options.delete_relayed;
         let rows = self
             .database
             .query(Role::Settle, &self.sql.swallowers, &[&deletes])
             .await?;
-        let read = |row: &tokio_postgres::Row| Ok((row.try_get("name")?, row.try_get("before")?));
+        let read = |row: &tokio_postgres::Row| Ok((row.try_get("name")?, row.try_get("is_trigger")?));
         let names: Result<_, tokio_postgres::Error> = rows.iter().map(read).collect();
         names.map_err(|error| unreadable(&error))
     }

@@ -84,9 +84,10 @@ impl Cursor {
             holders: Arc::clone(holders),
             past: i64::MIN,
         };
+        let below = last.saturating_sub(self.limits.retraced);
         *self = Self {
             limits: self.limits,
-            at: last.saturating_sub(self.limits.retraced).max(0),
+            at: if last < 0 { below } else { below.max(0) },
             place,
             unwatched: Some(unwatched).filter(|_| !holders.is_empty()),
             usual_size: self.usual_size,
@@ -260,6 +261,9 @@ impl Cursor {
             return None;
         }
         let (was, is) = (&self.place, &look.place);
+        if was.server != is.server {
+            return Some("another server answers, or it was restarted");
+        }
         if was.relation != is.relation {
             return Some("another table has the outbox's name");
         }

@@ -99,6 +99,7 @@ impl Database {
                 files: "1".to_owned(),
                 sequence: Some(1),
                 sequence_file: Some(1),
+                server: String::new(),
             },
             names: 0,
             ids: 0,
@@ -215,6 +216,7 @@ impl Database {
                     files: fresh.to_string(),
                     sequence: Some(fresh),
                     sequence_file: Some(fresh),
+                    server: String::new(),
                 }
             }
             // Every row deleted, and `alter sequence restart`.

@@ -13,6 +13,8 @@ pub(crate) struct Place {
     pub(crate) sequence: Option<u32>,
     /// That one's file.
     pub(crate) sequence_file: Option<u32>,
+    /// When the server was started: through a pooler nobody else tells that it was, and transactions have other names since.
+    pub(crate) server: String,
 }
 
 /// The answer to [`Question::Look`].

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     loses_prepared_statements,
 };
 use crate::store::StoreError;
-use crate::store::postgres::about::{About, DatabaseError, database_error};
+use crate::store::postgres::about::{About, DatabaseError, database_error, is_of_a_function};
 use crate::store::postgres::sql::Statement;
 
 /// The connection marks and failures are written on, for a few statements: those that are polled together go to the server
@@ -50,13 +51,15 @@ impl Database {
             }
             Err(error) => error,
         };
-        if loses_prepared_statements(&error) {
+        // What a function of the application meets, on a connection of its own perhaps, says nothing about ours.
+        let is_ours = !is_of_a_function(&error);
+        if is_ours && loses_prepared_statements(&error) {
             self.stop_naming_statements();
         }
         if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) {
             connection.statement_cache.clear();
         }
-        if is_another_server(&error) {
+        if is_ours && is_another_server(&error) {
             self.lose_all();
         }
         Err(if self.facts.settled_in.load(Ordering::Relaxed) {
@@ -77,11 +80,32 @@ impl Database {
             well: AtomicBool::new(true),
         })
     }
+
+    /// As `query`, on the settling connection. One that a trigger has left with another role is thrown away, and the next asked.
+    ///
+    /// # Errors
+    /// See [`super::classify`].
+    pub(in crate::store::postgres) async fn query_settling(
+        &self,
+        statement: &Statement,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        match self.query(Role::Settle, statement, params).await {
+            Err(error) if database_error(&error).is_some_and(DatabaseError::lacks_right) => {
+                let settling = self.settling().await?;
+                settling.well.store(false, Ordering::Relaxed);
+                settling.end();
+                self.query(Role::Settle, statement, params).await
+            }
+            answer => answer,
+        }
+    }
 }
 
 impl Settling<'_> {
     /// Runs `statement` and returns how many rows it wrote (or, of a query, answered). With a `limit`, one that takes longer is
-    /// cancelled: if the server answers that, it is alive and the statement was slow, and its error is about the duration.
+    /// cancelled: if the server answers that, it is alive and the statement was slow, and its error is about the duration, or about
+    /// the lock it waited for.
     ///
     /// # Errors
     /// See [`super::classify`].
@@ -98,11 +122,13 @@ impl Settling<'_> {
             Ok(stream.rows_affected().unwrap_or(0))
         };
         let mut work = std::pin::pin!(work);
+        let mut lock = None;
         let answer = match limit {
             None => Ok(work.await),
-            Some(limit) => match self.database.patiently(Role::Settle, limit, work.as_mut()).await {
-                Some(done) => Ok(done),
-                None => {
+            Some(limit) => match self.database.patiently(limit, &statement.text, work.as_mut()).await {
+                Ok(done) => Ok(done),
+                Err(found) => {
+                    lock = found;
                     let ended = async {
                         self.cancel().await;
                         work.await
@@ -121,12 +147,19 @@ impl Settling<'_> {
         let well = match &outcome {
             Ok(_) => true,
             Err(error) => database_error(error).is_some_and(|error| match error.about() {
-                About::Row | About::Lock | About::Duration | About::Role | About::Schema => true,
-                About::Connection | About::Server => false,
+                About::Row | About::Lock | About::Duration | About::Schema => true,
+                About::Role => !error.lacks_right(),
+                About::Connection | About::Server => error.is_of_a_function(),
             }),
         };
         self.well.fetch_and(well, Ordering::Relaxed);
-        outcome
+        let is_cancelled = |error| database_error(error).is_some_and(|error| error.about() == About::Duration);
+        match (outcome, lock) {
+            (Err(error), Some(lock)) if is_cancelled(&error) => {
+                Err(StoreError::Unavailable(Box::new(DatabaseError::locked(&lock))))
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     async fn cancel(&self) {

@@ -18,7 +18,7 @@ impl Isolation<'_> {
         let standing = self.standing(&rows).await?;
         let seqs: Vec<i64> = standing.iter().map(|seq| seq.0).collect();
         let locked_by = &self.store.sql.locked_by;
-        let found = self.store.database.query(Role::Settle, locked_by, &[&seqs]).await?;
+        let found = self.store.database.query_settling(locked_by, &[&seqs]).await?;
         let read = |row: &tokio_postgres::Row| Ok((Seq(row.try_get("seq")?), holder(row)?));
         let holders: Result<BTreeMap<Seq, String>, tokio_postgres::Error> = found.iter().map(read).collect();
         let holders = holders.map_err(|error| unreadable(&error))?;
