@@ -2,10 +2,11 @@
 //! mixed, half of them while the broker stalls. `OUTBOXD_ROUNDS` says how many; `OUTBOXD_SEED` repeats them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::numbers::{Stage, WAYS, insert, lagging, promote};
@@ -21,39 +22,42 @@ const ROUNDS: usize = 20;
 const FAILOVERS: usize = 10;
 
 /// When each message was first seen by a subscriber.
-#[derive(Clone, Default)]
-struct Heard(Arc<Mutex<HashMap<Uuid, Instant>>>);
+#[derive(Default)]
+struct Heard {
+    times: Arc<Mutex<HashMap<Uuid, Instant>>>,
+    listening: JoinSet<()>,
+}
 
 impl Heard {
     async fn at(broker: &Broker) -> Self {
-        let heard = Self::default();
+        let mut heard = Self::default();
         let client = async_nats::connect(broker.address()).await.unwrap();
         let mut messages = client.subscribe("orders").await.unwrap();
         client.flush().await.unwrap();
-        let seen = heard.clone();
-        tokio::spawn(async move {
+        let times = Arc::clone(&heard.times);
+        heard.listening.spawn(async move {
             while let Some(message) = messages.next().await {
                 let headers = message.headers.expect("every message has its id");
                 let id = headers.get("Outbox-Id").and_then(|id| id.as_str().parse().ok());
-                seen.all().entry(id.unwrap()).or_insert_with(Instant::now);
+                all(&times).entry(id.unwrap()).or_insert_with(Instant::now);
             }
         });
         heard
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// When the last of them was there.
     async fn last(&self, ids: &[Uuid], what: &str) -> Instant {
         eventually(what, Duration::from_secs(20), || async {
-            let all = self.all();
+            let all = all(&self.times);
             let times: Option<Vec<Instant>> = ids.iter().map(|id| all.get(id).copied()).collect();
             times.and_then(|times| times.into_iter().max())
         })
         .await
     }
+}
+
+fn all(times: &Mutex<HashMap<Uuid, Instant>>) -> MutexGuard<'_, HashMap<Uuid, Instant>> {
+    times.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A server, and the address under which its successors stand.
