@@ -314,11 +314,15 @@ mod tests {
         settler.written(&[], later);
         let later = later + Duration::from_secs(1);
         let few = settler.next(later, true, true).unwrap();
-        assert_eq!(seqs(&few), (19..27).collect::<Vec<_>>(), "the next have their turn");
+        assert_eq!(
+            seqs(&few),
+            (19..35).collect::<Vec<_>>(),
+            "twice as many have their turn"
+        );
         let still = [stuck(20)];
-        assert_eq!(settler.written(&still, later).free.len(), 7);
+        assert_eq!(settler.written(&still, later).free.len(), 15);
         let all = settler.next(later, true, true).unwrap();
-        assert_eq!(all.relayed.len(), 83, "one went: all are tried");
+        assert_eq!(all.relayed.len(), 75, "one went: all are tried");
         settler.written(&[], later);
         assert_eq!((settler.stuck.len(), settler.unwritten()), (0, 0));
     }

@@ -16,6 +16,7 @@ use tokio_postgres::Row as PgRow;
 use tokio_postgres::types::Type;
 
 use super::PostgresStore;
+use super::about::{About, database_error};
 use super::database::Role;
 use super::rows::unreadable;
 use super::sql::{Statement, kind};
@@ -104,6 +105,7 @@ pub(super) struct Said {
     registered: AtomicBool,
     name_taken: AtomicBool,
     other_version: AtomicBool,
+    lanes_gone: AtomicBool,
     /// The highest epoch a lane was held at.
     highest_epoch: AtomicI64,
     /// The last renewal of the process that has our name, and until when it is to be followed by another.
@@ -211,6 +213,7 @@ impl PostgresStore {
         let lanes = i32::from(self.names.lanes());
         let missing = i64::from(lanes) - there;
         if missing <= 0 {
+            news(&self.said.lanes_gone, false);
             return Ok(());
         }
         let statement = Statement {
@@ -229,14 +232,15 @@ impl PostgresStore {
                 tracing::warn!(restored, of = lanes, "rows of outboxd_lanes were deleted: put back");
                 Ok(())
             }
-            // Without a renewal nothing is sent, and that shows.
-            Err(StoreError::Misconfigured(reason)) => Err(StoreError::Unavailable(
-                format!(
-                    "{missing} of {lanes} rows of outboxd_lanes were deleted, and cannot be put back: {reason}: run: \
-                     outboxd migrate; and outboxd roles --print | psql, for the next time"
-                )
-                .into(),
-            )),
+            Err(error) if database_error(&error).is_some_and(|known| known.about() == About::Role) => {
+                if news(&self.said.lanes_gone, true) {
+                    tracing::warn!(
+                        "{missing} of {lanes} rows of outboxd_lanes were deleted, and their messages are not sent: this role may not put \
+                         them back: run: outboxd migrate; and outboxd roles --print | psql, for the next time"
+                    );
+                }
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
