@@ -107,6 +107,9 @@ impl<'a> Isolation<'a> {
     pub(super) async fn settle(mut self, settled: &mut Settled) -> Result<(), StoreError> {
         let watchful = self.store.is_watchful(&self.batch).await?;
         let mut done = Vec::new();
+        if !self.again && self.store.meets_locks() {
+            self.leave_locked().await?;
+        }
         while let Some(part) = self.parts.pop() {
             let mut parts = vec![part];
             while !parts[0].alone && parts.len() < PARTS && self.parts.last().is_some_and(|next| !next.alone) {
@@ -289,6 +292,9 @@ impl<'a> Isolation<'a> {
                 let is_elsewhere = held.is_empty();
                 self.locked.extend(held);
                 if !is_elsewhere {
+                    if !self.again {
+                        self.store.met_locks();
+                    }
                     self.push(free, true);
                     return Ok(());
                 }
@@ -301,6 +307,16 @@ impl<'a> Isolation<'a> {
             self.store.met_bad_rows();
         }
         self.divide(&rows, !is_refused);
+        Ok(())
+    }
+
+    /// Rows that another transaction holds are not tried: each would be waited for.
+    async fn leave_locked(&mut self) -> Result<(), StoreError> {
+        for Part { rows, alone, .. } in std::mem::take(&mut self.parts) {
+            let (free, held) = self.free(rows).await?;
+            self.locked.extend(held);
+            self.push(free, alone);
+        }
         Ok(())
     }
 

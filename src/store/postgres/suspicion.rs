@@ -32,6 +32,8 @@ struct Noted {
     tries: u32,
     /// When a statement was last divided for rows that refuse.
     met: Option<Instant>,
+    /// When one last held rows that another transaction has locked.
+    met_locks: Option<Instant>,
 }
 
 impl Suspicion {
@@ -55,6 +57,17 @@ impl PostgresStore {
     /// Whether that was just now.
     pub(super) fn meets_bad_rows(&self) -> bool {
         let met = self.suspicion.note(|noted| noted.met);
+        met.is_some_and(|met| met.elapsed() < EXPECTED_FOR)
+    }
+
+    /// A statement of healthy rows held rows that another transaction has locked.
+    pub(super) fn met_locks(&self) {
+        self.suspicion.note(|noted| noted.met_locks = Some(Instant::now()));
+    }
+
+    /// Whether that was just now.
+    pub(super) fn meets_locks(&self) -> bool {
+        let met = self.suspicion.note(|noted| noted.met_locks);
         met.is_some_and(|met| met.elapsed() < EXPECTED_FOR)
     }
 
