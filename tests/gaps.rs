@@ -65,7 +65,7 @@ impl Scene {
     }
 }
 
-/// What [`a_transaction_is_not_split_beside_thousands_of_gaps`] writes; `OUTBOXD_ORDER_ROWS` for longer (1,500,000: ten minutes).
+/// What [`a_transaction_is_not_split_beside_thousands_of_gaps`] writes; `OUTBOXD_ORDER_ROWS` for longer (5,000,000: ten minutes).
 const ROWS: usize = 20_000;
 
 /// 0.2.0 with more than 500 gaps: the first half of a transaction came after its latter half, because each gap was looked at
