@@ -24,6 +24,7 @@ use super::about::database_error;
 use super::database::{Param, Role};
 use super::rows::unreadable;
 use super::settle::{Via, texts};
+use super::suspicion::Met;
 use crate::message::Seq;
 use crate::store::{FailedAttempt, Mark, Settled, StoreError, Stuck};
 use crate::stuck::StuckReason;
@@ -95,7 +96,7 @@ impl<'a> Isolation<'a> {
             swallowed: Vec::new(),
         };
         let rows: Vec<usize> = (0..batch.len()).collect();
-        if !again && rows.len() >= WORTH_DIVIDING && store.meets_bad_rows() {
+        if !again && rows.len() >= WORTH_DIVIDING && store.meets(Met::Refusals) {
             isolation.divide(&rows, false);
         } else {
             isolation.push(rows, true);
@@ -107,7 +108,7 @@ impl<'a> Isolation<'a> {
     pub(super) async fn settle(mut self, settled: &mut Settled) -> Result<(), StoreError> {
         let watchful = self.store.is_watchful(&self.batch).await?;
         let mut done = Vec::new();
-        if !self.again && self.store.meets_locks() {
+        if !self.again && self.store.meets(Met::Locks) {
             self.leave_locked().await?;
         }
         while let Some(part) = self.parts.pop() {
@@ -293,7 +294,7 @@ impl<'a> Isolation<'a> {
                 self.locked.extend(held);
                 if !is_elsewhere {
                     if !self.again {
-                        self.store.met_locks();
+                        self.store.met(Met::Locks);
                     }
                     self.push(free, true);
                     return Ok(());
@@ -304,7 +305,7 @@ impl<'a> Isolation<'a> {
         };
         let is_refused = matches!(trouble, Trouble::Refused);
         if is_refused && !self.again {
-            self.store.met_bad_rows();
+            self.store.met(Met::Refusals);
         }
         self.divide(&rows, !is_refused);
         Ok(())

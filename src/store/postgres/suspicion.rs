@@ -30,10 +30,8 @@ struct Noted {
     said: Option<Instant>,
     /// Tries of rows that were stuck.
     tries: u32,
-    /// When a statement was last divided for rows that refuse.
-    met: Option<Instant>,
-    /// When one last held rows that another transaction has locked.
-    met_locks: Option<Instant>,
+    /// When each was met last.
+    met: [Option<Instant>; 2],
 }
 
 impl Suspicion {
@@ -45,29 +43,28 @@ impl Suspicion {
 /// A row that took too long is given less time when it is tried again, except now and then.
 const PATIENT_EVERY: u32 = 32;
 
-/// Bad rows often come in numbers.
+/// Rows that come in numbers: where one was met, the next statements expect more.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Met {
+    /// They refuse to be written.
+    Refusals,
+    /// Another transaction has locked them.
+    Locks,
+}
+
+/// How long.
 const EXPECTED_FOR: Duration = Duration::from_secs(2);
 
 impl PostgresStore {
-    /// A statement of healthy rows held rows that refuse.
-    pub(super) fn met_bad_rows(&self) {
-        self.suspicion.note(|noted| noted.met = Some(Instant::now()));
+    /// A statement of healthy rows held such.
+    pub(super) fn met(&self, what: Met) {
+        self.suspicion
+            .note(|noted| noted.met[what as usize] = Some(Instant::now()));
     }
 
     /// Whether that was just now.
-    pub(super) fn meets_bad_rows(&self) -> bool {
-        let met = self.suspicion.note(|noted| noted.met);
-        met.is_some_and(|met| met.elapsed() < EXPECTED_FOR)
-    }
-
-    /// A statement of healthy rows held rows that another transaction has locked.
-    pub(super) fn met_locks(&self) {
-        self.suspicion.note(|noted| noted.met_locks = Some(Instant::now()));
-    }
-
-    /// Whether that was just now.
-    pub(super) fn meets_locks(&self) -> bool {
-        let met = self.suspicion.note(|noted| noted.met_locks);
+    pub(super) fn meets(&self, what: Met) -> bool {
+        let met = self.suspicion.note(|noted| noted.met[what as usize]);
         met.is_some_and(|met| met.elapsed() < EXPECTED_FOR)
     }
 
