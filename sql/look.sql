@@ -1,11 +1,16 @@
--- What stands behind the outbox's name, how far its sequence has come, whether rows are pending past that, and who holds the
--- sequence. Read now, whatever snapshot is kept: another table, an emptied one or a sequence set back must show at once.
+-- What stands behind the outbox's name, whether row-level security hides some of it from us, how far its sequence has come,
+-- whether rows are pending past that, and who holds the sequence. Read now, whatever snapshot is kept: another table, an emptied one or a sequence set back must show at once.
 -- nextval's lock on the sequence is kept to the end of the top-level transaction, through savepoints and PREPARE; a prepared
 -- transaction shows as -1/... after a server restart. Who merely reads the sequence, as a dump and we do, has taken no number
 -- (pg_sequence_last_value would lock it like nextval).
 -- Locks nothing. Index: pending (one descent; ordered, for under `exists` the planner prefers to read the table). Law: no gaps (relies on nextval's locking, pinned by the late-commit tests).
 with place as materialized (
   select to_regclass({messages_text})::oid as relation, {sequence} as sequence
+), policies as (
+  select y.* from pg_policy y, place p
+  where y.polrelid = p.relation and y.polcmd::text in ('*', 'r')
+    and exists (select from unnest(y.polroles) r (oid)
+                where r.oid = 0 or exists (select from pg_roles x where x.oid = r.oid and pg_has_role(x.oid, 'usage')))
 ), last as materialized (
   select {last} as number
 )
@@ -17,6 +22,10 @@ select p.relation, p.sequence, l.number as last,
     (select string_agg(coalesce(pg_relation_filenode(t.relid), 0)::text, ' ' order by t.relid::oid) from pg_partition_tree(p.relation::regclass) t),
     pg_relation_filenode(p.relation)::text, '') as files,
   pg_relation_filenode(p.sequence::regclass) as sequence_file, pg_postmaster_start_time()::text as server,
+  case when row_security_active(p.relation::oid) and (
+    not exists (select from policies y where y.polpermissive and pg_get_expr(y.polqual, y.polrelid) = 'true')
+    or exists (select from policies y where not y.polpermissive)
+  ) then {messages_text} end as hidden,
   l.number is not null and (
     select m.{c.seq} from {messages} m where m.{c.seq} > l.number and {pending} order by m.{c.seq} limit 1
   ) is not null as ahead,

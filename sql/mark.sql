@@ -1,9 +1,9 @@
 -- Marks acknowledged messages whose numbers lie close together: one walk along the index instead of a descent for each. The
 -- range only says where to look; what is marked are the messages whose bit is set and whose id stands in its place.
--- Locks: the rows it writes; waits 100 ms for each at most. Index: primary key or pending. Laws: fenced (every lane still has
+-- Locks: the rows it writes; waits for each $6 at most. Index: primary key or pending. Laws: fenced (every lane still has
 -- the owner and epoch the messages were sent under, or nothing is written), identity, idempotent.
--- $1 one bit for each number from $6 to $7, $2 and $3 lanes and their epochs, $4 instance, $5 synchronous_commit or null,
--- $8 one message id for each number from $6 to $7
+-- $1 one bit for each number from $7 to $8, $2 and $3 lanes and their epochs, $4 instance, $5 synchronous_commit or null,
+-- $6 lock_timeout, $9 one message id for each number from $7 to $8
 update {messages} m
 set {c.relayed_at} = now(), {c.updated_at} = now()
 where {among} and {pending}

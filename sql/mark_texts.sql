@@ -1,7 +1,8 @@
 -- As mark_listed.sql, where message ids are no uuids.
--- Locks: the rows it writes; waits 100 ms for each at most. Index: primary key. Laws: fenced (every lane still has the owner
+-- Locks: the rows it writes; waits for each $6 at most. Index: primary key. Laws: fenced (every lane still has the owner
 -- and epoch the messages were sent under, or nothing is written), identity, idempotent.
--- $1 seqs, in order, $2 and $3 lanes and their epochs, $4 instance, $5 synchronous_commit or null, $6 message ids, $7 replays
+-- $1 seqs, in order, $2 and $3 lanes and their epochs, $4 instance, $5 synchronous_commit or null, $6 lock_timeout,
+-- $7 message ids, $8 replays
 update {messages} m
 set {c.relayed_at} = now(), {c.updated_at} = now()
 where {listed_text} and {pending}

@@ -476,6 +476,7 @@ async fn a_slow_answer_is_given_up_and_harms_nobody() {
     let (site, _daemon, session) = daemon_of(&database).await;
     let port = site.port();
     fail(&session, 3).await;
+    // The instance's own report waits for the lock too, and gives up sooner than anybody's question.
     let engines = "select string_agg(pid::text, ' ' order by pid) from pg_stat_activity
         where datname = current_database() and application_name ~ '/(read|settle|lease)$'";
     let before: String = session.query_one(engines, &[]).await.unwrap().get(0);

@@ -283,6 +283,28 @@ async fn numbers_that_come_back_right_after_a_start_are_read_at_once() {
     assert!(daemon.terminate(Duration::from_secs(20)).await.success());
 }
 
+/// What was there at the start is still being read, and no read past it begins before: the exchange is seen all the same.
+#[tokio::test]
+async fn a_table_emptied_while_a_start_reads_it_is_read_anew_at_once() {
+    let _guard = together().await;
+    for way in WAYS {
+        let stage = Stage::set(false).await;
+        stage
+            .session
+            .run(
+                "insert into outbox_messages (topic, key, payload, available_at)
+                 select 'orders', 'k' || n, '{}', now() from generate_series(1, 100000) n",
+            )
+            .await;
+        let daemon = stage.site.start().await;
+        stage.session.run(way).await;
+        let ids = insert(&stage.session, 20).await;
+        stage.arrived(&ids, Duration::from_secs(3)).await;
+        stage.session.drained(Duration::from_secs(5)).await;
+        assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+    }
+}
+
 /// A key over the number and something else, as a partitioned table has: numbers may be there twice.
 #[tokio::test]
 async fn numbers_that_are_there_twice_stop_nobody() {

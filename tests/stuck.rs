@@ -581,6 +581,85 @@ async fn a_row_takes_too_long_to_write() {
     stage.judge(daemon, 2).await;
 }
 
+/// A minute for a few of them: everything else is written that can be, and a stop in the middle is quick.
+#[tokio::test]
+async fn a_stop_waits_for_no_slow_row() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    stage
+        .session
+        .run(on_bad_rows!("before update", "perform pg_sleep(60);"))
+        .await;
+    let daemon = stage.site.start().await;
+    stage.insert(1_000, 250).await;
+    let update = "select count(*) from pg_stat_activity where datname = current_database() and query like 'update%'
+        and state = 'active' and wait_event = 'PgSleep'";
+    eventually("a mark takes its time", Duration::from_secs(10), || async {
+        (stage.session.count(update).await > 0).then_some(())
+    })
+    .await;
+    stage.stop(daemon).await;
+    let left = stage.pending().await;
+    assert!(left < 500, "{left} of 1,000 are left by a stop, of which four are slow");
+    stage.session.run("drop trigger bad on outbox_messages").await;
+    let daemon = stage.site.start().await;
+    stage.left(0, Duration::from_secs(30)).await;
+    stage.judge(daemon, usize::try_from(left).unwrap()).await;
+}
+
+/// Every row takes its time, all together longer than any statement may: fewer are written at once.
+#[tokio::test]
+async fn all_rows_together_take_too_long_to_write() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    stage
+        .session
+        .run(
+            "create function slowly() returns trigger language plpgsql as $$ begin perform pg_sleep(0.02); return new; end $$;
+             create trigger slowly before update on outbox_messages for each row execute function slowly()",
+        )
+        .await;
+    stage.insert(1_000, 10_000_000).await;
+    let daemon = stage.site.start().await;
+    stage.left(0, Duration::from_secs(60)).await;
+    assert!(
+        !stage.site.log().contains("a row is stuck"),
+        "no row is to blame:\n{}",
+        tail(&stage.site.log())
+    );
+    stage.judge(daemon, 0).await;
+}
+
+/// Ten rows in ten thousand want a lock that a trigger takes elsewhere: all others go on, each blocked row costs a moment.
+#[tokio::test]
+async fn locks_elsewhere_slow_nobody_down() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    stage
+        .session
+        .run(concat!(
+            "create table counters (n bigint); insert into counters values (0);",
+            on_bad_rows!("before update", "update counters set n = n + 1;")
+        ))
+        .await;
+    let holder = stage.database.connect().await;
+    holder.run("begin; update counters set n = 7").await;
+    let daemon = stage.site.start().await;
+    let began = Instant::now();
+    stage.insert(10_000, 1_000).await;
+    stage.left(10, Duration::from_secs(30)).await;
+    let took = began.elapsed();
+    // Each had cost three waits of 100 ms and a fourth to name its holder.
+    let waits = stage.site.log().matches("a row is stuck").count();
+    assert!(waits <= 10, "{waits} lines for ten rows");
+    println!("ten rows that wait elsewhere among 10,000: {took:?}");
+    stage.stop(daemon).await;
+    let daemon = stage.site.start().await;
+    holder.run("rollback").await;
+    stage.left(0, Duration::from_secs(12)).await;
+    stage.judge(daemon, 10).await;
+}
+
 /// A trigger that waits for as long as somebody holds a lock of his own: only its row waits.
 #[tokio::test]
 async fn a_row_waits_for_a_lock_without_end() {
@@ -716,5 +795,79 @@ async fn a_history_that_cannot_be_written_stops_no_failure() {
         assert_eq!(stage.session.count(failed).await, 100, "{setup}");
         assert!(!stage.site.log().contains("a row is stuck"), "{setup}");
         assert!(daemon.terminate(Duration::from_secs(10)).await.success());
+    }
+}
+
+/// Somebody has locked the history: failures are counted without it, and nothing else waits.
+#[tokio::test]
+async fn a_history_that_somebody_locks_holds_nothing_up() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let daemon = stage.site.start().await;
+    let holder = stage.database.connect().await;
+    holder
+        .run("begin; lock table outboxd_attempts in access exclusive mode")
+        .await;
+    stage
+        .session
+        .run(
+            "insert into outbox_messages (topic, key, payload, headers)
+             select 'orders', 'k' || n, '{}', case when n % 10 = 7 then '[]'::jsonb else '{}' end
+             from generate_series(1, 500) n",
+        )
+        .await;
+    stage.left(0, Duration::from_secs(10)).await;
+    let failed = "select count(*) from outbox_messages where failed_at is not null";
+    assert_eq!(stage.session.count(failed).await, 50);
+    assert!(
+        !stage.site.log().contains("a row is stuck"),
+        "{}",
+        tail(&stage.site.log())
+    );
+    assert!(
+        stage.site.log().contains("history cannot be written"),
+        "{}",
+        tail(&stage.site.log())
+    );
+    holder.run("rollback").await;
+    assert!(daemon.terminate(Duration::from_secs(10)).await.success());
+}
+
+/// Row-level security that is switched on under a running relay, and hides rows or cannot be evaluated for one: nothing is passed
+/// by in silence; it is said, and all goes on once it shows every row.
+#[tokio::test]
+async fn row_security_under_way_is_said_and_loses_nothing() {
+    let _guard = together().await;
+    for hides in [
+        "alter table outbox_messages enable row level security",
+        "create policy narrow on outbox_messages using ((payload->>'n')::int < 0 and payload->>'bad' is null);
+         alter table outbox_messages enable row level security",
+        "create policy all_of_them on outbox_messages using (true);
+         create policy narrow on outbox_messages as restrictive using ((payload->>'word')::int < 0);
+         alter table outbox_messages enable row level security",
+    ] {
+        let stage = Stage::set(false).await;
+        let daemon = stage.site.start().await;
+        stage.insert(100, 1_000_000).await;
+        stage.left(0, Duration::from_secs(10)).await;
+        stage.session.run(hides).await;
+        stage
+            .session
+            .run("insert into outbox_messages (topic, key, payload) select 'orders', 'k', '{\"word\": \"no number\"}' from generate_series(1, 20)")
+            .await;
+        let reasons = eventually("it is said", Duration::from_secs(10), || async {
+            let (status, body) = daemon.get("/readyz").await?;
+            let body = body.to_string();
+            (status == 503 && body.contains("row-level security")).then_some(body)
+        })
+        .await;
+        assert!(reasons.contains("outbox_messages"), "{reasons}");
+        assert!(!reasons.contains("no number"), "{reasons}");
+        stage
+            .session
+            .run("alter table outbox_messages disable row level security")
+            .await;
+        stage.left(0, Duration::from_secs(10)).await;
+        stage.judge(daemon, 0).await;
     }
 }

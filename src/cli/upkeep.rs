@@ -164,6 +164,11 @@ pub(super) async fn report_stuck(store: Arc<PostgresStore>, telemetry: Telemetry
             Ok(false) => {}
             Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {
                 tracing::debug!(%error, "stuck messages could not be written down");
+                // The connection is others' too: a lock that somebody keeps must not keep it.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(STUCK_AGAIN) => {}
+                }
             }
         }
     }

@@ -32,6 +32,9 @@ use super::{Options, Relay, RelayError};
 /// Waits between attempts to reach a database that is away.
 pub(super) const DATABASE_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
 
+/// Why everything is opened anew.
+pub(super) const EXCHANGED: &str = "another table stands behind the name";
+
 /// Where the engine stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -204,6 +207,7 @@ impl Engine {
             Event::Standing => self.book_standing(now),
             Event::Stop => {
                 self.stopping = true;
+                self.store.hurry();
                 self.drain("told to stop");
             }
             Event::Time => {}

@@ -3,13 +3,14 @@
 //! A settlement that could not be written is kept and written later. Until it is written its rows stay in the window. Rows that
 //! cannot be written for their own sake are set aside (`stuck`) and tried by themselves.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::message::Seq;
-use crate::store::{FailedAttempt, Lane, Mark, Settlement, Stuck};
+use crate::store::{FailedAttempt, Lane, Mark, Settled, Settlement, Stuck};
 
 use super::stuck::{Claim, End, StuckEnds};
 
@@ -139,44 +140,62 @@ impl Settler {
         Some(self.not_before.map_or(due, |time| time.max(due)))
     }
 
-    /// The settlement under way was written, but for these rows: hands it back for the books.
-    pub(crate) fn written(&mut self, stuck: &[Stuck], now: Instant) -> Written {
+    /// The settlement under way was written, as far as `settled` says: hands it back for the books.
+    pub(crate) fn written(&mut self, settled: &Settled, now: Instant) -> Written {
         self.not_before = None;
         let Some(writing) = self.writing.take() else {
             return Written::default();
         };
         let settlement = &writing.settlement;
         if settlement.again {
-            let free = self.stuck.tried(settlement, stuck, now);
+            let free = self.stuck.tried(settlement, settled, now);
             return Written {
                 free,
                 ..Written::default()
             };
         }
-        let of_row: std::collections::BTreeMap<Seq, &Stuck> = stuck.iter().map(|row| (row.seq, row)).collect();
-        let mut written = Written::default();
+        let stuck: BTreeMap<Seq, &Stuck> = settled.stuck.iter().map(|row| (row.seq, row)).collect();
+        let later: BTreeSet<Seq> = settled.later.iter().copied().collect();
+        let (mut written, mut left) = (Written::default(), Gathered::default());
         for (mark, claim) in settlement.relayed.iter().zip(writing.relayed) {
-            match of_row.get(&mark.seq) {
-                None => {
-                    written.bytes += Claim::size(claim.as_ref());
-                    written.relayed.push(mark.seq);
-                }
-                Some(stuck) => self.set_aside(End::Relayed(*mark), (mark, claim), (stuck, now), &mut written),
+            if later.contains(&mark.seq) {
+                left.settlement.relayed.push(*mark);
+                left.relayed.push(claim);
+            } else if let Some(stuck) = stuck.get(&mark.seq) {
+                self.set_aside(End::Relayed(*mark), (mark, claim), (stuck, now), &mut written);
+            } else {
+                written.bytes += Claim::size(claim.as_ref());
+                written.relayed.push(mark.seq);
             }
         }
         for (failed, claim) in settlement.failures.iter().zip(writing.failures) {
-            match of_row.get(&failed.mark.seq) {
-                None => {
-                    written.bytes += Claim::size(claim.as_ref());
-                    written.failures.push(failed.clone());
-                }
-                Some(stuck) => {
-                    let end = End::Failed(failed.clone());
-                    self.set_aside(end, (&failed.mark, claim), (stuck, now), &mut written);
-                }
+            if later.contains(&failed.mark.seq) {
+                left.settlement.failures.push(failed.clone());
+                left.failures.push(claim);
+            } else if let Some(stuck) = stuck.get(&failed.mark.seq) {
+                let end = End::Failed(failed.clone());
+                self.set_aside(end, (&failed.mark, claim), (stuck, now), &mut written);
+            } else {
+                written.bytes += Claim::size(claim.as_ref());
+                written.failures.push(failed.clone());
             }
         }
+        self.put_back(left, now);
         written
+    }
+
+    /// These are written first.
+    fn put_back(&mut self, mut left: Gathered, now: Instant) {
+        if left.settlement.is_empty() {
+            return;
+        }
+        let later = &mut self.gathering;
+        left.settlement.relayed.append(&mut later.settlement.relayed);
+        left.settlement.failures.append(&mut later.settlement.failures);
+        left.relayed.append(&mut later.relayed);
+        left.failures.append(&mut later.failures);
+        self.gathering = left;
+        self.since.get_or_insert(now);
     }
 
     fn set_aside(
@@ -198,18 +217,12 @@ impl Settler {
         if writing.settlement.again {
             return self.stuck.not_tried(time);
         }
-        let mut again = Gathered {
+        let left = Gathered {
             settlement: Settlement::clone(&writing.settlement),
             relayed: writing.relayed,
             failures: writing.failures,
         };
-        let later = &mut self.gathering;
-        again.settlement.relayed.append(&mut later.settlement.relayed);
-        again.settlement.failures.append(&mut later.settlement.failures);
-        again.relayed.append(&mut later.relayed);
-        again.failures.append(&mut later.failures);
-        self.gathering = again;
-        self.since.get_or_insert(now);
+        self.put_back(left, now);
     }
 
     /// Messages acknowledged whose mark is not written: they will be sent again.
@@ -247,6 +260,13 @@ mod tests {
         }
     }
 
+    fn left(stuck: Vec<Stuck>) -> Settled {
+        Settled {
+            stuck,
+            ..Settled::default()
+        }
+    }
+
     fn seqs(settlement: &Settlement) -> Vec<i64> {
         settlement.relayed.iter().map(|mark| mark.seq.0).collect()
     }
@@ -261,7 +281,7 @@ mod tests {
         assert_eq!(first.relayed.len(), 1);
         settler.relayed(mark(2), None, now);
         assert!(settler.next(now + GATHER, true, true).is_none());
-        assert_eq!(settler.written(&[], now).relayed, [Seq(1)]);
+        assert_eq!(settler.written(&Settled::default(), now).relayed, [Seq(1)]);
         assert_eq!(settler.next(now, true, true).unwrap().relayed, [mark(2)]);
     }
 
@@ -286,7 +306,7 @@ mod tests {
         }
         settler.next(now, true, true).unwrap();
         let refused: Vec<Stuck> = (11..=100).map(stuck).collect();
-        assert_eq!(settler.written(&refused, now).relayed.len(), 10);
+        assert_eq!(settler.written(&left(refused), now).relayed.len(), 10);
         assert!(settler.is_idle() && settler.unwritten() == 90);
         assert!(settler.next(now, true, true).is_none());
         let later = now + Duration::from_secs(1);
@@ -299,10 +319,7 @@ mod tests {
         assert!(few.again && seqs(&few) == (11..19).collect::<Vec<_>>());
         assert!(
             settler
-                .written(
-                    &few.relayed.iter().map(|mark| stuck(mark.seq.0)).collect::<Vec<_>>(),
-                    later
-                )
+                .written(&left(few.relayed.iter().map(|mark| stuck(mark.seq.0)).collect()), later)
                 .free
                 .is_empty()
         );
@@ -311,7 +328,7 @@ mod tests {
             [101],
             "healthy rows by themselves"
         );
-        settler.written(&[], later);
+        settler.written(&Settled::default(), later);
         let later = later + Duration::from_secs(1);
         let few = settler.next(later, true, true).unwrap();
         assert_eq!(
@@ -320,11 +337,39 @@ mod tests {
             "twice as many have their turn"
         );
         let still = [stuck(20)];
-        assert_eq!(settler.written(&still, later).free.len(), 15);
+        assert_eq!(settler.written(&left(still.to_vec()), later).free.len(), 15);
         let all = settler.next(later, true, true).unwrap();
         assert_eq!(all.relayed.len(), 75, "one went: all are tried");
-        settler.written(&[], later);
+        settler.written(&Settled::default(), later);
         assert_eq!((settler.stuck.len(), settler.unwritten()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_there_was_no_time_for_is_written_first() {
+        let now = Instant::now();
+        let mut settler = Settler::default();
+        for seq in 1..=3 {
+            settler.relayed(mark(seq), None, now);
+        }
+        settler.next(now, true, true).unwrap();
+        settler.relayed(mark(4), None, now);
+        let settled = Settled {
+            later: vec![Seq(2)],
+            ..left(vec![stuck(3)])
+        };
+        assert_eq!(settler.written(&settled, now).relayed, [Seq(1)]);
+        assert_eq!(settler.unwritten(), 3);
+        assert_eq!(seqs(&settler.next(now, true, false).unwrap()), [2, 4]);
+        settler.written(&Settled::default(), now);
+        let later = now + Duration::from_secs(1);
+        let again = settler.next(later, true, true).unwrap();
+        assert!(again.again && seqs(&again) == [3]);
+        let settled = Settled {
+            later: vec![Seq(3)],
+            ..Settled::default()
+        };
+        assert!(settler.written(&settled, later).free.is_empty());
+        assert_eq!(settler.stuck.len(), 1, "it was not tried");
     }
 
     #[tokio::test(start_paused = true)]
@@ -339,7 +384,7 @@ mod tests {
         settler.relayed(mark(1), Some(claim("a")), now);
         settler.relayed(mark(2), Some(claim("bc")), now);
         settler.next(now, true, true).unwrap();
-        let written = settler.written(&[stuck(1)], now);
+        let written = settler.written(&left(vec![stuck(1)]), now);
         assert_eq!((written.bytes, written.stuck), (2, vec![(Seq(1), 0, claim("a"))]));
         assert_eq!(settler.stuck.claims().len(), 1);
     }

@@ -16,7 +16,7 @@ impl Engine {
     pub(super) fn book_written(&mut self, answer: Result<Settled, StoreError>, now: Instant) -> Result<(), RelayError> {
         match answer {
             Ok(settled) => {
-                if settled.written > 0 || settled.stuck.is_empty() {
+                if settled.written > 0 || (settled.stuck.is_empty() && settled.later.is_empty()) {
                     self.telemetry.health.progress();
                 }
                 if settled.stale > 0 {
@@ -29,7 +29,7 @@ impl Engine {
                 if settled.stale > settled.lost {
                     self.reading.sweep_soon(now);
                 }
-                let written = self.settler.written(&settled.stuck, now);
+                let written = self.settler.written(&settled, now);
                 self.window.release(written.bytes);
                 for seq in written.relayed {
                     self.window.forget(seq);

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::delivery::Order;
 use crate::message::{Message, Seq};
-use crate::store::{FailedAttempt, Lane, Mark, Settlement, Stuck};
+use crate::store::{FailedAttempt, Lane, Mark, Settled, Settlement, Stuck};
 use crate::stuck::{StuckReason, StuckRow};
 use crate::telemetry::log::Budget;
 use crate::transport::Envelope;
@@ -292,17 +292,17 @@ impl StuckEnds {
         self.schedules.iter().filter_map(|schedule| schedule.next_at).min()
     }
 
-    /// A try was answered: these of it are stuck still. The others are handed back.
+    /// A try was answered: some of it are stuck still, or there was no time for them. The others are handed back.
     pub(crate) fn tried(
         &mut self,
         tried: &Settlement,
-        stuck: &[Stuck],
+        Settled { stuck, later, .. }: &Settled,
         now: Instant,
     ) -> Vec<(End, Option<Claim>, Duration)> {
         for row in stuck {
             self.still_stuck(row, now);
         }
-        let still: BTreeSet<Seq> = stuck.iter().map(|row| row.seq).collect();
+        let still: BTreeSet<Seq> = stuck.iter().map(|row| row.seq).chain(later.iter().copied()).collect();
         let marks = tried.relayed.iter();
         let seqs = marks
             .map(|mark| mark.seq)
@@ -314,7 +314,7 @@ impl StuckEnds {
             }
         }
         self.changed = true;
-        let others = self.rows.len() > stuck.len();
+        let others = self.rows.len() > still.len();
         let schedule = &mut self.schedules[self.trying];
         if self.trying == SLOW && free.is_empty() {
             schedule.pass = None;

@@ -136,6 +136,8 @@ pub struct Reread {
     pub done: bool,
     /// As [`Page::sweep`]. Nothing was looked at then: no rows, and the position is where it began.
     pub sweep: bool,
+    /// As [`Page::exchanged`], and as there nothing else is said.
+    pub exchanged: bool,
 }
 
 /// Where a walk over due rows stands: microseconds of `available_at` since the epoch on the database's clock, and the seq.
@@ -241,6 +243,8 @@ pub struct Settled {
     pub lost: usize,
     /// Rows that could not be written for their own sake: to be tried again later. Neither written nor stale.
     pub stuck: Vec<Stuck>,
+    /// Rows there was no time for, because others of the settlement took so long: to be settled again, at once.
+    pub later: Vec<Seq>,
 }
 
 impl Settled {
@@ -252,6 +256,7 @@ impl Settled {
             stale,
             lost: 0,
             stuck: Vec::new(),
+            later: Vec::new(),
         }
     }
 }
@@ -332,6 +337,10 @@ pub trait Store: Send + Sync {
 
     /// Writes what became of messages.
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError>;
+
+    /// The process is to end: what is being settled, and will be, has a second. What cannot be written by then is answered in
+    /// [`Settled::stuck`].
+    fn hurry(&self) {}
 
     /// Returns when rows may have been committed. Never fails: without notifications it just does not return.
     async fn changed(&self);

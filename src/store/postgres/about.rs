@@ -178,6 +178,21 @@ impl DatabaseError {
         }
     }
 
+    /// Row-level security may hide rows of `table`.
+    pub(super) fn hidden(table: &str) -> Self {
+        Self {
+            code: None,
+            trouble: Trouble {
+                about: About::Role,
+                text: format!("row-level security of {table} may hide rows from the relay's role"),
+                todo: "create a policy for outboxd_relay using (true) with check (true), and no restrictive one; outboxd check --connect prints it",
+            },
+            lock: None,
+            of_a_function: false,
+            lacks_right: false,
+        }
+    }
+
     /// The SQLSTATE; `None`: the server said nothing.
     #[must_use]
     pub fn code(&self) -> Option<&SqlState> {
@@ -214,7 +229,7 @@ impl DatabaseError {
 }
 
 /// A row that a policy refuses has the same code, and is no lack of rights.
-fn lacks_right(said: &DbError) -> bool {
+pub(super) fn lacks_right(said: &DbError) -> bool {
     let is_checked = said
         .routine()
         .is_some_and(|routine| routine.starts_with("aclcheck_error"));

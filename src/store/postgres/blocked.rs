@@ -33,6 +33,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 const ASKING_MAX: Duration = Duration::from_secs(1);
 /// An answer is everybody's for so long.
 const FRESH: Duration = Duration::from_millis(400);
+/// The end of the name of the table that failed attempts are also written to.
+pub(super) const HISTORY: &str = ".outboxd_attempts";
 /// PostgreSQL cuts names there.
 const NAME_MAX: usize = 63;
 
@@ -77,10 +79,19 @@ pub(super) struct Wait {
 }
 
 impl Wait {
+    fn is_for_history(&self) -> bool {
+        self.relation
+            .as_ref()
+            .is_some_and(|relation| relation.ends_with(HISTORY))
+    }
+
     /// Whether only some rows of the statement `text` can be to blame: what is waited for is neither one of its tables nor a row of
-    /// those that every row of it needs.
+    /// those that every row of it needs. The history can be done without.
     pub(super) fn is_for_rows(&self, text: &str) -> bool {
         let plain = |name: &str| name.replace('"', "");
+        if self.is_for_history() {
+            return true;
+        }
         match (self.kind.as_str(), &self.relation) {
             ("advisory", _) | ("tuple" | "transactionid", None) => true,
             ("tuple" | "transactionid", Some(relation)) => !plain(relation).contains(".outboxd_"),
@@ -317,6 +328,7 @@ mod tests {
             ("transactionid", None, true),
             ("advisory", None, true),
             ("extend", Some("public.other"), false),
+            ("relation", Some("public.outboxd_attempts"), true),
         ] {
             let wait = Wait {
                 lock: LockWait::default(),

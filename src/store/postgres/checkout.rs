@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Client};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::sync::CancellationToken;
 
 use super::about::{About, DatabaseError, about};
 use super::connect::Connection;
@@ -40,6 +41,8 @@ pub(super) struct Facts {
     pub(super) settled_in: AtomicBool,
     /// When the connection the cursor was last read on was made.
     pub(super) cursor_on: Mutex<Option<Instant>>,
+    /// Told when the process is to end.
+    pub(super) ending: CancellationToken,
 }
 
 impl Facts {

@@ -23,7 +23,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::about::{About, DatabaseError, about};
+use super::about::{About, DatabaseError, about, lacks_right};
 use super::blocked::Watch;
 use super::checkout::{
     CANCEL_TIMEOUT, Checkout, Facts, HostByHost, STATEMENT_SILENT, Silent, is_another_server, loses_prepared_statements,
@@ -263,7 +263,9 @@ impl Database {
             Ok(answer) => {
                 // Where the connection or the server may be what is wrong, the connection goes too.
                 connection.answered = answer.as_ref().err().is_none_or(|error| match about(error) {
-                    About::Row | About::Lock | About::Duration | About::Role => true,
+                    About::Row | About::Lock | About::Duration => true,
+                    // A trigger may have left it with another role.
+                    About::Role => !error.as_db_error().is_some_and(lacks_right),
                     About::Schema => !loses_prepared_statements(error),
                     About::Connection | About::Server => false,
                 });

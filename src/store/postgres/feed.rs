@@ -66,6 +66,11 @@ pub(super) struct Asking<'a> {
     known: &'a mut Known,
 }
 
+/// Says why everything is opened anew.
+pub(super) fn start_over(why: &str) {
+    tracing::warn!("{why}: starting over with what is there now");
+}
+
 impl PostgresStore {
     pub(super) fn cursor(&self) -> MutexGuard<'_, Cursor> {
         self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,7 +167,7 @@ impl PostgresStore {
                     return Ok(Some(self.page(asking.brought, done)));
                 }
                 Next::StartOver(why) => {
-                    tracing::warn!("{why}: starting over with what is there now");
+                    start_over(why);
                     return Ok(Some(Page {
                         exchanged: true,
                         cursor: Seq(self.cursor().at()),

@@ -40,35 +40,32 @@ pub(super) const READY: &str = "(({waiting} and m.{c.available_at} is not null) 
 pub(super) const DUE_SINCE: &str = "least(greatest(coalesce(case when m.{c.available_at} > timestamptz 'epoch' then m.{c.available_at} \
     else m.{c.inserted_at} end, now()), now() - interval '100 years'), now())";
 
-/// Of the statements that end messages: one of those whose bit is set in $1, which begins with $6 and ends with $7, and whose
-/// id is the one in its place in $8. An index into an array costs less than any way to take 16 bytes out of many.
-pub(super) const AMONG: &str = "m.{c.seq} between $6 and $7 \
-    and case when m.{c.seq} between $6 and $7 then get_bit($1::bytea, (m.{c.seq} - $6)::int) = 1 \
-    and m.{c.id} = ($8::uuid[])[(m.{c.seq} - $6 + 1)::int] and coalesce(m.{c.replay}, 0) = 0 end";
+/// Of the statements that end messages: one of those whose bit is set in $1, which begins with $7 and ends with $8, and whose
+/// id is the one in its place in $9. An index into an array costs less than any way to take 16 bytes out of many.
+pub(super) const AMONG: &str = "m.{c.seq} between $7 and $8 \
+    and case when m.{c.seq} between $7 and $8 then get_bit($1::bytea, (m.{c.seq} - $7)::int) = 1 \
+    and m.{c.id} = ($9::uuid[])[(m.{c.seq} - $7 + 1)::int] and coalesce(m.{c.replay}, 0) = 0 end";
 
-/// Of the same: every lane ($2, at epoch $3) is still held by instance $4; how durable the commit is ($5); and no long wait.
+/// Of the same, a filter that is evaluated once, before any row is touched: every lane ($2, at epoch $3) is still held by
+/// instance $4; how durable the commit is ($5); and how long a lock is waited for ($6).
 pub(super) const FENCED: &str = "(select count(*) from {lanes} l \
     join unnest($2::int[], $3::bigint[]) e(lane, epoch) on e.lane = l.lane and e.epoch = l.epoch \
     where l.outbox = {table_text} and l.owner = $4) = cardinality($2::int[]) \
     and (select set_config('synchronous_commit', coalesce($5::text, current_setting('synchronous_commit')), true)) \
-    is not null and {impatient}";
-
-/// A row whose lock somebody holds is not waited for: the others of the statement would wait too. A filter that is evaluated once,
-/// before any row is touched.
-pub(super) const IMPATIENT: &str = "(select set_config('lock_timeout', '100ms', true)) is not null";
+    is not null and (select set_config('lock_timeout', $6::text, true)) is not null";
 
 /// The message `i` over `m`: number, id and replay. One without an id has none in both.
 pub(super) const SAME_TEXT: &str =
     "m.{c.seq} = i.seq and m.{c.id}::text is not distinct from i.id and coalesce(m.{c.replay}, 0) = i.replay";
 
-/// The same of the lists $1, $6 and $7, which are in the order of the numbers. No join: a plan made for one while the table was small,
+/// The same of the lists $1, $7 and $8, which are in the order of the numbers. No join: a plan made for one while the table was small,
 /// and kept, reads all of it for each statement when it has grown.
 pub(super) const LISTED: &str = "m.{c.seq} = any($1::bigint[]) \
-    and m.{c.id} is not distinct from ($6::uuid[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])] \
-    and coalesce(m.{c.replay}, 0) = ($7::int[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])]";
+    and m.{c.id} is not distinct from ($7::uuid[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])] \
+    and coalesce(m.{c.replay}, 0) = ($8::int[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])]";
 pub(super) const LISTED_TEXT: &str = "m.{c.seq} = any($1::bigint[]) \
-    and m.{c.id}::text is not distinct from ($6::text[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])] \
-    and coalesce(m.{c.replay}, 0) = ($7::int[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])]";
+    and m.{c.id}::text is not distinct from ($7::text[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])] \
+    and coalesce(m.{c.replay}, 0) = ($8::int[])[width_bucket(m.{c.seq}::bigint, $1::bigint[])]";
 
 /// Whether migrate made the outbox's table, whatever its version, whoever ran its SQL, restored from a dump or not: an ordinary
 /// table with the check it makes, by its name and over the same two columns.
@@ -83,7 +80,6 @@ pub(super) fn of_settling(name: &str) -> Option<&'static str> {
     Some(match name {
         "among" => AMONG,
         "fenced" => FENCED,
-        "impatient" => IMPATIENT,
         "listed" => LISTED,
         "listed_text" => LISTED_TEXT,
         "same_text" => SAME_TEXT,

@@ -8,19 +8,19 @@
 //!      └ any other error: whoever asked tries again later
 //! ```
 //!
+//! Healthy rows wait meanwhile, so each step is short (`limits`): what is left when it has taken long, and something came of it,
+//! is somebody's next settlement.
+//!
 //! Only an error that a statement without rows does not meet is about rows: what a trigger raises may have any code.
 
 mod cause;
+mod limits;
 mod naming;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
-
-use futures_util::future::join_all;
-use tokio::time::Instant;
 
 use super::PostgresStore;
-use super::about::database_error;
+use super::about::{DatabaseError, database_error};
 use super::database::{Param, Role};
 use super::rows::unreadable;
 use super::settle::{Via, texts};
@@ -29,6 +29,8 @@ use crate::message::Seq;
 use crate::store::{FailedAttempt, Mark, Settled, StoreError, Stuck};
 use crate::stuck::StuckReason;
 use cause::Trouble;
+use futures_util::future::join_all;
+use limits::Limits;
 
 /// Parts a statement is divided into: three times, and of a full one every row stands alone. Two would write most rows again and
 /// again, for nothing.
@@ -77,8 +79,11 @@ pub(super) struct Isolation<'a> {
     batch: Batch<'a>,
     again: bool,
     is_patient: bool,
-    began: Instant,
+    /// Whether to find out who holds a lock that is not the row's.
+    asks_for_blocker: bool,
+    limits: Limits,
     parts: Vec<Part>,
+    done: Vec<usize>,
     locked: Vec<usize>,
     swallowed: Vec<usize>,
 }
@@ -90,13 +95,16 @@ impl<'a> Isolation<'a> {
             batch,
             again,
             is_patient: again && store.is_patient(),
-            began: Instant::now(),
+            asks_for_blocker: again || !store.meets(Met::LocksElsewhere),
+            limits: Limits::of(store, again),
             parts: Vec::new(),
+            done: Vec::new(),
             locked: Vec::new(),
             swallowed: Vec::new(),
         };
         let rows: Vec<usize> = (0..batch.len()).collect();
-        if !again && rows.len() >= WORTH_DIVIDING && store.meets(Met::Refusals) {
+        let expects = || store.meets(Met::Refusals) || store.meets(Met::LocksElsewhere);
+        if !again && rows.len() >= WORTH_DIVIDING && expects() {
             isolation.divide(&rows, false);
         } else {
             isolation.push(rows, true);
@@ -107,24 +115,34 @@ impl<'a> Isolation<'a> {
     /// Writes all that can be written, and books it.
     pub(super) async fn settle(mut self, settled: &mut Settled) -> Result<(), StoreError> {
         let watchful = self.store.is_watchful(&self.batch).await?;
-        let mut done = Vec::new();
         if !self.again && self.store.meets(Met::Locks) {
             self.leave_locked().await?;
         }
         while let Some(part) = self.parts.pop() {
+            if part.rows.len() > 1 && part.rows.len() >= self.limits.too_many {
+                self.divide(&part.rows, true);
+                continue;
+            }
+            let has_achieved = self.has_achieved(settled);
+            if self.limits.is_over(self.store.database.hurries(), has_achieved) {
+                self.parts.push(part);
+                self.leave(settled);
+                break;
+            }
             let mut parts = vec![part];
             while !parts[0].alone && parts.len() < PARTS && self.parts.last().is_some_and(|next| !next.alone) {
                 parts.extend(self.parts.pop());
             }
             for (part, outcome) in self.write_all(parts).await? {
                 match outcome {
-                    Some(Ok(written)) if written >= part.rows.len() => done.extend(part.rows),
+                    Some(Ok(written)) if written >= part.rows.len() => self.done.extend(part.rows),
                     Some(Ok(written)) => self.sort_out(part.rows, written, settled).await?,
                     Some(Err(error)) => self.meet(part, error, settled).await?,
                     None => self.parts.push(Part { alone: true, ..part }),
                 }
             }
         }
+        let done = std::mem::take(&mut self.done);
         if watchful && !done.is_empty() {
             self.look_again(done, settled).await?;
         } else {
@@ -143,26 +161,22 @@ impl<'a> Isolation<'a> {
     async fn write_all(&self, parts: Vec<Part>) -> Result<Vec<(Part, Option<Written>)>, StoreError> {
         let settling = self.store.database.settling().await?;
         let outcomes: Vec<Option<Written>> = if let [part] = &*parts {
-            let limit = Some(self.limit(part.rows.len()));
-            let outcome = self
-                .write(
-                    &Via {
-                        settling: &settling,
-                        limit,
-                    },
-                    &part.rows,
-                )
-                .await;
+            let via = Via {
+                settling: &settling,
+                limit: Some(self.limit(part.rows.len())),
+                lock: self.lock_timeout(),
+            };
+            let outcome = self.write(&via, &part.rows).await;
             settling.end();
             vec![Some(outcome)]
         } else {
-            let limit = self.limit(1) / 2;
             let via = Via {
                 settling: &settling,
                 limit: None,
+                lock: self.lock_timeout(),
             };
             let writes = join_all(parts.iter().map(|part| self.write(&via, &part.rows)));
-            match tokio::time::timeout(limit, writes).await {
+            match tokio::time::timeout(self.limit(1), writes).await {
                 Ok(outcomes) => {
                     settling.end();
                     outcomes.into_iter().map(Some).collect()
@@ -179,20 +193,6 @@ impl<'a> Isolation<'a> {
     fn stick(&self, index: usize, reason: StuckReason, detail: String) -> Stuck {
         let seq = self.batch.mark(index).seq;
         Stuck { seq, reason, detail }
-    }
-
-    /// A whole batch may take as long as any statement. A part of one that took too long is given less, and so is what was stuck
-    /// before: healthy rows wait meanwhile.
-    fn limit(&self, rows: usize) -> Duration {
-        let whole = self.store.database.statement_timeout();
-        match (self.again, rows == self.batch.len(), rows) {
-            (false, true, _) => whole,
-            (false, false, 1) => whole / 2,
-            (false, false, _) => whole / 4,
-            // It may need just that long: now and then it gets the time.
-            (true, _, 1) if self.is_patient => whole,
-            (true, ..) => whole / 10,
-        }
     }
 
     async fn write(&self, via: &Via<'_>, rows: &[usize]) -> Written {
@@ -264,51 +264,64 @@ impl<'a> Isolation<'a> {
             return Ok(());
         }
         let rows = part.rows;
-        let gives_up = self.began.elapsed() > 2 * self.store.database.statement_timeout();
-        if rows.len() == 1 || gives_up {
-            match trouble {
-                Trouble::Locked => self.locked.extend(rows),
-                Trouble::Refused | Trouble::Slow => {
-                    let (reason, detail) = match trouble {
-                        Trouble::Slow => {
-                            let detail = format!("writing it takes longer than {:?}", self.limit(rows.len()));
-                            (StuckReason::Slow, detail)
-                        }
-                        // Most of them may be healthy.
-                        Trouble::Refused | Trouble::Locked if rows.len() > 1 => {
-                            let detail = "it takes too long to tell it from rows that are refused".to_owned();
-                            (StuckReason::Slow, detail)
-                        }
-                        Trouble::Refused | Trouble::Locked => (StuckReason::Refused, known.to_string()),
-                    };
-                    let stuck = |row: &usize| self.stick(*row, reason, detail.clone());
-                    settled.stuck.extend(rows.iter().map(stuck));
-                }
+        if matches!(trouble, Trouble::Slow) && !self.again {
+            if rows.len() == self.batch.len() && !self.limits.is_slow_server && !self.goes_without_rows().await {
+                self.limits.is_slow_server = true;
+                self.push(rows, true);
+                return Ok(());
             }
+            self.limits.was_slow(rows.len());
+            self.store.met_slow(self.limits.too_many);
+        }
+        if rows.len() == 1 || self.limits.gives_up() {
+            self.set_aside(rows, trouble, known, settled);
             return Ok(());
         }
-        let rows = match trouble {
+        match trouble {
             Trouble::Locked => {
                 let (free, held) = self.free(rows).await?;
-                let is_elsewhere = held.is_empty();
-                self.locked.extend(held);
-                if !is_elsewhere {
-                    if !self.again {
-                        self.store.met(Met::Locks);
-                    }
+                if held.is_empty() {
+                    self.limits.elsewhere = true;
+                    self.meets(Met::LocksElsewhere);
+                    self.divide(&free, false);
+                } else {
+                    self.locked.extend(held);
+                    self.meets(Met::Locks);
                     self.push(free, true);
-                    return Ok(());
                 }
-                free
             }
-            Trouble::Refused | Trouble::Slow => rows,
-        };
-        let is_refused = matches!(trouble, Trouble::Refused);
-        if is_refused && !self.again {
-            self.store.met(Met::Refusals);
+            Trouble::Refused => {
+                self.meets(Met::Refusals);
+                self.divide(&rows, false);
+            }
+            Trouble::Slow => self.divide(&rows, true),
         }
-        self.divide(&rows, !is_refused);
         Ok(())
+    }
+
+    /// The next statements expect more of them; rows that are known to be stuck say nothing of others.
+    fn meets(&self, what: Met) {
+        if !self.again {
+            self.store.met(what);
+        }
+    }
+
+    /// These are to be blamed; most of several may be healthy.
+    fn set_aside(&mut self, rows: Vec<usize>, trouble: Trouble, error: &DatabaseError, settled: &mut Settled) {
+        let (reason, detail) = match trouble {
+            Trouble::Locked => return self.locked.extend(rows),
+            Trouble::Slow => {
+                let limit = self.limit(rows.len());
+                (StuckReason::Slow, format!("writing it takes longer than {limit:?}"))
+            }
+            Trouble::Refused if rows.len() > 1 => {
+                let detail = "it takes too long to tell it from rows that are refused".to_owned();
+                (StuckReason::Slow, detail)
+            }
+            Trouble::Refused => (StuckReason::Refused, error.to_string()),
+        };
+        let stuck = |row: usize| self.stick(row, reason, detail.clone());
+        settled.stuck.extend(rows.into_iter().map(stuck));
     }
 
     /// Rows that another transaction holds are not tried: each would be waited for.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Row as PgRow;
 
 use super::PostgresStore;
+use super::about::DatabaseError;
 use super::cursor::{Look, Place};
 use super::database::{Param, Role};
 use super::feed::Asking;
@@ -86,8 +87,11 @@ impl PostgresStore {
     }
 }
 
-/// The answer, and the name of the sequence where it may be read.
+/// The answer, and the name of the sequence where it may be read. What row-level security hides would be passed by: an error.
 pub(super) fn look_of(rows: &[PgRow]) -> Result<(Look, Option<String>), StoreError> {
+    if let Some(table) = only(rows, |row| row.try_get::<_, Option<String>>("hidden"))? {
+        return Err(StoreError::Unavailable(Box::new(DatabaseError::hidden(&table))));
+    }
     only(rows, |row| {
         let holders: Vec<&str> = row.try_get("holders")?;
         let holders: BTreeSet<Box<str>> = holders.into_iter().map(Into::into).collect();

@@ -172,17 +172,21 @@ macro_rules! relayed {
             dense: statement!(
                 $names,
                 $dense,
-                [BYTEA, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, INT8, INT8, UUID_ARRAY]
+                [BYTEA, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT, INT8, INT8, UUID_ARRAY]
             ),
             listed: statement!(
                 $names,
                 $listed,
-                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, UUID_ARRAY, INT4_ARRAY]
+                [
+                    INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT, UUID_ARRAY, INT4_ARRAY
+                ]
             ),
             texts: statement!(
                 $names,
                 $texts,
-                [INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT_ARRAY, INT4_ARRAY]
+                [
+                    INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT, TEXT, TEXT, TEXT_ARRAY, INT4_ARRAY
+                ]
             ),
             free: statement!($names, $free, [INT8_ARRAY]),
         }
@@ -222,7 +226,7 @@ macro_rules! failure {
             $file,
             [
                 INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT8_ARRAY, INT4_ARRAY, INT8_ARRAY, TEXT_ARRAY, TEXT_ARRAY,
-                TEXT_ARRAY, INT8_ARRAY, TEXT, INT4_ARRAY
+                TEXT_ARRAY, INT8_ARRAY, TEXT, INT4_ARRAY, TEXT
             ]
         )
     };
@@ -351,6 +355,10 @@ impl Store for PostgresStore {
 
     async fn settle(&self, settlement: &Settlement) -> Result<Settled, StoreError> {
         self.settle_all(settlement).await
+    }
+
+    fn hurry(&self) {
+        self.database.hurry();
     }
 
     async fn changed(&self) {

@@ -34,9 +34,13 @@ struct Patience<'a> {
     deadline: Option<Instant>,
     /// A lock that somebody holds is not waited for.
     hasty: bool,
-    /// The text of a statement of rows: a lock that only some of them wait for is not waited for.
+    /// The text of a statement of rows: a lock that only some of them wait for is not waited for; and none of it for longer than
+    /// [`HURRY`] once the process is to end.
     rows: Option<&'a str>,
 }
+
+/// What a statement of rows is granted when the process is to end.
+const HURRY: Duration = Duration::from_millis(400);
 
 impl Database {
     /// The same connections, for somebody who waits no longer than `limit` from now: waiting for one and all statements
@@ -60,6 +64,16 @@ impl Database {
     /// Tells `observer` which lock held by somebody else is waited for, while one is; and `None` once none is any more.
     pub fn observe_locks(&self, observer: impl Fn(Option<&LockWait>) + Send + Sync + 'static) {
         self.watch.observe(Box::new(observer));
+    }
+
+    /// From now on statements that settle have little time: the process is to end.
+    pub fn hurry(&self) {
+        self.facts.ending.cancel();
+    }
+
+    /// Whether it was told to.
+    pub(super) fn hurries(&self) -> bool {
+        self.facts.ending.is_cancelled()
     }
 
     /// The lock that a statement of `role` under way waits for, as far as it can be found out.
@@ -133,6 +147,7 @@ impl Database {
         let mut waiting = self.watch.begun(self.pool_of(role));
         let (mut round, mut ends) = (1, deadline.unwrap_or_else(|| Instant::now() + limit));
         let mut work = std::pin::pin!(work);
+        let mut hurries = false;
         loop {
             let looking = async {
                 tokio::time::sleep_until(waiting.next_look).await;
@@ -141,6 +156,10 @@ impl Database {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
+                () = self.facts.ending.cancelled(), if rows.is_some() && !hurries => {
+                    hurries = true;
+                    ends = ends.min(Instant::now() + HURRY);
+                }
                 () = tokio::time::sleep_until(ends) => {
                     if let Some(text) = rows {
                         Box::pin(waiting.look()).await;

@@ -56,10 +56,18 @@ impl Stretch {
     }
 }
 
-/// The way a statement goes: on which connection, and how long it may take.
+/// The way a statement goes: on which connection, how long it may take, and how long it waits for a row's lock.
 pub(super) struct Via<'a> {
     pub(super) settling: &'a Settling<'a>,
     pub(super) limit: Option<Duration>,
+    /// `lock_timeout`.
+    pub(super) lock: &'static str,
+}
+
+impl Via<'_> {
+    async fn write(&self, statement: &Statement, params: &[Param<'_>]) -> Result<u64, StoreError> {
+        self.settling.write(statement, params, self.limit).await
+    }
 }
 
 impl PostgresStore {
@@ -91,10 +99,10 @@ impl PostgresStore {
         let (lanes, epochs): (Vec<i32>, Vec<i64>) =
             fence.iter().map(|(lane, epoch)| (i32::from(*lane), *epoch)).unzip();
         let commit = (!self.options.durable_marks).then_some("off");
-        let fence: [Param<'_>; 4] = [&lanes, &epochs, &self.options.instance, &commit];
+        let fence: [Param<'_>; 5] = [&lanes, &epochs, &self.options.instance, &commit, &via.lock];
         let write = async |statement: &Statement, what: Param<'_>, more: &[Param<'_>]| {
             let params = [&[what], &fence[..], more].concat();
-            via.settling.write(statement, &params, via.limit).await
+            via.write(statement, &params).await
         };
         let by = &self.sql.relayed;
         let stretch = if marks.len() >= MANY { Stretch::of(marks) } else { None };
@@ -139,7 +147,7 @@ impl PostgresStore {
         let errors = text(&|failed| storable(&failed.error));
         let latencies = column(&|failed| milliseconds(failed.latency));
         let replays = number(&|failed| failed.mark.replay);
-        let params: [Param<'_>; 12] = [
+        let params: [Param<'_>; 13] = [
             &seqs,
             &ids,
             &lanes,
@@ -152,8 +160,9 @@ impl PostgresStore {
             &latencies,
             &self.options.instance,
             &replays,
+            &via.lock,
         ];
-        let written = via.settling.write(statement, &params, via.limit).await?;
+        let written = via.write(statement, &params).await?;
         Ok(usize::try_from(written).unwrap_or(usize::MAX))
     }
 }

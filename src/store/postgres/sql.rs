@@ -6,7 +6,7 @@
 //! expression over the alias `m` and the lists `u` of rows that cannot be read (see `unreadable`); `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
 //! what belongs to the messages table; `{table_text}` is also what the rows of the service tables, which all outboxes of a schema
 //! share, carry in `outbox`; `{lock}` tells one outbox from another for advisory locks; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
-//! `{among}`, `{fenced}`, `{impatient}` and `{same}` are what the statements that settle have in common;
+//! `{among}`, `{fenced}`, `{listed}` and `{same_text}` are what the statements that settle have in common;
 //! `{waits}` is a row that waits for a time, `{ready}` one that does not, whatever is null; `{due_since}` since when it may go; `{legible}` a row that did not fail for its topic or key;
 //! `{message}` are the columns of a message over `m`, `{passing}` and `{passed}` those of the cursor's statements: see `rows`.
 

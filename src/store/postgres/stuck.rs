@@ -18,7 +18,7 @@ const NAMED_MAX: usize = 20;
 /// Characters of a detail in a report.
 const DETAIL_MAX: usize = 300;
 /// A report is given up after that: there will be another.
-const REPORT_MAX: std::time::Duration = std::time::Duration::from_secs(3);
+const REPORT_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The messages that are stuck, as far as live instances know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

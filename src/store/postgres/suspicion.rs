@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::about::{About, database_error};
+use super::blocked::HISTORY;
 use super::database::Role;
 use super::isolate::Batch;
 use super::rows::unreadable;
@@ -31,7 +32,9 @@ struct Noted {
     /// Tries of rows that were stuck.
     tries: u32,
     /// When each was met last.
-    met: [Option<Instant>; 2],
+    met: [Option<Instant>; 5],
+    /// Statements of so many rows took too long lately.
+    too_many: Option<usize>,
 }
 
 impl Suspicion {
@@ -50,10 +53,23 @@ pub(super) enum Met {
     Refusals,
     /// Another transaction has locked them.
     Locks,
+    /// Writing them needs a lock that another transaction has.
+    LocksElsewhere,
+    /// Writing them takes long.
+    Slow,
+    /// Somebody has locked their history.
+    HistoryLocked,
 }
 
-/// How long.
-const EXPECTED_FOR: Duration = Duration::from_secs(2);
+impl Met {
+    /// How long.
+    fn expected_for(self) -> Duration {
+        match self {
+            Self::Refusals | Self::Locks | Self::LocksElsewhere => Duration::from_secs(2),
+            Self::Slow | Self::HistoryLocked => Duration::from_secs(10),
+        }
+    }
+}
 
 impl PostgresStore {
     /// A statement of healthy rows held such.
@@ -65,7 +81,19 @@ impl PostgresStore {
     /// Whether that was just now.
     pub(super) fn meets(&self, what: Met) -> bool {
         let met = self.suspicion.note(|noted| noted.met[what as usize]);
-        met.is_some_and(|met| met.elapsed() < EXPECTED_FOR)
+        met.is_some_and(|met| met.elapsed() < what.expected_for())
+    }
+
+    /// Slow rows were met, and statements of so many take too long.
+    pub(super) fn met_slow(&self, too_many: usize) {
+        self.met(Met::Slow);
+        self.suspicion.note(|noted| noted.too_many = Some(too_many));
+    }
+
+    /// How many rows were too many for one statement, just now.
+    pub(super) fn too_many(&self) -> usize {
+        let known = self.suspicion.note(|noted| noted.too_many);
+        known.filter(|_| self.meets(Met::Slow)).unwrap_or(usize::MAX)
     }
 
     /// Whether this try of stuck rows may take as long as any statement.
@@ -78,14 +106,23 @@ impl PostgresStore {
 
     /// Failures with their history; without it where that is what fails: the message matters more.
     pub(super) async fn write_failed(&self, via: &Via<'_>, failures: &[&FailedAttempt]) -> Result<usize, StoreError> {
-        let error = match self.write_failures(via, failures, &self.sql.fail).await {
+        let (whole, bare) = (&self.sql.fail, &self.sql.fail_bare);
+        if self.meets(Met::HistoryLocked) {
+            return self.write_failures(via, failures, bare).await;
+        }
+        let error = match self.write_failures(via, failures, whole).await {
             Ok(written) => return Ok(written),
             Err(error) => error,
         };
         let Some(known) = database_error(&error) else {
             return Err(error);
         };
+        let is_locked = known.lock().is_some_and(|lock| lock.object.ends_with(HISTORY));
+        if is_locked {
+            self.met(Met::HistoryLocked);
+        }
         let may_be_the_history = match known.about() {
+            About::Lock if is_locked => true,
             About::Row | About::Role | About::Schema => true,
             About::Lock | About::Duration => failures.len() == 1,
             About::Connection | About::Server => {
@@ -95,7 +132,7 @@ impl PostgresStore {
         if !may_be_the_history {
             return Err(error);
         }
-        let written = self.write_failures(via, failures, &self.sql.fail_bare).await?;
+        let written = self.write_failures(via, failures, bare).await?;
         let says = self.suspicion.note(|noted| {
             let now = Instant::now();
             let due = noted.said.is_none_or(|said| now.duration_since(said) >= SAY_INTERVAL);

@@ -7,6 +7,7 @@ use tokio_postgres::Row as PgRow;
 use super::PostgresStore;
 use super::cursor::Verdict;
 use super::database::{Param, Role};
+use super::feed::start_over;
 use super::rows::{Broken, Topics, lane, message_row, seconds, unreadable};
 use super::sql::Statement;
 use super::unreadable::Reach;
@@ -45,13 +46,20 @@ impl PostgresStore {
         } else {
             page.rows.last().map_or(after, |row| row.message.seq)
         };
-        let verdict = self.judged().await?;
-        if verdict != Verdict::Whole {
-            return Ok(Reread {
-                position: after,
-                sweep: verdict == Verdict::Partial,
-                ..Reread::default()
-            });
+        let nothing = Reread {
+            position: after,
+            ..Reread::default()
+        };
+        match self.judged().await? {
+            Verdict::Whole => {}
+            Verdict::Partial => return Ok(Reread { sweep: true, ..nothing }),
+            Verdict::Elsewhere(why) => {
+                start_over(why);
+                return Ok(Reread {
+                    exchanged: true,
+                    ..nothing
+                });
+            }
         }
         let cursor = self.cursor();
         page.rows.retain(|row| !cursor.leaves(row.message.seq.0));
@@ -60,7 +68,7 @@ impl PostgresStore {
             rows: page.rows,
             position,
             done,
-            sweep: false,
+            ..nothing
         })
     }
 

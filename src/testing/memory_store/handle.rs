@@ -215,7 +215,7 @@ fn reread(watched: &BTreeSet<i64>, state: &State, scope: &Scope, (after, upto): 
         rows: filling.rows(),
         position: upto,
         done: true,
-        sweep: false,
+        ..Reread::default()
     }
 }
 

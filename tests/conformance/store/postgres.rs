@@ -390,7 +390,7 @@ async fn the_hot_statements_use_their_indexes_on_a_big_table() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn marks_and_deletes_use_their_indexes_on_a_big_table() {
     let real = big_table().await;
-    let fence = ["'{1}'", "'{1}'", "'one'", "'off'"];
+    let fence = ["'{1}'", "'{1}'", "'one'", "'off'", "'100ms'"];
     let ids = "'{00000000-0000-0000-0000-000000000001, 00000000-0000-0000-0000-000000000002}'";
     let (uuids, texts) = (&*format!("{ids}::uuid[]"), &*format!("{ids}::text[]"));
     let close = [

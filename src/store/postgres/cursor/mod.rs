@@ -120,8 +120,8 @@ impl Cursor {
 
     /// What a look tells of a reread that came before it.
     pub(crate) fn judge(&mut self, look: &Look) -> Verdict {
-        if self.stands_elsewhere(look).is_some() {
-            return Verdict::Elsewhere;
+        if let Some(why) = self.stands_elsewhere(look) {
+            return Verdict::Elsewhere(why);
         }
         if self.unwatched_has_ended(&look.holders) {
             return Verdict::Partial;

@@ -90,8 +90,8 @@ pub(crate) enum Verdict {
     Whole,
     /// Perhaps the latter half of a transaction: everything is to be read again, in order.
     Partial,
-    /// Rows of another table, perhaps: the next read finds out.
-    Elsewhere,
+    /// Rows of another table, perhaps: everything is opened anew, and why. The next read may be waiting for this very reread.
+    Elsewhere(&'static str),
 }
 
 /// What becomes of a row that was offered to the read under way.

@@ -81,10 +81,7 @@ impl Database {
         })
     }
 
-    /// As `query`, on the settling connection. One that a trigger has left with another role is thrown away, and the next asked.
-    ///
-    /// # Errors
-    /// See [`super::classify`].
+    /// As `query`, on the settling connection. One that a trigger has left with another role is thrown away: the next is asked.
     pub(in crate::store::postgres) async fn query_settling(
         &self,
         statement: &Statement,
@@ -92,9 +89,6 @@ impl Database {
     ) -> Result<Vec<Row>, StoreError> {
         match self.query(Role::Settle, statement, params).await {
             Err(error) if database_error(&error).is_some_and(DatabaseError::lacks_right) => {
-                let settling = self.settling().await?;
-                settling.well.store(false, Ordering::Relaxed);
-                settling.end();
                 self.query(Role::Settle, statement, params).await
             }
             answer => answer,

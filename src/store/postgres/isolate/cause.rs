@@ -30,13 +30,15 @@ impl Isolation<'_> {
         })
     }
 
-    async fn goes_without_rows(&self) -> bool {
+    /// Whether the same without rows is written, in time.
+    pub(super) async fn goes_without_rows(&self) -> bool {
         let Ok(settling) = self.store.database.settling().await else {
             return false;
         };
         let via = Via {
             settling: &settling,
             limit: Some(self.limit(1)),
+            lock: self.lock_timeout(),
         };
         let empty = match self.batch {
             Batch::Marks(_) => self.store.write_marks(&via, &[]).await,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Isolation, Part};
+use super::Isolation;
 use crate::message::Seq;
 use crate::store::postgres::database::Role;
 use crate::store::postgres::rows::unreadable;
+use crate::store::postgres::settle::Via;
 use crate::store::postgres::suspicion::holder;
 use crate::store::{Settled, StoreError};
 use crate::stuck::StuckReason;
@@ -26,9 +27,10 @@ impl Isolation<'_> {
             let seq = self.batch.mark(**row).seq;
             standing.contains(&seq) && !holders.contains_key(&seq)
         };
+        // Healthy rows wait meanwhile: where such were just met, it is asked with the next try.
         let other = match rows.iter().find(is_unknown) {
-            Some(row) => self.blocker(*row).await,
-            None => None,
+            Some(row) if self.asks_for_blocker => self.blocker(*row).await,
+            Some(_) | None => None,
         };
         for row in rows {
             let seq = self.batch.mark(row).seq;
@@ -50,16 +52,23 @@ impl Isolation<'_> {
     async fn blocker(&self, row: usize) -> Option<String> {
         let application = format!("outboxd/{}/", self.store.options.instance);
         let look = async {
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
             let statement = &self.store.sql.blocked_by;
             self.store.database.query(Role::Side, statement, &[&application]).await
         };
-        let part = Part {
-            rows: vec![row],
-            conflicts: 0,
-            alone: true,
+        let write = async {
+            let Ok(settling) = self.store.database.settling().await else {
+                return;
+            };
+            let via = Via {
+                settling: &settling,
+                limit: Some(self.limit(1)),
+                lock: "50ms",
+            };
+            drop(self.write(&via, &[row]).await);
+            settling.end();
         };
-        let (_, found) = tokio::join!(self.write_all(vec![part]), look);
+        let ((), found) = tokio::join!(write, look);
         found.ok()?.first().and_then(|row| holder(row).ok())
     }
 
