@@ -1,12 +1,14 @@
 //! The domain's nouns: what a row of the outbox is once it is in memory.
 //!
-//! Owns no behaviour beyond parsing what a row may say wrongly (its headers). It knows neither PostgreSQL nor a broker,
-//! and no clock.
+//! Owns no behaviour beyond reading what a row may say wrongly (its headers, its limit of attempts). It knows neither
+//! PostgreSQL nor a broker, and no clock.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 /// A row's place in the outbox: cursor, order within a key, and the key marks are written by. Assigned by the
@@ -66,7 +68,7 @@ pub struct Message {
     pub headers: Headers,
     /// The attempt that comes next; starts at 1.
     pub attempt: i32,
-    /// The row's own limit of attempts; `None`: the route's.
+    /// The row's own limit of attempts; see [`Message::attempts_at_most`].
     pub max_attempts: Option<i32>,
     /// Times replayed by an operator; above 0 it becomes part of the dedupe id.
     pub replay: i32,
@@ -84,6 +86,13 @@ impl Message {
         } else {
             self.id.to_string()
         }
+    }
+
+    /// Attempts before it counts as failed: the row's own limit, or its route's where it has none. Zero and less limit nothing:
+    /// programs write them where they mean that they have nothing to say.
+    #[must_use]
+    pub fn attempts_at_most(&self, route: i32) -> i32 {
+        self.max_attempts.filter(|own| *own > 0).unwrap_or(route)
     }
 
     /// Bytes this message holds in memory, about: what `relay.max_in_flight_bytes` counts.
@@ -112,10 +121,11 @@ pub(crate) const SHARED_TOPIC_MAX: usize = 4_096;
 /// The struct itself, its id and the bookkeeping of one row in the engine.
 const FIXED_SIZE: usize = 200;
 
-/// A row's headers: name and value pairs in the order stored, or the reason none can be sent.
+/// A row's headers: name and value pairs in the order of their names, or the reason none can be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Headers {
-    /// Each header; a JSON string goes as its text, anything else as JSON text.
+    /// Each header; a JSON string goes as its text, anything else as JSON text without white space, numbers digit by digit as
+    /// the database printed them.
     Valid(Vec<(Box<str>, Box<str>)>),
     /// Why the column's value is no set of headers. Such a row is rejected with this text.
     Invalid(Box<str>),
@@ -135,25 +145,28 @@ impl Headers {
         if json == b"{}" || json == b"null" {
             return Self::empty();
         }
-        match serde_json::from_slice::<serde_json::Value>(json) {
-            Ok(serde_json::Value::Object(map)) => {
-                let mut list = Vec::with_capacity(map.len());
-                for (name, value) in map {
-                    let text = if let serde_json::Value::String(text) = value {
-                        text
-                    } else {
-                        value.to_string()
-                    };
-                    if let Err(reason) = check_header(&name, &text) {
-                        return Self::Invalid(reason.into());
-                    }
-                    list.push((name.into_boxed_str(), text.into_boxed_str()));
-                }
-                Self::Valid(list)
+        let values: BTreeMap<String, &RawValue> = match serde_json::from_slice(json) {
+            Ok(values) => values,
+            Err(error) => return Self::without_names(json, &error),
+        };
+        let mut list = Vec::with_capacity(values.len());
+        for (name, value) in values {
+            let text = header_text(value).and_then(|text| check_header(&name, &text).map(|()| text));
+            match text {
+                Ok(text) => list.push((name.into_boxed_str(), text.into_boxed_str())),
+                Err(reason) => return Self::Invalid(reason.into()),
             }
-            Ok(serde_json::Value::Null) => Self::empty(),
-            Ok(other) => Self::Invalid(format!("headers must be a JSON object, found {}", kind(&other)).into()),
-            Err(error) => Self::Invalid(format!("headers are not JSON: {error}").into()),
+        }
+        Self::Valid(list)
+    }
+
+    /// What JSON that was refused as a set of named values is instead.
+    fn without_names(json: &[u8], error: &serde_json::Error) -> Self {
+        match serde_json::from_slice::<&RawValue>(json).map(kind) {
+            Ok(Kind::Null) => Self::empty(),
+            Ok(Kind::Other(found)) => Self::Invalid(format!("headers must be a JSON object, found {found}").into()),
+            Ok(Kind::Object) => Self::Invalid(not_json(error).into()),
+            Err(error) => Self::Invalid(not_json(&error).into()),
         }
     }
 
@@ -181,14 +194,58 @@ fn check_header(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn kind(value: &serde_json::Value) -> &'static str {
-    match value {
-        serde_json::Value::Null => "null",
-        serde_json::Value::Bool(_) => "a boolean",
-        serde_json::Value::Number(_) => "a number",
-        serde_json::Value::String(_) => "a string",
-        serde_json::Value::Array(_) => "an array",
-        serde_json::Value::Object(_) => "an object",
+/// What a header's value is sent as. Numbers have more digits and more spellings than any type of ours: they are not read.
+fn header_text(value: &RawValue) -> Result<String, String> {
+    match value.get().as_bytes() {
+        [b'"', ..] => serde_json::from_str(value.get()).map_err(|error| not_json(&error)),
+        [b'{' | b'[', ..] => compact(value.get()),
+        _scalar => Ok(value.get().to_owned()),
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    format!("headers are not JSON: {error}")
+}
+
+/// Many readers of JSON go no deeper, serde's among them.
+const DEPTH_MAX: usize = 126;
+
+/// JSON without the white space between its tokens, each of which stays as it is written.
+fn compact(json: &str) -> Result<String, String> {
+    let mut text = String::with_capacity(json.len());
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for c in json.chars() {
+        if in_string || !c.is_ascii_whitespace() {
+            text.push(c);
+        }
+        match c {
+            '"' if !escaped => in_string = !in_string,
+            '[' | '{' if !in_string => depth += 1,
+            ']' | '}' if !in_string => depth = depth.saturating_sub(1),
+            _other => {}
+        }
+        if depth > DEPTH_MAX {
+            return Err(format!("headers are nested more than {DEPTH_MAX} deep"));
+        }
+        escaped = in_string && c == '\\' && !escaped;
+    }
+    Ok(text)
+}
+
+enum Kind {
+    Null,
+    Object,
+    Other(&'static str),
+}
+
+fn kind(value: &RawValue) -> Kind {
+    match value.get().as_bytes() {
+        [b'n', ..] => Kind::Null,
+        [b'{', ..] => Kind::Object,
+        [b'"', ..] => Kind::Other("a string"),
+        [b'[', ..] => Kind::Other("an array"),
+        [b't' | b'f', ..] => Kind::Other("a boolean"),
+        _number => Kind::Other("a number"),
     }
 }
 
@@ -213,14 +270,107 @@ mod tests {
     }
 
     #[test]
+    fn a_number_is_sent_with_the_digits_it_was_stored_with() {
+        for number in [
+            "123456789012345678901234567890",
+            "1.10",
+            "1e400",
+            "-0",
+            "-0.0",
+            "1E+5",
+            "0.1000000000000000055511151231257827",
+            "18446744073709551616",
+        ] {
+            for value in [
+                number.to_owned(),
+                format!("[{number}]"),
+                format!(r#"{{"a":{{"b":[1,{{"c":{number}}}]}}}}"#),
+            ] {
+                let headers = Headers::parse(format!(r#"{{"n": {value}}}"#).as_bytes());
+                assert_eq!(headers.iter().collect::<Vec<_>>(), [("n", value.as_str())]);
+            }
+        }
+    }
+
+    #[test]
+    fn white_space_goes_where_it_means_nothing() {
+        let json = br#" { "n" : { "a b" : [ 1.10 , "x  \\" , " \" { " , "\n" ] ,
+            "e" : "" } , "s" : " as is " } "#;
+        let pairs = Headers::parse(json);
+        let value = r#"{"a b":[1.10,"x  \\"," \" { ","\n"],"e":""}"#;
+        assert_eq!(pairs.iter().collect::<Vec<_>>(), [("n", value), ("s", " as is ")]);
+    }
+
+    #[test]
+    fn headers_deeper_than_readers_go_are_refused() {
+        let nested = |depth| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+        let (deepest, too_deep) = (nested(DEPTH_MAX), nested(DEPTH_MAX + 1));
+        assert!(matches!(Headers::parse(deepest.as_bytes()), Headers::Valid(_)));
+        assert!(serde_json::from_str::<serde_json::Value>(&deepest).is_ok());
+        assert_eq!(
+            Headers::parse(too_deep.as_bytes()),
+            Headers::Invalid("headers are nested more than 126 deep".into())
+        );
+    }
+
+    #[test]
+    fn a_name_given_twice_has_its_last_value() {
+        let headers = Headers::parse(br#"{"b": 1, "a": 2, "b": 3.0}"#);
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("a", "2"), ("b", "3.0")]);
+    }
+
+    #[test]
+    fn a_limit_of_no_attempts_is_the_route_s() {
+        let message = |max_attempts| Message {
+            seq: Seq(1),
+            id: MessageId::Number(1),
+            topic: "t".into(),
+            key: None,
+            payload: Bytes::new(),
+            headers: Headers::empty(),
+            attempt: 1,
+            max_attempts,
+            replay: 0,
+            age: std::time::Duration::ZERO,
+        };
+        let limits = [None, Some(0), Some(-1), Some(i32::MIN), Some(1), Some(9)];
+        let allowed = limits.map(|own| message(own).attempts_at_most(5));
+        assert_eq!(allowed, [5, 5, 5, 5, 1, 9]);
+    }
+
+    #[test]
     fn what_is_no_object_is_invalid_and_says_so() {
         assert_eq!(
             Headers::parse(b"[1]"),
             Headers::Invalid("headers must be a JSON object, found an array".into())
         );
-        assert!(matches!(Headers::parse(b"\"x\""), Headers::Invalid(_)));
-        assert!(matches!(Headers::parse(b"{"), Headers::Invalid(_)));
+        for (json, reason) in [
+            (r#""x""#, "headers must be a JSON object, found a string"),
+            ("-1e400", "headers must be a JSON object, found a number"),
+            ("true", "headers must be a JSON object, found a boolean"),
+            (
+                "{",
+                "headers are not JSON: EOF while parsing an object at line 1 column 1",
+            ),
+        ] {
+            assert_eq!(Headers::parse(json.as_bytes()), Headers::Invalid(reason.into()));
+        }
+        for json in [
+            r#"{"a":1"#,
+            r#"{"a":01}"#,
+            r#"{"a":"\ud800"}"#,
+            r#"{"\ud800":1}"#,
+            r#"{"a":1}{}"#,
+            "nul",
+        ] {
+            let Headers::Invalid(reason) = Headers::parse(json.as_bytes()) else {
+                panic!("{json} is taken");
+            };
+            assert!(reason.starts_with("headers are not JSON: "), "{reason}");
+        }
         assert_eq!(Headers::parse(b"null"), Headers::empty());
+        assert_eq!(Headers::parse(b" null "), Headers::empty());
+        assert_eq!(Headers::parse(b"{ }"), Headers::empty());
     }
 
     #[test]

@@ -41,6 +41,17 @@ pub struct Route {
     /// Of one glob: unlike a matcher it says so when the pattern is too large for it.
     matcher: GlobSet,
     destination: Template,
+    reserved: &'static [&'static str],
+}
+
+/// Why a message has no destination: the row is rejected with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unroutable {
+    /// `no_route` or `reserved_destination`.
+    pub code: &'static str,
+    /// In words.
+    pub reason: String,
 }
 
 /// What [`Routes::resolve`] found.
@@ -101,6 +112,22 @@ impl Template {
         }
     }
 
+    /// With `prefix` before all of it.
+    fn prefixed(mut self, prefix: &str) -> Self {
+        if !prefix.is_empty() {
+            self.0.insert(0, Part::Text(prefix.to_owned()));
+        }
+        self
+    }
+
+    /// What every destination begins with.
+    fn head(&self) -> &str {
+        match self.0.first() {
+            Some(Part::Text(text)) => text,
+            Some(Part::Topic | Part::Key) | None => "",
+        }
+    }
+
     /// The destination of a message of this topic and key.
     ///
     /// # Errors
@@ -147,6 +174,10 @@ pub struct RouteSpec<'a> {
     pub commit_order: bool,
     /// What it may send.
     pub limits: Limits,
+    /// What its transport puts before every destination.
+    pub prefix: &'a str,
+    /// Beginnings of destinations that are the broker's own: no row may choose one.
+    pub reserved: &'static [&'static str],
 }
 
 impl Route {
@@ -165,7 +196,35 @@ impl Route {
             commit_order: spec.commit_order,
             limits: spec.limits,
             matcher,
-            destination: Template::parse(spec.destination).map_err(|error| format!("destination: {error}"))?,
+            destination: Template::parse(spec.destination)
+                .map_err(|error| format!("destination: {error}"))?
+                .prefixed(spec.prefix),
+            reserved: spec.reserved,
+        })
+    }
+
+    /// Where a message of this topic and key goes. A destination of the broker's own must stand in the route, at least the first
+    /// two of its tokens: who may insert a row must not speak to the broker's own interfaces.
+    fn destination_of(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Arc<str>, Unroutable> {
+        let filled = self.destination.fill(topic, key).map_err(|reason| Unroutable {
+            code: "no_route",
+            reason,
+        })?;
+        let reserved = self.reserved.iter().find(|beginning| filled.starts_with(**beginning));
+        let Some(beginning) = reserved else {
+            return Ok(filled);
+        };
+        let is_named =
+            self.destination.head().matches('.').count() >= 2 || self.known_destination().as_ref() == Some(&filled);
+        if is_named {
+            return Ok(filled);
+        }
+        let reason = format!(
+            "destinations that begin with {beginning:?} are the broker's own: {filled:?} must stand in a route's destination to be sent to"
+        );
+        Err(Unroutable {
+            code: "reserved_destination",
+            reason,
         })
     }
 }
@@ -241,12 +300,13 @@ impl Routes {
     /// Route and destination of a message.
     ///
     /// # Errors
-    /// Why there is none, in words: the row is rejected with it.
-    pub fn resolve(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Resolved, String> {
-        let route = self
-            .find(topic)
-            .ok_or_else(|| format!("no route matches topic {topic:?}"))?;
-        let destination = self.0[route].destination.fill(topic, key)?;
+    /// Why there is none: the row is rejected with it.
+    pub fn resolve(&self, topic: &Arc<str>, key: Option<&str>) -> Result<Resolved, Unroutable> {
+        let route = self.find(topic).ok_or_else(|| Unroutable {
+            code: "no_route",
+            reason: format!("no route matches topic {topic:?}"),
+        })?;
+        let destination = self.0[route].destination_of(topic, key)?;
         Ok(Resolved { route, destination })
     }
 }
@@ -270,7 +330,65 @@ mod tests {
             backoff,
             commit_order: false,
             limits: Limits::default(),
+            prefix: "",
+            reserved: &["$", "_INBOX."],
         })
+    }
+
+    #[test]
+    fn no_row_chooses_a_destination_of_the_brokers_own() {
+        let to = |pattern: &str, destination: &str, topic: &str| {
+            let routes = Routes::new(vec![route(pattern, 0, destination).unwrap()]);
+            routes.resolve(&topic.into(), Some("key.$JS")).map_err(|none| none.code)
+        };
+        for (pattern, destination, topic) in [
+            ("*", "{topic}", "$JS.API.STREAM.DELETE.ORDERS"),
+            ("*", "{topic}", "_INBOX.a.1"),
+            ("*", "${topic}", "JS.API.STREAM.DELETE.ORDERS"),
+            ("*", "$JS.{topic}", "API.STREAM.DELETE.ORDERS"),
+            ("$*", "{topic}", "$SYS.REQ.SERVER.PING"),
+            ("*", "{topic}.{key}", "$KV"),
+        ] {
+            assert_eq!(
+                to(pattern, destination, topic),
+                Err("reserved_destination"),
+                "{destination} {topic}"
+            );
+        }
+        for (pattern, destination, topic) in [
+            ("*", "{topic}", "orders.$JS.API"),
+            ("*", "{topic}", "_INBOXES.a"),
+            ("*", "orders.{topic}", "$JS.API"),
+            ("*", "$KV.carts.{topic}", "a"),
+            ("*", "$JS.API.STREAM.PURGE.ORDERS", "a"),
+            ("$JS.ACK.x", "{topic}", "$JS.ACK.x"),
+        ] {
+            assert!(to(pattern, destination, topic).is_ok(), "{destination} {topic}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_stands_before_every_destination() {
+        let spec = |prefix| RouteSpec {
+            topic: "*",
+            transport: 0,
+            destination: "{topic}",
+            order: Order::Key,
+            max_attempts: 5,
+            backoff: Backoff {
+                min: Duration::from_secs(1),
+                max: Duration::from_secs(2),
+            },
+            commit_order: false,
+            limits: Limits::default(),
+            prefix,
+            reserved: &[],
+        };
+        let routes = Routes::new(vec![Route::new(&spec("outbox:")).unwrap()]);
+        assert_eq!(
+            &*routes.resolve(&"orders".into(), None).unwrap().destination,
+            "outbox:orders"
+        );
     }
 
     #[test]
@@ -298,11 +416,17 @@ mod tests {
     fn no_route_and_no_key_are_said() {
         let routes = Routes::new(vec![route("a", 0, "{key}").unwrap()]);
         assert_eq!(
-            routes.resolve(&"b".into(), None).unwrap_err(),
+            routes.resolve(&"b".into(), None).unwrap_err().reason,
             "no route matches topic \"b\""
         );
-        assert!(routes.resolve(&"a".into(), None).unwrap_err().contains("{key}"));
-        assert!(routes.resolve(&"a".into(), Some("")).unwrap_err().contains("empty"));
+        assert!(routes.resolve(&"a".into(), None).unwrap_err().reason.contains("{key}"));
+        assert!(
+            routes
+                .resolve(&"a".into(), Some(""))
+                .unwrap_err()
+                .reason
+                .contains("empty")
+        );
     }
 
     #[test]

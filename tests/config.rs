@@ -228,12 +228,17 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["no unit", "\"5s\""],
     ),
     (
-        "[relay]\npoll_interval_min = \"2s\"",
+        "[relay]\npoll_interval_min = \"2s\"\npoll_interval_max = \"250ms\"",
         "relay.poll_interval_min: ",
         &["2s", "relay.poll_interval_max (250ms)"],
     ),
     (
-        "[relay]\nbackoff_min = \"10m\"",
+        "[relay]\npoll_interval_max = \"0s\"",
+        "relay.poll_interval_max: ",
+        &["0s is too short"],
+    ),
+    (
+        "[relay]\nbackoff_min = \"10m\"\nbackoff_max = \"5m\"",
         "relay.backoff_min: ",
         &["10m", "relay.backoff_max (5m)"],
     ),
@@ -352,7 +357,7 @@ fn routes_are_checked_one_by_one() {
             "routes[0].max_attempts: 0 is not within",
         ),
         (
-            "topic = \"*\"\nbackoff_min = \"1h\"",
+            "topic = \"*\"\nbackoff_min = \"1h\"\nbackoff_max = \"5m\"",
             "routes[0].backoff_min: 1h is above routes[0].backoff_max (5m)",
         ),
         ("topic = \"*\"\nrate = 0", "routes[0].rate: 0 is not within"),
@@ -369,6 +374,62 @@ fn routes_are_checked_one_by_one() {
     assert_eq!(
         line,
         "routes[1].transport: is required, as there are several: one of aux, main"
+    );
+}
+
+/// `max_in_flight = 500` alone was refused because of a `batch_size` nobody had asked for.
+#[test]
+fn a_key_was_refused_because_of_another_s_default() {
+    let relay = |text: &str| load(&with(&format!("[relay]\n{text}"))).relay;
+    let rows = |text: &str| {
+        let relay = relay(text);
+        (relay.batch_size, relay.max_in_flight)
+    };
+    assert_eq!(rows("max_in_flight = 500"), (500, 500));
+    assert_eq!(rows("max_in_flight = 2000"), (1000, 2000));
+    assert_eq!(rows("batch_size = 20000"), (20_000, 20_000));
+    assert_eq!(rows("batch_size = 500\nmax_in_flight = 500"), (500, 500));
+    let polls = |text: &str| {
+        let relay = relay(text);
+        (relay.poll_interval_min.as_millis(), relay.poll_interval_max.as_millis())
+    };
+    assert_eq!(polls("poll_interval_min = \"2s\""), (2000, 2000));
+    assert_eq!(polls("poll_interval_max = \"5ms\""), (5, 5));
+    let pauses = |text: &str| {
+        let config = load(&with(text));
+        let backoff = config.routes.get(0).backoff;
+        (backoff.min.as_millis(), backoff.max.as_millis())
+    };
+    let route = "[[routes]]\ntopic = \"*\"\n";
+    assert_eq!(pauses("[relay]\nbackoff_min = \"10m\""), (600_000, 600_000));
+    assert_eq!(pauses("[relay]\nbackoff_max = \"100ms\""), (100, 100));
+    assert_eq!(pauses(&format!("{route}backoff_min = \"1h\"")), (3_600_000, 3_600_000));
+    assert_eq!(
+        pauses(&format!("[relay]\nbackoff_min = \"10m\"\n{route}backoff_max = \"1h\"")),
+        (600_000, 3_600_000)
+    );
+    let ttl = |text: &str| load(&with(text)).lease.ttl;
+    assert_eq!(ttl("ack_timeout = \"12s\""), Duration::from_secs(15));
+    assert_eq!(ttl("ack_timeout = \"20s\""), Duration::from_secs(30));
+    let variable = [("OUTBOXD__RELAY__MAX_IN_FLIGHT", "500")];
+    assert_eq!(parse(BASE, &variable).unwrap().relay.batch_size, 500);
+    let line = refused(&with("[relay]\nbatch_size = 1000"), &variable);
+    assert!(
+        line.starts_with("OUTBOXD__RELAY__MAX_IN_FLIGHT: 500 is below relay.batch_size (1000)"),
+        "{line}"
+    );
+}
+
+/// A route's key may be at odds with what `[relay]` says: that is written too.
+#[test]
+fn a_route_at_odds_with_the_relay_section_is_told_by_both_keys() {
+    let line = refused(
+        &with("[relay]\nbackoff_max = \"5m\"\n[[routes]]\ntopic = \"*\"\nbackoff_min = \"1h\""),
+        &[],
+    );
+    assert!(
+        line.starts_with("routes[0].backoff_min: 1h is above relay.backoff_max (5m)"),
+        "{line}"
     );
 }
 

@@ -82,6 +82,8 @@ impl World {
             },
             commit_order: self.commit_order,
             limits: self.limits,
+            prefix: "",
+            reserved: &[],
         };
         self.routes.push(Route::new(&spec).unwrap());
     }
@@ -309,6 +311,25 @@ async fn a_key_goes_on_once_its_message_has_failed() {
     assert_eq!(world.attempt(ours[0]), 4);
     world.drained(SECOND).await;
     assert_eq!(world.seen(0), ours[1..]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_s_limit_of_no_attempts_failed_it_at_once() {
+    let world = World::new(Order::Key);
+    world.transports[0].script(|envelope| match is_bad(envelope) {
+        true => Answer::Refuse(FailureClass::Failed),
+        false => Answer::Acknowledge,
+    });
+    let ours = [0, -1].map(|limit| world.insert(&bad("k").max_attempts(limit)));
+    let running = world.start();
+    for seq in ours {
+        until("it fails", MINUTE, || {
+            world.table.row(Seq(seq)).unwrap().failed_at.is_some()
+        })
+        .await;
+        assert_eq!(world.attempt(seq), 4, "the route's three attempts");
+    }
     running.stop().await.unwrap();
 }
 

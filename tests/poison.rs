@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
+
 use crate::support::broker::{Broker, Kind};
 use crate::support::chaos::judge;
 use crate::support::daemon::Site;
@@ -73,6 +75,77 @@ async fn what_nats_cannot_take_fails_alone() {
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
+/// Who may insert rows, and nothing else, reaches neither a stream's management nor what a control header does to it.
+#[tokio::test]
+async fn no_row_reaches_what_is_the_nats_servers_own() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let routes = "[[routes]]\ntopic = \"keyed\"\ntransport = \"main\"\ndestination = \"{key}\"
+        [[routes]]\ntopic = \"*\"\ntransport = \"main\"\n";
+    let site = Site::new(&database, &(broker.section("main") + routes));
+    site.migrate();
+    let session = database.connect().await;
+    let daemon = site.start().await;
+    session
+        .run("insert into outbox_messages (topic, key, payload) select 'orders', 'k', '{}' from generate_series(1, 50)")
+        .await;
+    session.drained(Duration::from_secs(20)).await;
+    let streams = async_nats::jetstream::new(async_nats::connect(broker.address()).await.unwrap());
+    let names = || async { streams.stream_names().try_collect::<Vec<String>>().await.unwrap() };
+    let stream = names().await.pop().expect("a stream");
+    let attacks = format!(
+        "insert into outbox_messages (topic, key, payload, headers) values
+           ('$JS.API.STREAM.DELETE.{stream}', 'delete', '{{}}', '{{}}'),
+           ('$JS.API.STREAM.PURGE.{stream}', 'purge', '{{}}', '{{}}'),
+           ('$JS.API.STREAM.CREATE.mine', 'create', '{{\"name\": \"mine\", \"subjects\": [\"mine\"]}}', '{{}}'),
+           ('_INBOX.abc.1', 'inbox', '{{}}', '{{}}'),
+           ('keyed', '$JS.API.STREAM.DELETE.{stream}', '{{}}', '{{}}'),
+           ('orders', 'rollup', '{{}}', '{{\"Nats-Rollup\": \"all\"}}'),
+           ('orders', 'lower', '{{}}', '{{\"nats-rollup\": \"all\"}}'),
+           ('orders', 'expect', '{{}}', '{{\"Nats-Expected-Stream\": \"another\"}}')"
+    );
+    session.run(&attacks).await;
+    session
+        .run("insert into outbox_messages (topic, key, payload) values (repeat('x', 5000), 'long', '{}')")
+        .await;
+    session.drained(Duration::from_secs(20)).await;
+    for key in [
+        "delete",
+        "purge",
+        "create",
+        "inbox",
+        &format!("$JS.API.STREAM.DELETE.{stream}"),
+    ] {
+        assert_rejected(&session, key, &["the broker's own"]).await;
+    }
+    for key in ["rollup", "lower", "expect"] {
+        assert_rejected(&session, key, &["allow_headers"]).await;
+    }
+    assert_rejected(&session, "long", &["longer than"]).await;
+    assert_eq!(names().await, [stream]);
+    assert_eq!(broker.arrivals(&["orders"]).await.len(), 50);
+    assert!(!site.log().contains("publishing stops"), "{}", site.log());
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+
+    // What an operator allows is allowed.
+    let file = std::fs::read_to_string(site.config()).unwrap();
+    let allowed = "allow_headers = [\"Nats-Expected-Stream\"]\n[[routes]]";
+    site.configure(&file.replacen("[[routes]]", allowed, 1));
+    let daemon = site.start().await;
+    session
+        .run(&format!(
+            "insert into outbox_messages (topic, key, payload, headers)
+             values ('orders', 'right', '{{}}', jsonb_build_object('Nats-Expected-Stream', '{}'))",
+            names().await[0]
+        ))
+        .await;
+    session.drained(Duration::from_secs(20)).await;
+    assert_eq!(broker.arrivals(&["orders"]).await.len(), 51);
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
 #[tokio::test]
 async fn what_kafka_cannot_take_fails_alone() {
     let _guard = together().await;
@@ -84,8 +157,8 @@ async fn what_kafka_cannot_take_fails_alone() {
     let session = database.connect().await;
     // Random text: what compresses well would fit after all.
     let insert = "insert into outbox_messages (topic, key, payload, headers)
-        select case when n = 40 then 'orders one' else 'orders' end,
-               case n when 20 then 'large' when 30 then 'array' when 40 then 'space' else 'k' || n % 7 end,
+        select case when n = 40 then 'orders one' when n = 50 then '__consumer_offsets' else 'orders' end,
+               case n when 20 then 'large' when 30 then 'array' when 40 then 'space' when 50 then 'internal' else 'k' || n % 7 end,
                case when n = 20 then (select jsonb_agg(md5(n::text || i)) from generate_series(1, 12000) as i) else to_jsonb(n) end,
                case n when 30 then '[1]'::jsonb else '{}' end
         from generate_series(1, 500) as n";
@@ -96,10 +169,11 @@ async fn what_kafka_cannot_take_fails_alone() {
     assert_rejected(&session, "large", &["too large", "exceeds"]).await;
     assert_rejected(&session, "array", &["headers must be a json object"]).await;
     assert_rejected(&session, "space", &["topic"]).await;
+    assert_rejected(&session, "internal", &["the broker's own"]).await;
     let verdict = judge(&database, &broker, &["orders"]).await;
     verdict.assert_nothing_lost();
     verdict.assert_ordered();
-    assert_eq!((verdict.failed, verdict.arrived), (3, 497), "{verdict}");
+    assert_eq!((verdict.failed, verdict.arrived), (4, 496), "{verdict}");
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 

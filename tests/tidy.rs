@@ -116,7 +116,7 @@ const CRATE_HOMES: &[(&str, &[&str])] = &[
     ("anyhow", &["cli", "main"]),
     ("prometheus_client", &["telemetry"]),
     ("prost", &["telemetry"]),
-    ("hyper", &["telemetry"]),
+    ("hyper", &["telemetry", "http"]),
 ];
 
 /// One source file, ready to be judged.

@@ -88,3 +88,48 @@ async fn kafka_records_carry_id_key_and_headers() {
     let ids = arrivals[0].headers.iter().filter(|(found, _)| found == "id").count();
     assert_eq!(ids, 1, "the relay's own id header is the relay's");
 }
+
+/// Numbers no type of ours holds, in a jsonb column and in a json column: as the database prints them, at any depth.
+#[tokio::test]
+async fn numbers_in_headers_arrive_digit_by_digit() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    let insert = |id: u8| {
+        format!(
+            r#"insert into outbox_messages (id, topic, payload, headers) values
+               ('00000000-0000-4000-8000-00000000000{id}', 'orders', '1',
+                '{{"long": 123456789012345678901234567890, "price": 1.10, "huge": 1e400, "text": "1.10",
+                   "deep": {{"list": [1.10, {{"n": 100000000000000000000.50, "s": "a  \" b"}}]}}}}')"#
+        )
+    };
+    for (id, kind) in [(1, "jsonb"), (2, "json")] {
+        let retype = format!(
+            "alter table outbox_messages alter column headers drop default, alter column headers type {kind} using headers::{kind}"
+        );
+        session.run(&retype).await;
+        session.run(&insert(id)).await;
+        let daemon = site.start().await;
+        session.drained(Duration::from_secs(20)).await;
+        assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+    }
+    let mut arrivals = broker.arrivals(&["orders"]).await;
+    arrivals.sort_by_key(|arrival| arrival.id);
+    // jsonb prints a number without its exponent, json as it was written.
+    let huge = [format!("1{}", "0".repeat(400)), "1e400".to_owned()];
+    assert_eq!(arrivals.len(), huge.len());
+    for (arrival, huge) in arrivals.iter().zip(&huge) {
+        assert_eq!(arrival.header("long"), Some("123456789012345678901234567890"));
+        assert_eq!(arrival.header("price"), Some("1.10"));
+        assert_eq!(arrival.header("huge"), Some(huge.as_str()));
+        assert_eq!(arrival.header("text"), Some("1.10"));
+        assert_eq!(
+            arrival.header("deep"),
+            Some(r#"{"list":[1.10,{"n":100000000000000000000.50,"s":"a  \" b"}]}"#)
+        );
+    }
+}

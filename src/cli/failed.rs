@@ -143,7 +143,7 @@ async fn list(config: &Config, filter: &Filter, limit: Option<usize>, json: bool
         if json {
             for message in &page {
                 out.bytes(if first { b"[\n" } else { b",\n" })?;
-                out.bytes(&serde_json::to_vec(message)?)?;
+                out.json_text(message)?;
                 first = false;
             }
         } else {
@@ -191,7 +191,7 @@ async fn show(config: &Config, ids: &[MessageRef], json: bool) -> anyhow::Result
             out.line("")?;
         }
         for (column, value) in &shown.columns {
-            let name = out.paint(Tone::Faint, &format!("{column:<13}"));
+            let name = out.paint(Tone::Faint, &format!("{:<13}", safe(column)));
             out.line(format!(
                 "{name} {}",
                 text(&serde_json::from_str(value.get())?, value.get())
@@ -297,5 +297,5 @@ pub(super) fn refusals(out: &mut Out, done: &Done) -> std::io::Result<()> {
     let lines = done.refusals();
     lines
         .iter()
-        .try_for_each(|line| out.line(safe(&format!("refused: {line}"))))
+        .try_for_each(|line| out.line(safe(format!("refused: {line}"))))
 }

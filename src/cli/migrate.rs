@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::store::postgres::migrate::{self, MigrationStatus, PayloadType};
 use crate::store::postgres::rights;
 
-use super::terminal::Out;
+use super::terminal::{Out, safe};
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
@@ -75,7 +75,7 @@ pub(super) async fn migrate(config: &Config, args: &Args) -> anyhow::Result<Exit
             out.line(format!("put back: {} lanes", gone.lanes))?;
         }
         match migrate::newer(&migrate::status(&database, &names).await?) {
-            Some(newer) => out.line(format!("nothing to do: {}: {}", newer.what, newer.why))?,
+            Some(newer) => out.line(safe(format!("nothing to do: {}: {}", newer.what, newer.why)))?,
             None if applied.is_empty() && gone.lanes <= 0 => out.line("nothing to do: all migrations are applied")?,
             None => {}
         }

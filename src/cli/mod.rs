@@ -44,6 +44,8 @@ use crate::store::postgres::rights::Duties;
 use crate::store::postgres::schema;
 use crate::store::postgres::sql::Names;
 
+use terminal::safe;
+
 /// Usage or configuration: `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 
@@ -130,7 +132,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("outboxd: {}{}", one_line(&error), what_to_do(&error));
+            eprintln!("outboxd: {}", safe(one_line(&error) + &what_to_do(&error)));
             ExitCode::from(exit_code(&error))
         }
     }

@@ -185,7 +185,7 @@ impl Work {
     /// Names what could not be deleted.
     fn tell(self, mut out: Out) -> anyhow::Result<ExitCode> {
         for Kept { seq, reason, detail } in &self.kept {
-            out.line(safe(&format!("kept: message {seq} ({}): {detail}", reason.as_str())))?;
+            out.line(safe(format!("kept: message {seq} ({}): {detail}", reason.as_str())))?;
         }
         let count = self.unnamed + self.kept.len() as u64;
         out.finish()?;

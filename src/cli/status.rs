@@ -160,7 +160,7 @@ fn stuck(out: &mut Out, count: u64, named: &[StuckMessage]) -> io::Result<()> {
     for StuckMessage { row, instance } in named.iter().take(HELD_SHOWN) {
         let seconds = u32::try_from(row.seconds).unwrap_or(u32::MAX);
         let since = age(seconds.into());
-        out.line(format!("  {}", safe(&row.line())))?;
+        out.line(format!("  {}", safe(row.line())))?;
         out.line(format!(
             "    for {since}, known to {}. Next: {}",
             safe(instance),

@@ -1,7 +1,10 @@
 //! Output for people: tables that fit, colours only on a terminal, nothing from the database that could steer it.
 
+use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::time::Duration;
+
+use crate::telemetry::escape::{self, Escaped};
 
 /// Columns where standard output is no terminal.
 const WIDTH: usize = 80;
@@ -18,6 +21,7 @@ pub(super) enum Tone {
 /// Standard output, buffered.
 pub(super) struct Out {
     writer: BufWriter<StdoutLock<'static>>,
+    is_terminal: bool,
     /// It is a terminal that obeys.
     steers: bool,
     colours: bool,
@@ -27,13 +31,15 @@ pub(super) struct Out {
 impl Out {
     pub(super) fn stdout() -> Self {
         let stdout = io::stdout();
-        let steers = stdout.is_terminal() && !console::is_dumb();
+        let is_terminal = stdout.is_terminal();
+        let steers = is_terminal && !console::is_dumb();
         let colours = steers && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let width = console::Term::stdout()
             .size_checked()
             .map_or(WIDTH, |(_, columns)| usize::from(columns));
         Self {
             writer: BufWriter::new(stdout.lock()),
+            is_terminal,
             steers,
             colours,
             width: width.max(40),
@@ -66,9 +72,19 @@ impl Out {
         Ok(())
     }
 
+    /// As JSON, on a line.
     pub(super) fn json(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.writer, value)?;
+        self.json_text(value)?;
         writeln!(self.writer)
+    }
+
+    /// As JSON. A program is given what was stored as it was stored; a terminal is not steered by it.
+    pub(super) fn json_text(&mut self, value: &impl serde::Serialize) -> io::Result<()> {
+        if !self.is_terminal {
+            return Ok(serde_json::to_writer(&mut self.writer, value)?);
+        }
+        let text = serde_json::to_string(value)?;
+        self.writer.write_all(escape::json(&text).as_bytes())
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
@@ -140,16 +156,8 @@ pub(super) fn cut(text: &str, width: usize) -> String {
 }
 
 /// `text` with control characters made visible.
-pub(super) fn safe(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            if c.is_control() {
-                c.escape_default().collect()
-            } else {
-                vec![c]
-            }
-        })
-        .collect()
+pub(super) fn safe(text: impl Display) -> String {
+    Escaped(text).to_string()
 }
 
 /// `text` in lines of at most `width` characters, but for words longer than that.
@@ -225,6 +233,11 @@ mod tests {
     #[test]
     fn what_a_broker_says_cannot_steer_the_terminal() {
         assert_eq!(cut("a\x1b[2J\nb", 40), "a\\u{1b}[2J\\nb");
+        assert_eq!(
+            cut("a\u{202e}b\u{2028}c", 40),
+            "a\\u{202e}b\\u{2028}c",
+            "nor turn a line around"
+        );
         assert_eq!(cut("abcdef", 4), "abc…");
     }
 }

@@ -32,11 +32,7 @@ pub(super) fn state(config: &Config, database: &Database, telemetry: &Telemetry)
 pub(super) async fn serve(listener: Listener, state: State, token_file: Option<PathBuf>, stop: CancellationToken) {
     let (telemetry, token) = (state.telemetry.clone(), state.token.clone());
     tokio::select! {
-        served = http::serve(listener, state, async move { stop.cancelled().await }) => {
-            if let Err(error) = served {
-                tracing::error!(%error, "the HTTP server ended");
-            }
-        }
+        () = http::serve(listener, state, async move { stop.cancelled().await }) => {}
         () = sample(&telemetry) => {}
         () = renew(&token, token_file.as_deref()) => {}
     }

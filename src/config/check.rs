@@ -10,28 +10,26 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::raw::{self, Raw};
 use super::units::{Number, Span};
-use super::{
-    Config, ConfigError, Database, Http, Lease, Listen, Log, OnRelayed, Outbox, Relay, Retention, RouteDefaults, Trace,
-    routing,
-};
-use crate::backoff::Backoff;
+use super::{Config, ConfigError, Database, Lease, Log, OnRelayed, Outbox, Retention, Trace, http, relay, routing};
 use crate::store::postgres::connect::parse_url;
 use crate::store::postgres::sql::COLUMNS;
 use crate::telemetry::log::{Format, Level};
 use crate::telemetry::trace::Endpoint;
 
-/// Most rows of one fetch: beyond, a typing mistake is likelier than a wish.
-const BATCH_SIZE_MAX: u64 = 100_000;
-
 pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
-    let defaults = route_defaults(&raw.relay, &raw.outbox)?;
-    let lease = lease(raw.lease)?;
-    let transports = routing::transports(raw.transports, lease.ttl)?;
+    let defaults = relay::route_defaults(&raw.relay, &raw.outbox)?;
+    let ttl = match raw.lease.ttl {
+        Some(ttl) => Some(at_least("lease.ttl", ttl, Duration::from_secs(1))?),
+        None => None,
+    };
+    let transports = routing::transports(raw.transports, ttl)?;
+    let ttl = ttl.unwrap_or_else(|| relay::default_ttl(&transports));
+    let lease = lease(raw.lease.instance, ttl)?;
     let routes = routing::routes(raw.routes, &transports, defaults)?;
     Ok(Config {
         database: database(raw.database)?,
         outbox: outbox(raw.outbox)?,
-        relay: relay(&raw.relay)?,
+        relay: relay::relay(&raw.relay)?,
         lease,
         transports,
         routes,
@@ -40,7 +38,7 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
             relayed_is_set: raw.retention.relayed.is_some(),
             failed: unless_zero(raw.retention.failed),
         },
-        http: http(raw.http)?,
+        http: http::http(raw.http)?,
         log: log(&raw.log)?,
         trace: trace(raw.trace)?,
     })
@@ -129,7 +127,7 @@ fn secret(key: &str, value: Option<SecretString>, file: Option<PathBuf>) -> Resu
     }
 }
 
-fn read_secret(key: &str, path: &Path) -> Result<SecretString, ConfigError> {
+pub(super) fn read_secret(key: &str, path: &Path) -> Result<SecretString, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
         what: key.to_owned(),
         path: path.to_owned(),
@@ -208,69 +206,11 @@ fn identifier(key: &str, name: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn relay(raw: &raw::Relay) -> Result<Relay, ConfigError> {
-    let batch_size = within("relay.batch_size", raw.batch_size, 1..=BATCH_SIZE_MAX)?;
-    let max_in_flight: usize = within("relay.max_in_flight", raw.max_in_flight, 1..=10_000_000)?;
-    if max_in_flight < batch_size {
-        let problem =
-            format!("{max_in_flight} is below relay.batch_size ({batch_size}): raise it or lower relay.batch_size");
-        return Err(wrong("relay.max_in_flight", problem));
-    }
-    let bytes = raw.max_in_flight_bytes.0;
-    let max_in_flight_bytes = usize::try_from(bytes)
-        .ok()
-        .filter(|bytes| *bytes >= 64 << 10)
-        .ok_or_else(|| {
-            wrong(
-                "relay.max_in_flight_bytes",
-                format!("{bytes} bytes is too small: at least \"64KiB\""),
-            )
-        })?;
-    let poll_min = at_least(
-        "relay.poll_interval_min",
-        raw.poll_interval_min,
-        Duration::from_millis(1),
-    )?;
-    ordered(
-        ("relay.poll_interval_min", poll_min),
-        ("relay.poll_interval_max", raw.poll_interval_max.0),
-    )?;
-    Ok(Relay {
-        batch_size,
-        max_in_flight,
-        max_in_flight_bytes,
-        poll_interval_min: poll_min,
-        poll_interval_max: raw.poll_interval_max.0,
-        notify: raw.notify,
-        durable_marks: raw.durable_marks,
-        count_outages: raw.count_outages,
-        shutdown_timeout: at_least("relay.shutdown_timeout", raw.shutdown_timeout, Duration::from_millis(1))?,
-    })
-}
-
-fn route_defaults(raw: &raw::Relay, outbox: &raw::Outbox) -> Result<RouteDefaults, ConfigError> {
-    let backoff = Backoff {
-        min: at_least("relay.backoff_min", raw.backoff_min, Duration::from_millis(1))?,
-        max: raw.backoff_max.0,
-    };
-    ordered(("relay.backoff_min", backoff.min), ("relay.backoff_max", backoff.max))?;
-    Ok(RouteDefaults {
-        commit_order: outbox.commit_order,
-        max_attempts: within("relay.max_attempts", raw.max_attempts, 1..=MAX_ATTEMPTS)?,
-        backoff,
-    })
-}
-
 /// `attempt` is an integer column, and the row that used up its attempts shows one more.
 pub(super) const MAX_ATTEMPTS: u64 = i32::MAX as u64 - 1;
 
-fn lease(raw: raw::Lease) -> Result<Lease, ConfigError> {
-    let ttl = at_least("lease.ttl", raw.ttl, Duration::from_secs(1))?;
-    let instance = if raw.instance.is_empty() {
-        host_name()
-    } else {
-        raw.instance
-    };
+fn lease(instance: String, ttl: Duration) -> Result<Lease, ConfigError> {
+    let instance = if instance.is_empty() { host_name() } else { instance };
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if instance.is_empty() || instance.len() > 128 || !instance.bytes().all(fits) || instance.starts_with('.') {
         let problem =
@@ -284,67 +224,9 @@ fn lease(raw: raw::Lease) -> Result<Lease, ConfigError> {
     Ok(Lease { ttl, instance, machine })
 }
 
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
-}
-
-fn http(raw: raw::Http) -> Result<Http, ConfigError> {
-    let token = raw.token_file.as_deref().map(http_token).transpose()?;
-    let ready_max_age = at_least("http.ready_max_age", raw.ready_max_age, Duration::from_secs(1))?;
-    Ok(Http {
-        listen: listen(&raw.listen)?,
-        ready_max_age,
-        token,
-        token_file: raw.token_file,
-        host_name: host_name(),
-    })
-}
-
-/// The token in the file `http.token_file` names.
-///
-/// # Errors
-/// When the file cannot be read or is empty.
-pub fn http_token(path: &Path) -> Result<SecretString, ConfigError> {
-    read_secret("http.token_file", path)
-}
-
-/// "" turns it off; so does "off", because an empty environment variable counts as unset.
-fn listen(text: &str) -> Result<Listen, ConfigError> {
-    let refuse = || {
-        let accepted = "\"127.0.0.1:7117\", \"unix:/run/outboxd/http.sock\" or \"\" (off; \"off\" in the environment)";
-        wrong(
-            "http.listen",
-            format!("{text:?} is not accepted: write it like {accepted}"),
-        )
-    };
-    if text.is_empty() || text == "off" {
-        return Ok(Listen::Off);
-    }
-    if let Some(path) = text.strip_prefix("unix:") {
-        let path = PathBuf::from(path);
-        return if path.is_absolute() && !path.ends_with("..") {
-            Ok(Listen::Unix(path))
-        } else {
-            Err(refuse())
-        };
-    }
-    let (host, port) = text.rsplit_once(':').ok_or_else(refuse)?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    let accepted = match bare {
-        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.bytes().all(fits),
-    };
-    let port = port.parse().map_err(|_| refuse())?;
-    if accepted {
-        Ok(Listen::Tcp {
-            host: bare.unwrap_or(host).to_owned(),
-            port,
-        })
-    } else {
-        Err(refuse())
-    }
 }
 
 fn log(raw: &raw::Log) -> Result<Log, ConfigError> {

@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, the environment over it, validated once.
 //!
-//! `raw` is what the file says, `source` reads it, `check` and `routing` turn it into [`Config`], in which nothing is left to parse.
+//! `raw` is what the file says, `source` reads it, `check`, `relay` and `routing` turn it into [`Config`], in which nothing is left to parse.
 //! Every mistake is one line that names the key (or the environment variable), the value and what would be accepted;
 //! the first one found is reported. Secrets are [`SecretString`]s: no `Debug` shows them.
 //!
@@ -8,7 +8,9 @@
 //! [`load`]; what may change at run time is for the caller to decide.
 
 mod check;
+mod http;
 mod raw;
+mod relay;
 mod routing;
 mod source;
 mod units;
@@ -20,9 +22,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-pub use check::http_token;
+pub use http::http_token;
 
-use crate::backoff::Backoff;
 use crate::route::Routes;
 use crate::telemetry::log::{Format, Level};
 use crate::telemetry::trace::Endpoint;
@@ -246,6 +247,8 @@ pub enum Listen {
 pub struct Http {
     /// Where to listen.
     pub listen: Listen,
+    /// Names accepted in `Host`, in lower case, besides IP addresses, `localhost` and those of `listen` and the machine.
+    pub hosts: Vec<String>,
     /// Readiness fails when a due row waits longer than this without progress.
     pub ready_max_age: Duration,
     /// The token every action that changes something needs; `None`: such actions are refused.
@@ -278,6 +281,7 @@ pub struct Trace {
 #[derive(Clone, Copy, Debug)]
 struct RouteDefaults {
     max_attempts: i32,
-    backoff: Backoff,
+    /// As far as they are written.
+    backoff: (Option<Duration>, Option<Duration>),
     commit_order: bool,
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::units::{Number, Size, Span};
+use super::units::{List, Number, Size, Span};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -55,25 +55,29 @@ pub(super) struct Outbox {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Relay {
-    pub(super) batch_size: Number,
-    pub(super) max_in_flight: Number,
+    /// `None`: nobody has said; see [`ROWS`].
+    pub(super) batch_size: Option<Number>,
+    pub(super) max_in_flight: Option<Number>,
     pub(super) max_in_flight_bytes: Size,
-    pub(super) poll_interval_min: Span,
-    pub(super) poll_interval_max: Span,
+    /// `None`: nobody has said; see [`POLL_INTERVAL`].
+    pub(super) poll_interval_min: Option<Span>,
+    pub(super) poll_interval_max: Option<Span>,
     pub(super) notify: bool,
     pub(super) max_attempts: Number,
-    pub(super) backoff_min: Span,
-    pub(super) backoff_max: Span,
+    /// `None`: nobody has said; see [`BACKOFF`].
+    pub(super) backoff_min: Option<Span>,
+    pub(super) backoff_max: Option<Span>,
     pub(super) durable_marks: bool,
     pub(super) count_outages: bool,
     pub(super) shutdown_timeout: Span,
 }
 
 /// `[lease]`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Lease {
-    pub(super) ttl: Span,
+    /// `None`: nobody has said; see [`TTL`].
+    pub(super) ttl: Option<Span>,
     pub(super) instance: String,
 }
 
@@ -127,6 +131,7 @@ pub(super) struct Retention {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Http {
     pub(super) listen: String,
+    pub(super) hosts: List,
     pub(super) ready_max_age: Span,
     pub(super) token_file: Option<PathBuf>,
 }
@@ -147,15 +152,23 @@ pub(super) struct Trace {
     pub(super) start_new: bool,
 }
 
+/// `relay.batch_size` and `relay.max_in_flight` where nobody has said.
+pub(super) const ROWS: (usize, usize) = (1000, 10_000);
+
+/// `relay.poll_interval_min` and `relay.poll_interval_max` where nobody has said.
+pub(super) const POLL_INTERVAL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+
+/// `relay.backoff_min` and `relay.backoff_max` where nobody has said.
+pub(super) const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// `lease.ttl` where nobody has said.
+pub(super) const TTL: Duration = Duration::from_secs(15);
+
 /// `retention.relayed` where nobody has said.
 pub(super) const RELAYED: Span = seconds(7 * 86_400);
 
 const fn seconds(count: u64) -> Span {
     Span(Duration::from_secs(count))
-}
-
-const fn millis(count: u64) -> Span {
-    Span(Duration::from_millis(count))
 }
 
 impl Default for Database {
@@ -187,27 +200,18 @@ impl Default for Outbox {
 impl Default for Relay {
     fn default() -> Self {
         Self {
-            batch_size: Number(1000),
-            max_in_flight: Number(10_000),
+            batch_size: None,
+            max_in_flight: None,
             max_in_flight_bytes: Size(64 << 20),
-            poll_interval_min: millis(10),
-            poll_interval_max: millis(250),
+            poll_interval_min: None,
+            poll_interval_max: None,
             notify: true,
             max_attempts: Number(5),
-            backoff_min: seconds(1),
-            backoff_max: seconds(300),
+            backoff_min: None,
+            backoff_max: None,
             durable_marks: false,
             count_outages: false,
             shutdown_timeout: seconds(30),
-        }
-    }
-}
-
-impl Default for Lease {
-    fn default() -> Self {
-        Self {
-            ttl: seconds(15),
-            instance: String::new(),
         }
     }
 }
@@ -225,6 +229,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:7117".to_owned(),
+            hosts: List::default(),
             ready_max_age: seconds(60),
             token_file: None,
         }

@@ -3,15 +3,14 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::check::{MAX_ATTEMPTS, at_least, choice, ordered, show, within, wrong};
-use super::{ConfigError, RouteDefaults, Transport, TransportConfig, raw};
-use crate::backoff::Backoff;
+use super::check::{MAX_ATTEMPTS, choice, show, within, wrong};
+use super::{ConfigError, RouteDefaults, Transport, TransportConfig, raw, relay};
 use crate::delivery::Order;
 use crate::route::{Limits, Route, RouteSpec, Routes};
 
 type RawTransports = std::collections::BTreeMap<String, raw::Transport>;
 
-pub(super) fn transports(raw: RawTransports, ttl: Duration) -> Result<Vec<Transport>, ConfigError> {
+pub(super) fn transports(raw: RawTransports, ttl: Option<Duration>) -> Result<Vec<Transport>, ConfigError> {
     if raw.is_empty() {
         return Err(wrong(
             "transports",
@@ -26,11 +25,15 @@ pub(super) fn transports(raw: RawTransports, ttl: Duration) -> Result<Vec<Transp
             return Err(wrong(key, "a name is lower-case letters, digits, '_' and '-'"));
         }
         let mut config = kind(&key, kinds)?;
-        config.fit_default_ack_timeout(ttl);
+        if let Some(ttl) = ttl {
+            config.fit_default_ack_timeout(ttl);
+        }
         if let Err(line) = config.validate(&name) {
             return Err(ConfigError::Transport(line));
         }
-        if let Some(timeout) = config.ack_timeout().filter(|timeout| *timeout >= ttl) {
+        if let (Some(timeout), Some(ttl)) = (config.ack_timeout(), ttl)
+            && timeout >= ttl
+        {
             let key = format!("{key}.{}.ack_timeout", config.kind());
             let problem = format!(
                 "{} is not below lease.ttl ({}): lower it or raise lease.ttl",
@@ -105,7 +108,7 @@ impl TransportConfig {
 
     /// A lease shorter than the default `ack_timeout` shortens it; only a value that was asked for can contradict the lease.
     fn fit_default_ack_timeout(&mut self, ttl: Duration) {
-        let (timeout, default) = match self {
+        let (timeout, default): (&mut Duration, Duration) = match self {
             #[cfg(feature = "nats")]
             Self::Nats(config) => (
                 &mut config.ack_timeout,
@@ -139,6 +142,32 @@ impl TransportConfig {
             #[cfg(feature = "redis")]
             Self::Redis(config) => Some(config.ack_timeout),
             Self::Stdout(_) => None,
+        }
+    }
+
+    /// What stands before every destination.
+    fn prefix(&self) -> &str {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis(config) => &config.prefix,
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => "",
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => "",
+            Self::Stdout(_) => "",
+        }
+    }
+
+    /// Beginnings of destinations that are the broker's own.
+    fn reserved(&self) -> &'static [&'static str] {
+        match self {
+            #[cfg(feature = "nats")]
+            Self::Nats(_) => &["$", "_INBOX."],
+            #[cfg(feature = "kafka")]
+            Self::Kafka(_) => &["__"],
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => &[],
+            Self::Stdout(_) => &[],
         }
     }
 
@@ -182,7 +211,7 @@ pub(super) fn routes(
 
 fn route(key: &str, raw: raw::Route, transports: &[Transport], defaults: RouteDefaults) -> Result<Route, ConfigError> {
     let sub = |name: &str| format!("{key}.{name}");
-    let limits = limits_of(key, &raw)?;
+    let (limits, backoff) = (limits_of(key, &raw)?, relay::backoff(key, &raw, defaults)?);
     let topic = raw
         .topic
         .ok_or_else(|| wrong(sub("topic"), "is required: a glob over topics such as \"orders.*\""))?;
@@ -191,21 +220,19 @@ fn route(key: &str, raw: raw::Route, transports: &[Transport], defaults: RouteDe
         Some(number) => within(&sub("max_attempts"), number, 1..=MAX_ATTEMPTS)?,
         None => defaults.max_attempts,
     };
-    let min = match raw.backoff_min {
-        Some(span) => at_least(&sub("backoff_min"), span, Duration::from_millis(1))?,
-        None => defaults.backoff.min,
-    };
-    let max = raw.backoff_max.map_or(defaults.backoff.max, |span| span.0);
-    ordered((&sub("backoff_min"), min), (&sub("backoff_max"), max))?;
+    let transport = transport_index(&sub("transport"), raw.transport.as_deref(), transports)?;
+    let config = &transports[transport].config;
     let spec = RouteSpec {
         topic: &topic,
-        transport: transport_index(&sub("transport"), raw.transport.as_deref(), transports)?,
+        transport,
         destination: raw.destination.as_deref().unwrap_or("{topic}"),
         order: choice(&sub("order"), raw.order.as_deref().unwrap_or("key"), &orders)?,
         max_attempts,
-        backoff: Backoff { min, max },
+        backoff,
         commit_order: raw.commit_order.unwrap_or(defaults.commit_order),
         limits,
+        prefix: config.prefix(),
+        reserved: config.reserved(),
     };
     Route::new(&spec).map_err(|problem| match problem.split_once(": ") {
         Some((name, problem)) => wrong(sub(name), problem.to_owned()),

@@ -1,19 +1,23 @@
 //! The HTTP server: liveness, readiness, metrics, the API and the dashboard, on a loopback port or a Unix socket.
 //!
 //! ```text
-//!  request --time limit--> Host --> route --> Telemetry: /livez /readyz /metrics, and what the dashboard draws
-//!                                        \--> Desk: one question at a time to the database, answers kept for two seconds
+//!  connection --> request --time limit--> Host --> route --> Telemetry: what the dashboard draws
+//!  (connections)                   |                    \--> Desk: one question at a time to the database, kept for two seconds
+//!                                  \--> /livez /readyz /metrics: Telemetry, under any Host
 //! ```
 //!
 //! What the engine reported ([`Telemetry`]) is shown without asking anybody: a scrape or an open dashboard costs the
 //! database nothing, and goes on while it is away. `openapi.json` says what each path answers. Every request is limited in
-//! time and size; a `Host` header that is no address of ours is refused, so that no web page can read it through a name it
-//! made to point here (DNS rebinding); what changes something needs the token and a content type that no form of
-//! another site can send.
+//! time and size, connections in number and patience (`connections.rs`, `pace.rs`). API and dashboard refuse a `Host` header
+//! that is no address of ours, so that no web page can read them through a name it made to point here (DNS rebinding);
+//! probes and metrics are asked by any name a load balancer or Prometheus has for us. What changes something needs the
+//! token and a content type that no form of another site can send.
 
 mod answer;
+mod connections;
 mod desk;
 mod failed;
+mod pace;
 mod page;
 mod routes;
 mod standing;
@@ -43,7 +47,7 @@ pub struct State {
     pub telemetry: Telemetry,
     /// `http.ready_max_age`.
     pub ready_max_age: Duration,
-    /// `Host` headers accepted beyond addresses and `localhost`; `None`: any (Unix socket).
+    /// `Host` headers accepted beyond addresses and `localhost`, in lower case; `None`: any (Unix socket).
     pub names: Option<Vec<String>>,
     /// `http.token_file`.
     pub token: Token,
@@ -57,7 +61,10 @@ impl State {
     #[must_use]
     pub fn new(telemetry: Telemetry, http: &Http) -> Self {
         let names = match &http.listen {
-            Listen::Tcp { host, port: _ } => Some(vec![host.to_ascii_lowercase(), http.host_name.to_ascii_lowercase()]),
+            Listen::Tcp { host, port: _ } => {
+                let names = [host, &http.host_name].into_iter().chain(&http.hosts);
+                Some(names.map(|name| name.to_ascii_lowercase()).collect())
+            }
             Listen::Unix(_) | Listen::Off => None,
         };
         Self {
@@ -153,26 +160,18 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `shutdown` returns, then lets open requests end (each is limited in time).
-///
-/// # Errors
-/// When the socket itself fails.
-pub async fn serve(
-    listener: Listener,
-    state: State,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(listener: Listener, state: State, shutdown: impl Future<Output = ()> + Send + 'static) {
     let router = routes::router(state);
     match listener {
-        Listener::Tcp(listener) => axum::serve(listener, router).with_graceful_shutdown(shutdown).await,
+        Listener::Tcp(listener) => connections::serve(listener, router, shutdown).await,
         Listener::Unix(listener, path) => {
-            let served = axum::serve(listener, router).with_graceful_shutdown(shutdown).await;
+            connections::serve(listener, router, shutdown).await;
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(%error, path = %path.display(), "the HTTP socket could not be removed");
                 }
                 Ok(()) | Err(_) => {}
             }
-            served
         }
     }
 }

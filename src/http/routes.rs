@@ -1,4 +1,4 @@
-//! The routes and what stands before all of them: the limits of time and size, and the check of `Host`.
+//! The routes and what stands before them: the limits of time and size, and, but for the probes, the check of `Host`.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,8 +22,19 @@ const BODY_MAX: usize = 1 << 20;
 
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// Every path and who answers it. The router is made of this, and a test holds `openapi.json` against it.
-fn table() -> [(&'static str, MethodRouter<State>); 16] {
+type Routes<const N: usize> = [(&'static str, MethodRouter<State>); N];
+
+/// What load balancers and Prometheus ask, by whatever name they have for us: it changes nothing and holds no secret.
+fn probes() -> Routes<3> {
+    [
+        ("/livez", get(livez)),
+        ("/readyz", get(readyz)),
+        ("/metrics", get(metrics)),
+    ]
+}
+
+/// What people ask, and no page of another site through their browser.
+fn guarded() -> Routes<13> {
     [
         ("/", get(page::html)),
         ("/dashboard.css", get(page::css)),
@@ -31,9 +42,6 @@ fn table() -> [(&'static str, MethodRouter<State>); 16] {
         ("/dashboard_charts.js", get(page::charts)),
         ("/dashboard_failed.js", get(page::failed)),
         ("/dashboard_dom.js", get(page::dom)),
-        ("/livez", get(livez)),
-        ("/readyz", get(readyz)),
-        ("/metrics", get(metrics)),
         ("/api/v1/openapi.json", get(openapi)),
         ("/api/v1/status", get(standing::status)),
         ("/api/v1/summary", get(standing::summary)),
@@ -44,22 +52,26 @@ fn table() -> [(&'static str, MethodRouter<State>); 16] {
     ]
 }
 
-/// Every path of the server, as OpenAPI writes them.
+/// Every path of the server, as OpenAPI writes them: a test holds `openapi.json` against them.
 #[must_use]
 pub fn paths() -> Vec<&'static str> {
-    table().into_iter().map(|(path, _)| path).collect()
+    probes().into_iter().chain(guarded()).map(|(path, _)| path).collect()
+}
+
+fn of(routes: impl IntoIterator<Item = (&'static str, MethodRouter<State>)>) -> Router<State> {
+    routes
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
+        .method_not_allowed_fallback(method_not_allowed)
 }
 
 /// The server without its socket.
 pub fn router(state: State) -> Router {
-    let routes = table()
-        .into_iter()
-        .fold(Router::new(), |router, (path, methods)| router.route(path, methods));
-    routes
+    of(guarded())
         .fallback(not_found)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(state.clone(), check_host))
+        .merge(of(probes()))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(limit_time))
         .layer(middleware::from_fn(page::harden))
         .with_state(state)
@@ -112,7 +124,8 @@ async fn check_host(Extract(state): Extract<State>, request: Request, next: Next
     let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
     match (&state.names, host) {
         (Some(names), Some(host)) if !is_ours(host, names) => {
-            let hint = "this Host is not one of ours: use an IP address, localhost or the name in http.listen";
+            let hint = "this Host is not one of ours: use an IP address, localhost or the name in http.listen, \
+                        or add it to http.hosts";
             Refusal::new(StatusCode::MISDIRECTED_REQUEST, hint).into_response()
         }
         (Some(_) | None, Some(_) | None) => next.run(request).await,

@@ -89,7 +89,7 @@ impl Engine {
                 return self.admit_to(resolved, (lane, message), (found, is_holder), now);
             }
             (Headers::Invalid(reason), _) => Failure::new(FailureClass::Rejected, "headers", &**reason),
-            (Headers::Valid(_), Err(reason)) => Failure::new(FailureClass::Rejected, "no_route", reason),
+            (Headers::Valid(_), Err(none)) => Failure::new(FailureClass::Rejected, none.code, none.reason),
         };
         self.reject(lane, &message, failure, now);
         Admission::Passed

@@ -262,7 +262,7 @@ impl Engine {
         let route = self.routes.get(slip.route);
         let policy = Policy {
             attempt: message.attempt,
-            max_attempts: message.max_attempts.unwrap_or(route.max_attempts),
+            max_attempts: message.attempts_at_most(route.max_attempts),
             backoff: route.backoff,
             count_outages: self.options.count_outages || sabotaged!(OutageCounted),
             // A sign of life in the first half of the wait may have been the last one before it fell silent. While it lives

@@ -317,6 +317,8 @@ mod tests {
             backoff: Backoff { min, max },
             commit_order: false,
             limits: crate::route::Limits::default(),
+            prefix: "",
+            reserved: &[],
         };
         Telemetry::new(&["main".into()], &Routes::new(vec![Route::new(&spec).unwrap()]))
     }

@@ -1,7 +1,7 @@
 //! Logs: lines on standard error, one per thing that happened, handled or worth a person's look.
 //!
-//! Under systemd (or any pipe) they are JSON, on a terminal text. [`Repeat`] keeps a condition that lasts from filling
-//! the journal.
+//! Under systemd (or any pipe) they are JSON, on a terminal text. In both, what a field says cannot begin a line or steer a
+//! terminal. [`Repeat`] keeps a condition that lasts from filling the journal.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -10,6 +10,9 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
+
+use super::escape::JsonLines;
+use super::text::TextFields;
 
 /// Least severe level written. `log.level`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,16 +91,22 @@ pub fn start(level: Level, format: Format) -> Result<LevelHandle, TryInitError> 
     let journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let colour = terminal && !console::is_dumb() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let (filter, handle) = reload::Layer::new(level.filter());
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
     let lines = if format.is_json(terminal, journal) {
-        lines
+        fmt::layer()
+            .with_writer(JsonLines)
             .json()
             .flatten_event(true)
             .with_current_span(false)
             .with_span_list(false)
             .boxed()
     } else {
-        lines.compact().with_target(false).boxed()
+        fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(colour)
+            .compact()
+            .with_target(false)
+            .fmt_fields(TextFields)
+            .boxed()
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init()?;
     Ok(LevelHandle(handle))

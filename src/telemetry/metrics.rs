@@ -397,6 +397,8 @@ mod tests {
             backoff,
             commit_order: false,
             limits: crate::route::Limits::default(),
+            prefix: "",
+            reserved: &[],
         };
         Metrics::new(&["main".into()], &Routes::new(vec![Route::new(&spec).unwrap()]))
     }

@@ -3,6 +3,7 @@
 //! The engine reports facts, by the indexes it works with; [`Telemetry`] knows the names. Everything here only keeps and
 //! shows, never fails and never waits for others.
 
+pub(crate) mod escape;
 mod facts;
 pub mod health;
 pub mod history;
@@ -15,6 +16,7 @@ mod process;
 pub mod summary;
 pub mod systemd;
 mod table;
+mod text;
 pub mod trace;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

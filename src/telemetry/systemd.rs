@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use super::escape::Escaped;
+
 /// `READY=1`: start-up is over.
 pub fn ready() {
     send(&[NotifyState::Ready]);
@@ -22,9 +24,10 @@ pub fn reloading() {
     }
 }
 
-/// `STATUS=`: the line `systemctl status` shows. Line ends become spaces: each would begin another assignment.
+/// `STATUS=`: the line `systemctl status` shows. Line ends become spaces: each would begin another assignment. Nothing else in it
+/// steers the terminal either.
 pub fn status(text: &str) {
-    let line = text.replace(['\n', '\r'], " ");
+    let line = Escaped(text.replace(['\n', '\r'], " ")).to_string();
     send(&[NotifyState::Status(&line)]);
 }
 

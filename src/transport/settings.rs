@@ -63,6 +63,32 @@ pub fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
     number(deserializer).map(Some)
 }
 
+/// A list of texts, or one text that holds them, separated by commas.
+///
+/// # Errors
+/// What is wrong with the value.
+pub fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct List;
+    impl<'de> Visitor<'de> for List {
+        type Value = Vec<String>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of texts")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
+            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+            Ok(parts.map(str::to_owned).collect())
+        }
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut texts: A) -> Result<Vec<String>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(text) = texts.next_element()? {
+                list.push(text);
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_any(List)
+}
+
 /// `true` or `false`, or text that says so.
 ///
 /// # Errors

@@ -109,6 +109,8 @@ impl World {
                 max_attempts: route.max_attempts,
                 commit_order: route.commit_order,
                 limits: route.limits,
+                prefix: "",
+                reserved: &[],
                 backoff: Backoff {
                     min: 500 * MS,
                     max: 2 * SECOND,

@@ -87,6 +87,8 @@ pub fn route(input: &[u8]) {
         },
         commit_order: false,
         limits: Limits::default(),
+        prefix: "",
+        reserved: &[],
     };
     let routes = match Route::new(&spec) {
         Ok(route) => Routes::new(vec![route]),
@@ -100,7 +102,7 @@ pub fn route(input: &[u8]) {
     for (topic, key) in [(&topic, Some(key.as_str())), (&glob, None)] {
         match routes.resolve(&topic.as_str().into(), key) {
             Ok(resolved) => assert_eq!(resolved.route, 0),
-            Err(line) => assert!(is_line(&line), "{line:?}"),
+            Err(none) => assert!(is_line(&none.reason), "{none:?}"),
         }
     }
 }
@@ -179,7 +181,7 @@ pub fn headers(input: &[u8]) {
 }
 
 fn nats_headers(envelope: &Envelope, key: Option<&str>) {
-    let map = match wire::headers(envelope) {
+    let map = match wire::headers(envelope, &[]) {
         Ok(map) => map,
         Err(failure) => return assert!(is_line(&failure.error), "{:?}", failure.error),
     };

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::transport::ConnectError;
 use crate::transport::blame::Blame;
-use crate::transport::settings::{Section, TlsFiles, duration, flag, number};
+use crate::transport::settings::{Section, TlsFiles, duration, flag, list, number};
 
 /// Everything the NATS JetStream transport can be told.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,6 +49,9 @@ pub struct NatsConfig {
     /// Messages sent and not yet acknowledged, over all batches. A window of 1,000 is about as fast as any.
     #[serde(default = "default_max_in_flight", deserialize_with = "number")]
     pub max_in_flight: u64,
+    /// Control headers (`Nats-...`) that rows may set: they empty streams, expire and reject messages.
+    #[serde(default, deserialize_with = "list")]
+    pub allow_headers: Vec<String>,
     /// How long one message waits for its acknowledgement.
     #[serde(default = "default_ack_timeout", deserialize_with = "duration")]
     pub ack_timeout: Duration,
@@ -164,6 +167,12 @@ impl NatsConfig {
     fn check(&self, section: Section<'_>) -> Result<(), ConnectError> {
         if self.max_in_flight == 0 {
             return Err(section.wrong("max_in_flight", "must be at least 1"));
+        }
+        if let Some(name) = self.allow_headers.iter().find(|name| !super::wire::is_control(name)) {
+            return Err(section.wrong(
+                "allow_headers",
+                format!("{name:?} is no control header: only those that begin with Nats- are refused"),
+            ));
         }
         if self.ack_timeout < Duration::from_millis(10) {
             return Err(section.wrong("ack_timeout", "must be at least 10ms"));

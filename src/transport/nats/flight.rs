@@ -150,7 +150,7 @@ impl<'a> Flight<'a> {
     async fn send(&mut self, index: u32) -> Result<(), Failure> {
         let envelope = &self.batch[index as usize];
         wire::check_subject(&envelope.destination)?;
-        let headers = wire::headers(envelope)?;
+        let headers = wire::headers(envelope, &self.nats.allow_headers)?;
         let reply = self.nats.inboxes.reply_to(self.number, index);
         let subject: async_nats::Subject = envelope.destination.as_ref().into();
         let payload = envelope.message.payload.clone();

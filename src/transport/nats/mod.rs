@@ -62,6 +62,7 @@ pub struct Nats {
     /// Messages that may be in flight, over all batches.
     window: Semaphore,
     ack_timeout: Duration,
+    allow_headers: Vec<String>,
     abandoned: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -122,6 +123,7 @@ impl Nats {
             inboxes,
             window: Semaphore::new(window),
             ack_timeout: config.ack_timeout,
+            allow_headers: config.allow_headers.clone(),
             abandoned: AtomicU64::new(0),
             tasks: Mutex::new(tasks),
         })

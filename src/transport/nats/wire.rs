@@ -1,7 +1,8 @@
 //! What a message looks like on NATS, and which ones NATS cannot carry.
 //!
 //! Headers: the row's own first, then `Nats-Msg-Id` (the dedupe id), `Outbox-Id` (the message id) and `Outbox-Key`. A
-//! row's header with one of these names, in any case, gives way.
+//! row's header with one of these names, in any case, gives way. Other headers that begin with `Nats-` tell the server what to
+//! do with the stream (`Nats-Rollup: all` empties it): they are rejected unless the configuration lists them.
 
 use std::str::FromStr;
 
@@ -19,6 +20,10 @@ fn rejected(code: &'static str, error: String) -> Failure {
     Failure::new(FailureClass::Rejected, code, error)
 }
 
+/// Bytes of a subject at most: with the reply subject and two sizes it stands on one line, of which a server reads 4,096
+/// (`max_control_line`); it cuts the connection where one is longer.
+const SUBJECT_MAX: usize = 3_968;
+
 /// Whether NATS can route a message to `subject`: tokens separated by dots, none empty, no wildcard, no whitespace or
 /// control character (NATS documentation, "Subject-Based Messaging").
 ///
@@ -32,6 +37,12 @@ pub fn check_subject(subject: &str) -> Result<(), Failure> {
     if subject.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return wrong("contains a space or control character");
     }
+    if subject.len() > SUBJECT_MAX {
+        return Err(rejected(
+            "INVALID_SUBJECT",
+            format!("nats subject of {} bytes is longer than {SUBJECT_MAX}", subject.len()),
+        ));
+    }
     for token in subject.split('.') {
         match token {
             "" => return wrong("has an empty token: look for leading, trailing or doubled dots"),
@@ -42,11 +53,17 @@ pub fn check_subject(subject: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The headers of a message.
+/// Whether a header of this name tells the server what to do.
+#[must_use]
+pub fn is_control(name: &str) -> bool {
+    name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("Nats-"))
+}
+
+/// The headers of a message. `allowed`: control headers that rows may set.
 ///
 /// # Errors
-/// A name or value NATS cannot carry, as a rejection.
-pub fn headers(envelope: &Envelope) -> Result<HeaderMap, Failure> {
+/// A name or value NATS cannot carry, or a control header, as a rejection.
+pub fn headers(envelope: &Envelope, allowed: &[String]) -> Result<HeaderMap, Failure> {
     let message = &envelope.message;
     if let Headers::Invalid(reason) = &message.headers {
         return Err(rejected("INVALID_HEADERS", reason.to_string()));
@@ -58,6 +75,13 @@ pub fn headers(envelope: &Envelope) -> Result<HeaderMap, Failure> {
             .any(|ours| name.eq_ignore_ascii_case(ours))
         {
             continue;
+        }
+        if is_control(name) && !allowed.iter().any(|allowed| name.eq_ignore_ascii_case(allowed)) {
+            let todo = "allow_headers of the transport lists those that rows may set";
+            return Err(rejected(
+                "CONTROL_HEADER",
+                format!("header {name:?} tells the nats server what to do with the stream: {todo}"),
+            ));
         }
         let name = HeaderName::from_str(name).map_err(|_| {
             rejected(
@@ -104,7 +128,19 @@ mod tests {
             assert!(check_subject(good).is_ok(), "{good}");
         }
         for bad in [
-            "", " ", "a b", "a..b", ".a", "a.", "a.*", ">", "a.>", "a\nb", "a\u{7f}", "a\u{a0}b",
+            "",
+            &"x".repeat(5_000),
+            " ",
+            "a b",
+            "a..b",
+            ".a",
+            "a.",
+            "a.*",
+            ">",
+            "a.>",
+            "a\nb",
+            "a\u{7f}",
+            "a\u{a0}b",
         ] {
             let failure = check_subject(bad).unwrap_err();
             assert_eq!(

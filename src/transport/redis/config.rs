@@ -33,6 +33,9 @@ pub struct RedisConfig {
     /// PEM file of the certificate's key.
     #[serde(default)]
     pub tls_key_file: Option<PathBuf>,
+    /// Stands before the name of every stream: rows then reach no other key of the database.
+    #[serde(default)]
+    pub prefix: String,
     /// Streams are trimmed to about this many entries (`MAXLEN ~`); left out: never.
     #[serde(default, deserialize_with = "optional_number")]
     pub maxlen: Option<u64>,
