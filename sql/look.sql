@@ -21,7 +21,7 @@ select p.relation, p.sequence, l.number as last,
   coalesce(
     (select string_agg(coalesce(pg_relation_filenode(t.relid), 0)::text, ' ' order by t.relid::oid) from pg_partition_tree(p.relation::regclass) t),
     pg_relation_filenode(p.relation)::text, '') as files,
-  pg_relation_filenode(p.sequence::regclass) as sequence_file, pg_postmaster_start_time()::text as server,
+  pg_relation_filenode(p.sequence::regclass) as sequence_file, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint::text as server,
   case when row_security_active(p.relation::oid) and (
     not exists (select from policies y where y.polpermissive and pg_get_expr(y.polqual, y.polrelid) = 'true')
     or exists (select from policies y where not y.polpermissive)

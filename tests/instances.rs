@@ -193,7 +193,7 @@ async fn lanes_that_were_deleted_are_put_back_and_work_goes_on() {
             (session.count(held).await == 64).then_some(())
         })
         .await;
-        session.drained(TTL * 20).await;
+        session.drained(TTL * 5).await;
         let others = format!("select count(*) from outboxd_lanes where lane >= 32 and epoch <= {before}");
         assert_eq!(session.count(&others).await, 0, "an epoch comes again: {cleaning}");
         let said = site.log().matches("rows of outboxd_lanes were deleted: put back").count();
@@ -201,6 +201,29 @@ async fn lanes_that_were_deleted_are_put_back_and_work_goes_on() {
     }
     let another = "select count(*) from outboxd_lanes where epoch <= 1000000";
     assert_eq!(session.count(another).await, 0);
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// Everything is made anew under a running daemon, as some test suites do between tests: lanes have the epochs they had before.
+#[tokio::test]
+async fn a_schema_made_anew_is_relayed_from_and_marked_with_the_next_renewal() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::with_lease(&database, "ttl = \"3s\"\n", &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    let daemon = site.start().await;
+    let insert = "insert into outbox_messages (topic, key, payload) select 'orders', 'k' || g, '{}' from generate_series(1, 20) g";
+    session.run(insert).await;
+    session.drained(TTL * 10).await;
+    for _ in 0..3 {
+        session.run("drop schema public cascade; create schema public").await;
+        site.migrate();
+        session.run(insert).await;
+        session.drained(Duration::from_secs(10)).await;
+    }
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 

@@ -305,6 +305,33 @@ async fn a_table_emptied_while_a_start_reads_it_is_read_anew_at_once() {
     }
 }
 
+/// Sessions may show times differently: it is the same server for all of them.
+#[tokio::test]
+async fn sessions_of_different_time_zones_see_one_server() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let daemon = stage.site.start().await;
+    stage.session.run(&of_one_key(10)).await;
+    stage.session.drained(Duration::from_secs(20)).await;
+    stage
+        .session
+        .run(
+            "do $$ begin execute format('alter database %I set timezone = %L', current_database(), 'Asia/Tokyo');
+               execute format('alter database %I set datestyle = %L', current_database(), 'German'); end $$;
+             select pg_terminate_backend(pid) from pg_stat_activity
+             where datname = current_database() and application_name like 'outboxd/%/side'",
+        )
+        .await;
+    for _ in 0..3 {
+        stage.site.succeed(&["pause", "orders"]);
+        stage.session.run(&of_one_key(50)).await;
+        stage.site.succeed(&["resume", "orders"]);
+        stage.session.drained(Duration::from_secs(10)).await;
+    }
+    assert!(!stage.site.log().contains("another server"), "{}", stage.site.log());
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
 /// A key over the number and something else, as a partitioned table has: numbers may be there twice.
 #[tokio::test]
 async fn numbers_that_are_there_twice_stop_nobody() {

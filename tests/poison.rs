@@ -131,8 +131,7 @@ async fn no_row_reaches_what_is_the_nats_servers_own() {
 
     // What an operator allows is allowed.
     let file = std::fs::read_to_string(site.config()).unwrap();
-    let allowed = "allow_headers = [\"Nats-Expected-Stream\"]\n[[routes]]";
-    site.configure(&file.replacen("[[routes]]", allowed, 1));
+    site.configure(&file.replace("\"Nats-Expected-Last-Sequence\"", "\"Nats-Expected-Stream\""));
     let daemon = site.start().await;
     session
         .run(&format!(

@@ -484,6 +484,39 @@ fn one_row_that_cannot_be_deleted_is_named_by_prune() {
     }
 }
 
+/// Anybody who may connect can take the lock under which old rows are deleted: who it is, is said.
+#[tokio::test]
+async fn who_keeps_the_lock_of_retention_is_named() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    let database = Cluster::shared().database().await;
+    let site = Installation::new(&database, &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    session.run(OLD_AND_YOUNG).await;
+    let stranger = database.connect().await;
+    let pid = stranger.count("select pg_backend_pid()::bigint").await;
+    stranger
+        .run("set application_name = 'a stranger'; select pg_advisory_lock(hashtextextended('\"public\".\"outbox_messages\"', 816))")
+        .await;
+    let daemon = site.start().await;
+    let said = eventually("the holder is named", DEADLINE, || async {
+        let log = site.log();
+        let line = log.lines().find(|line| line.contains("nothing old is deleted"))?;
+        Some(line.to_owned())
+    })
+    .await;
+    assert!(said.contains(&format!("pid {pid} (a stranger")), "{said}");
+    let old = format!("select count(*) from outbox_messages where {OLD}");
+    assert!(session.count(&old).await > 0);
+    stranger.run("select pg_advisory_unlock_all()").await;
+    eventually("then it is deleted", DEADLINE, || async {
+        (session.count(&old).await == 0).then_some(())
+    })
+    .await;
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
 /// Whoever holds a row's lock keeps that row, and nobody waits for it.
 #[tokio::test]
 async fn a_locked_row_is_passed_over_and_its_holder_is_named() {

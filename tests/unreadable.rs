@@ -460,6 +460,48 @@ async fn damaged_storage_fails_its_rows_alone() {
     scene.assert_lasting(daemon).await;
 }
 
+/// With many gaps a page is read in a transaction, which such a row aborts.
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_storage_beside_many_gaps_fails_its_rows_alone() {
+    let _guard = together().await;
+    let scene = Scene::new("").await;
+    scene.session.run("set allow_system_table_mods = on").await;
+    let daemon = scene.site.start().await;
+    // Somebody who has taken a number may own any of those that are missing.
+    let holder = scene.database.connect().await;
+    holder.run("begin; select nextval('outbox_messages_seq_seq')").await;
+    for half in 0..2 {
+        let from = half * 2_000;
+        scene
+            .session
+            .run(&format!(
+                "insert into outbox_messages (seq, topic, key, payload)
+                 select 2 * g + {from} + 10, 'orders', 'k' || g % 10, '1' from generate_series(1, 700) g;
+                 select setval('outbox_messages_seq_seq', {from} + 1500)"
+            ))
+            .await;
+        scene.settled(0).await;
+        for n in 0..20 {
+            damage(&scene.session, from + 1_501 + 2 * n, "payload").await;
+        }
+        scene
+            .session
+            .run(&format!(
+                "select setval('outbox_messages_seq_seq', {from} + 1600);
+                 insert into outbox_messages (topic, key, payload)
+                 select 'orders', 'l' || g, '1' from generate_series(1, 100) g"
+            ))
+            .await;
+        scene.settled(0).await;
+        let failed = 20 * (half + 1);
+        assert_eq!(scene.failures().await.len(), usize::try_from(failed).unwrap());
+    }
+    assert!(!scene.site.log().contains("25P02"), "{}", scene.site.log());
+    holder.run("rollback").await;
+    scene.assert_each_arrived_once().await;
+    scene.assert_lasting(daemon).await;
+}
+
 /// Makes the payload of a row one that cannot be decompressed.
 async fn corrupt(session: &Session, seq: i64) {
     let toast = session

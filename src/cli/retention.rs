@@ -21,13 +21,16 @@ use crate::store::StoreError;
 use crate::store::postgres::database::Database;
 use crate::store::postgres::prune::{Again, Kept, Prune, Pruner, Step};
 use crate::store::postgres::prune_attempts::PruneAttempts;
-use crate::store::postgres::retention::{Rule, Settled, off};
+use crate::store::postgres::retention::{Rule, Settled, kept_by, off};
 use crate::store::postgres::sql::Names;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(30);
 /// Until the next try where somebody else is at it.
 const TURN: Duration = Duration::from_secs(2);
+/// Without a turn for so long, it is looked up who has them all; and said again so often.
+const LOOK_AFTER: Duration = Duration::from_secs(30);
+const SAY_AGAIN: Duration = Duration::from_secs(600);
 /// How often what was left behind is looked at.
 const FROM_THE_BEGINNING: Duration = Duration::from_secs(3600);
 /// Rest after a full step, by its own length: a fifth of the time is its at most.
@@ -66,7 +69,7 @@ pub(super) async fn keep(
     instance: String,
     stop: CancellationToken,
 ) {
-    let pruner = Pruner::Instance(instance);
+    let pruner = Pruner::Instance(instance.clone());
     let rules = rules(retention);
     let Some(longest) = rules.iter().map(|rule| rule.age).max() else {
         return;
@@ -74,6 +77,9 @@ pub(super) async fn keep(
     let walk = |rule: &Rule| Walk::new(Prune::new(&names, *rule, rows, &pruner), off(&names, *rule));
     let mut keeping = Keeping {
         database,
+        names: names.clone(),
+        instance,
+        turns: Turns::default(),
         walks: rules.iter().map(walk).collect(),
         attempts: PruneAttempts::new(&names, longest, rows, &pruner),
         attempts_again: Instant::now() + FROM_THE_BEGINNING,
@@ -86,9 +92,30 @@ pub(super) async fn keep(
 
 struct Keeping {
     database: Database,
+    names: Names,
+    instance: String,
+    turns: Turns,
     walks: Vec<Walk>,
     attempts: PruneAttempts,
     attempts_again: Instant,
+}
+
+/// Rounds on end in which it was not our turn.
+#[derive(Default)]
+struct Turns {
+    looked: Option<Instant>,
+    said: Option<Instant>,
+}
+
+impl Turns {
+    /// One more; whether it is time to look who has them all.
+    fn missed(&mut self, now: Instant) -> bool {
+        let due = now - *self.looked.get_or_insert(now) >= LOOK_AFTER;
+        if due {
+            self.looked = Some(now);
+        }
+        due && self.said.is_none_or(|said| now - said >= SAY_AGAIN)
+    }
 }
 
 /// How a round ended.
@@ -109,10 +136,15 @@ impl Keeping {
             let pause = match self.round().await {
                 Ok(Round::Done { deleted }) => {
                     tracing::debug!(deleted, "retention");
-                    failing = false;
+                    (failing, self.turns) = (false, Turns::default());
                     ROUND
                 }
-                Ok(Round::NotMine) => TURN,
+                Ok(Round::NotMine) => {
+                    if self.turns.missed(Instant::now()) {
+                        self.say_who_keeps_us().await;
+                    }
+                    TURN
+                }
                 Err(error) => {
                     let error = super::one_line(&error.into());
                     // The relay says when the database is away; what keeps failing here is for a person.
@@ -126,6 +158,22 @@ impl Keeping {
                 }
             };
             sleep(pause).await;
+        }
+    }
+
+    /// The lock under which old rows are deleted can be taken by anybody who may connect.
+    async fn say_who_keeps_us(&mut self) {
+        match kept_by(&self.database, &self.names, &self.instance).await {
+            Ok(Some(holder)) => {
+                self.turns.said = Some(Instant::now());
+                tracing::warn!(
+                    holder,
+                    "retention: nothing old is deleted while another session holds the advisory lock under which that is done: \
+                     end it, or select pg_terminate_backend(pid)"
+                );
+            }
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "retention: who holds its lock could not be found out"),
         }
     }
 

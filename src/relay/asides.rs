@@ -13,7 +13,7 @@ use crate::store::{DuePage, LaneSet, Reread, Room, Row, Scope};
 
 use super::admission::{Admission, Found};
 use super::destination::{Breaker, DestinationId};
-use super::engine::{EXCHANGED, Engine, Phase};
+use super::engine::{Engine, Phase};
 use super::holds::{KeyId, Recall};
 use super::reading::DUE_INTERVAL;
 use super::side::{Answer, Side, SideAnswer, fetch};
@@ -218,7 +218,7 @@ impl Engine {
         }
         let took = now.saturating_duration_since(started);
         if let Answer::Reread(Reread { exchanged: true, .. }) = found {
-            self.drain(EXCHANGED);
+            self.start_over(now);
             return Ok(());
         }
         if let Answer::Reread(Reread { sweep: true, .. }) = found {

@@ -32,9 +32,6 @@ use super::{Options, Relay, RelayError};
 /// Waits between attempts to reach a database that is away.
 pub(super) const DATABASE_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// Why everything is opened anew.
-pub(super) const EXCHANGED: &str = "another table stands behind the name";
-
 /// Where the engine stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -76,6 +73,9 @@ pub(super) struct Engine {
     pub(super) stopping: bool,
     /// The store is not opened again before: it has just failed.
     not_before: Instant,
+    started_over: Option<Instant>,
+    /// Settlements were refused for want of a lane.
+    pub(super) sweeps_when_renewed: bool,
 }
 
 /// What the loop woke up for.
@@ -123,6 +123,8 @@ impl Engine {
             changed: changed(Arc::clone(&store)),
             stopping: false,
             not_before: now,
+            started_over: None,
+            sweeps_when_renewed: false,
             phase: Phase::Waiting(now),
             territory: Territory::default(),
             valid_until: now,
@@ -282,6 +284,18 @@ impl Engine {
 
     fn is_drained(&self) -> bool {
         self.publishing.is_empty() && self.settler.is_idle() && self.writing.is_none() && self.opening.is_none()
+    }
+
+    /// Something else stands behind the name, or seems to: where it lasts, it is not looked at without a pause.
+    pub(super) fn start_over(&mut self, now: Instant) {
+        let lately = self
+            .started_over
+            .replace(now)
+            .is_some_and(|at| now - at < DATABASE_RETRY);
+        if lately {
+            self.not_before = now + DATABASE_RETRY;
+        }
+        self.drain("another table stands behind the name");
     }
 
     /// Forgets what is queued and reads nothing more; what is in flight is still answered and settled.

@@ -14,7 +14,7 @@ use crate::store::{DuePosition, Page, Room, StoreError};
 use super::Options;
 use super::admission::Found;
 use super::destination::{Breaker, DestinationId};
-use super::engine::{EXCHANGED, Engine};
+use super::engine::Engine;
 use super::pace::Pace;
 use super::side::SideAnswer;
 use super::window::{Read, Window};
@@ -299,7 +299,7 @@ impl Engine {
         self.telemetry.metrics.gaps_open(page.gaps);
         self.telemetry.health.database_up();
         if page.exchanged {
-            self.drain(EXCHANGED);
+            self.start_over(now);
             return Ok(());
         }
         if sabotaged!(LateCommitsSkipped) {

@@ -25,10 +25,13 @@ impl Engine {
                         "settled rows no longer matched: changed, exchanged, or lane lost"
                     );
                 }
-                // Where a lane was lost, its rows are somebody else's to find.
+                // Where a lane was lost, its rows are somebody else's to find; or ours, when the next renewal says that we have it still.
                 if settled.stale > settled.lost {
                     self.reading.sweep_soon(now);
+                    // What was replayed meanwhile waits among those that have a time.
+                    self.reading.due_again();
                 }
+                self.sweeps_when_renewed |= settled.lost > 0;
                 let written = self.settler.written(&settled, now);
                 self.window.release(written.bytes);
                 for seq in written.relayed {

@@ -194,6 +194,10 @@ impl Engine {
             .lanes(standing.lanes.len(), usize::from(self.options.lanes));
         self.telemetry.metrics.lanes_owned(standing.lanes.len());
         self.follow_pauses(&standing.paused);
+        if std::mem::take(&mut self.sweeps_when_renewed) {
+            self.reading.sweep_soon(now);
+            self.reading.due_again();
+        }
         match self.phase {
             Phase::Running => self.follow(&standing),
             Phase::Opening | Phase::Draining => drop(self.territory.follow(&Tenancy::new(), &standing.leaving)),

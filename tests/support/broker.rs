@@ -131,7 +131,11 @@ impl Broker {
     /// The `[transports.<name>.<kind>]` section for it.
     pub(crate) fn section(&self, name: &str) -> String {
         match self.kind {
-            Kind::Nats => format!("[transports.{name}.nats]\nurl = \"{}\"\n", self.address()),
+            // A header that some tests have messages refused by.
+            Kind::Nats => format!(
+                "[transports.{name}.nats]\nurl = \"{}\"\nallow_headers = [\"Nats-Expected-Last-Sequence\"]\n",
+                self.address()
+            ),
             Kind::Kafka => format!("[transports.{name}.kafka]\nbrokers = \"{}\"\n", self.address()),
         }
     }

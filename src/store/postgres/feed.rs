@@ -22,8 +22,8 @@ use crate::store::{LaneSet, Page, Room, Row, StoreError};
 
 /// What stands behind the name is looked at this often, whether rows come or not.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Rows that cannot be read are looked for this often in one read whose snapshot they end.
-const LOOKS: u32 = 16;
+/// Rows that cannot be read are looked for this often in one read whose snapshot they end: as often as a page has rows, and more.
+const LOOKS: u32 = 4_000;
 /// Numbers missing in one stretch beyond which it is a jump of the sequence, worth a line in the log.
 const JUMP: i64 = 1_000_000;
 
@@ -114,8 +114,10 @@ impl PostgresStore {
 
     /// What a reread brought, judged by a look after it.
     pub(super) async fn judged(&self) -> Result<Verdict, StoreError> {
+        // The main read goes on meanwhile, past what this look sees of the sequence.
+        let at = self.cursor().at();
         let (look, _) = self.look(Role::Side).await?;
-        Ok(self.cursor().judge(&look))
+        Ok(self.cursor().judge(&look, at))
     }
 
     /// A look, and the name of the sequence where it may be read.

@@ -17,7 +17,7 @@ mod cause;
 mod limits;
 mod naming;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::PostgresStore;
 use super::about::{DatabaseError, database_error};
@@ -82,7 +82,8 @@ pub(super) struct Isolation<'a> {
     /// Whether to find out who holds a lock that is not the row's.
     asks_for_blocker: bool,
     limits: Limits,
-    parts: Vec<Part>,
+    /// The larger ones come first: most of the healthy rows are in them.
+    parts: VecDeque<Part>,
     done: Vec<usize>,
     locked: Vec<usize>,
     swallowed: Vec<usize>,
@@ -97,7 +98,7 @@ impl<'a> Isolation<'a> {
             is_patient: again && store.is_patient(),
             asks_for_blocker: again || !store.meets(Met::LocksElsewhere),
             limits: Limits::of(store, again),
-            parts: Vec::new(),
+            parts: VecDeque::new(),
             done: Vec::new(),
             locked: Vec::new(),
             swallowed: Vec::new(),
@@ -118,27 +119,27 @@ impl<'a> Isolation<'a> {
         if !self.again && self.store.meets(Met::Locks) {
             self.leave_locked().await?;
         }
-        while let Some(part) = self.parts.pop() {
+        while let Some(part) = self.parts.pop_front() {
             if part.rows.len() > 1 && part.rows.len() >= self.limits.too_many {
                 self.divide(&part.rows, true);
                 continue;
             }
             let has_achieved = self.has_achieved(settled);
             if self.limits.is_over(self.store.database.hurries(), has_achieved) {
-                self.parts.push(part);
+                self.parts.push_back(part);
                 self.leave(settled);
                 break;
             }
             let mut parts = vec![part];
-            while !parts[0].alone && parts.len() < PARTS && self.parts.last().is_some_and(|next| !next.alone) {
-                parts.extend(self.parts.pop());
+            while !parts[0].alone && parts.len() < PARTS && self.parts.front().is_some_and(|next| !next.alone) {
+                parts.extend(self.parts.pop_front());
             }
             for (part, outcome) in self.write_all(parts).await? {
                 match outcome {
                     Some(Ok(written)) if written >= part.rows.len() => self.done.extend(part.rows),
                     Some(Ok(written)) => self.sort_out(part.rows, written, settled).await?,
                     Some(Err(error)) => self.meet(part, error, settled).await?,
-                    None => self.parts.push(Part { alone: true, ..part }),
+                    None => self.parts.push_back(Part { alone: true, ..part }),
                 }
             }
         }
@@ -260,7 +261,7 @@ impl<'a> Isolation<'a> {
             part.conflicts += 1;
             // Alone, it is the first on a connection that no trigger has changed.
             part.alone |= known.lacks_right();
-            self.parts.push(part);
+            self.parts.push_back(part);
             return Ok(());
         }
         let rows = part.rows;
@@ -342,7 +343,7 @@ impl<'a> Isolation<'a> {
 
     fn push(&mut self, rows: Vec<usize>, alone: bool) {
         if !rows.is_empty() {
-            self.parts.push(Part {
+            self.parts.push_back(Part {
                 rows,
                 conflicts: 0,
                 alone,

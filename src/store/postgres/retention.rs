@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+use tokio_postgres::types::Type;
+
 use super::database::{Database, Role};
+use super::rows::unreadable;
 use super::sql::{Names, Statement};
+use super::suspicion::holder;
 use crate::store::StoreError;
 
+const LOCK: &str = include_str!("../../../sql/prune_lock.sql");
 const MADE: &str = include_str!("../../../sql/validate_made.sql");
 
 /// Longer than any table is old, and short enough to be taken off the time it is.
@@ -60,6 +65,21 @@ pub(super) fn made(names: &Names) -> Statement {
 pub(super) async fn is_made(database: &Database, statement: &Statement) -> Result<bool, StoreError> {
     let rows = database.query(Role::Side, statement, &[]).await?;
     Ok(rows.first().expect("a row").get("made"))
+}
+
+/// Who keeps `instance`, whose turn it is, from deleting: whoever holds the lock under which that is done. `None`: nobody, or it is
+/// not its turn.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn kept_by(database: &Database, names: &Names, instance: &str) -> Result<Option<String>, StoreError> {
+    let statement = Statement {
+        text: names.fill(LOCK),
+        types: const { &[Type::TEXT] },
+    };
+    let rows = database.query(Role::Side, &statement, &[&instance]).await?;
+    let holder = rows.first().map(holder).transpose();
+    holder.map_err(|error| unreadable(&error))
 }
 
 /// Why `rule` deletes nothing from a table that `migrate` did not make, and what to do.

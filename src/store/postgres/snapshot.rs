@@ -41,7 +41,8 @@ impl<'a> Snapshot<'a> {
         self.connection.take().ok_or_else(ended)
     }
 
-    /// Keeps the connection where the statement was answered.
+    /// Keeps the connection where the statement was answered. An error has aborted the transaction, and who asks next on this connection
+    /// must not find it so.
     async fn book<T>(
         &mut self,
         connection: Checkout<'a>,
@@ -50,6 +51,14 @@ impl<'a> Snapshot<'a> {
         if let Ok(Ok(value)) = outcome {
             self.connection = Some(connection);
             return Ok(value);
+        }
+        if matches!(outcome, Ok(Err(_))) {
+            let work = connection.batch_execute(END);
+            let back = self.database.in_time(self.role, connection.generation, work).await;
+            if !matches!(back, Ok(Ok(()))) {
+                self.database.finish(connection, back).await?;
+                return Err(StoreError::Unavailable("the snapshot has ended".into()));
+            }
         }
         self.database.finish(connection, outcome).await
     }

@@ -191,15 +191,12 @@ impl<'a> Flight<'a> {
     fn check(&self, envelope: &Envelope, topic: &Topic, id: &str) -> Result<rdkafka::message::OwnedHeaders, Failure> {
         record::check_topic(&envelope.destination)?;
         let headers = record::headers(envelope, &self.kafka.id_header, id)?;
-        if let (Some(limit), false) = (topic.limits().message_bytes, self.kafka.compresses) {
-            let size = record::size(envelope, &self.kafka.id_header, id);
-            if size > limit {
-                let error = format!(
-                    "record of {size} bytes is too large: it exceeds max.message.bytes = {limit} of kafka topic {:?}",
-                    &*envelope.destination
-                );
-                return Err(Failure::new(FailureClass::Rejected, "MSG_SIZE_TOO_LARGE", error));
-            }
+        if let Some((size, limit)) = self.kafka.exceeds(envelope, topic) {
+            let error = format!(
+                "record of {size} bytes is too large: it exceeds max.message.bytes = {limit} of kafka topic {:?}",
+                &*envelope.destination
+            );
+            return Err(Failure::new(FailureClass::Rejected, "MSG_SIZE_TOO_LARGE", error));
         }
         match topic.stuck() {
             Some(failure) => Err(failure),

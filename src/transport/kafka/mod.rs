@@ -264,6 +264,22 @@ fn judge(topic: &str, metadata: &Metadata, limits: Limits) -> Result<(), Failure
     Ok(())
 }
 
+/// What a record holds beside what [`Message::size`](crate::message::Message::size) counts: lengths, the id's header.
+const AROUND_MAX: u64 = 4_096;
+
+impl Kafka {
+    /// Bytes of a record that is larger than its topic's limit, as last read, and that limit. Compressed, it may fit after all.
+    fn exceeds(&self, envelope: &Envelope, topic: &topics::Topic) -> Option<(u64, u64)> {
+        let limit = topic.limits().message_bytes.filter(|_| !self.compresses)?;
+        // Hardly any comes near it: they are not measured.
+        if envelope.message.size() as u64 + AROUND_MAX <= limit {
+            return None;
+        }
+        let size = record::size(envelope, &self.id_header, &envelope.message.id.to_string());
+        (size > limit).then_some((size, limit))
+    }
+}
+
 #[async_trait]
 impl Transport for Kafka {
     async fn publish(&self, batch: &[Envelope]) -> Vec<Outcome> {
@@ -281,6 +297,13 @@ impl Transport for Kafka {
                 self.topics.learn(&envelope.destination, &topic, self.patience()).await;
             }
             topics.push(topic);
+        }
+        for (envelope, topic) in batch.iter().zip(&topics) {
+            // An operator may have raised the limit since: who is turned away by it is turned away by today's.
+            if self.exceeds(envelope, topic).is_some() {
+                let patience = self.patience();
+                self.topics.learn_anew(&envelope.destination, topic, patience).await;
+            }
         }
         let _counted = UnderWay::count(&self.under_way, batch.len());
         Flight::new(self, batch, topics, false).run().await

@@ -167,6 +167,28 @@ async fn one_record_too_large_for_its_topic_takes_no_other_with_it() {
     assert_eq!(seen.len(), 60, "everything else once");
 }
 
+/// An operator raises the limit and sends again what had been turned away by it: it is not turned away from memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_was_raised_turns_nothing_away() {
+    let fixture = OverKafka::shared().await;
+    let destination = fixture.destination().await;
+    let limit = async |bytes: &str| {
+        fixture
+            .server()
+            .alter_topic(&destination, "max.message.bytes", bytes)
+            .await
+    };
+    limit("2000").await;
+    let mut large = message(&destination, None, Order::Key);
+    large.message.payload = vec![b'x'; 5_000].into();
+    for (bytes, taken) in [("3000", false), ("10000", true), ("4000", false)] {
+        limit(bytes).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let outcomes = fixture.transport.publish(std::slice::from_ref(&large)).await;
+        assert_eq!(acknowledged(&outcomes[0]), taken, "{bytes}: {:?}", outcomes[0]);
+    }
+}
+
 /// A broker nobody can reach is no bare timeout.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_down_at_start_is_waited_for_and_publish_answers_quickly() {

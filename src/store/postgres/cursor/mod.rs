@@ -118,9 +118,9 @@ impl Cursor {
         self.gaps.contains(seq) || self.filled.contains(&seq)
     }
 
-    /// What a look tells of a reread that came before it.
-    pub(crate) fn judge(&mut self, look: &Look) -> Verdict {
-        if let Some(why) = self.stands_elsewhere(look) {
+    /// What a look tells of a reread that came before it. `at`: where the cursor stood when it was asked for.
+    pub(crate) fn judge(&mut self, look: &Look, at: i64) -> Verdict {
+        if let Some(why) = self.stands_elsewhere(look, at) {
             return Verdict::Elsewhere(why);
         }
         if self.unwatched_has_ended(&look.holders) {
@@ -245,7 +245,7 @@ impl Cursor {
 
     /// The look was answered.
     pub(crate) fn looked(&mut self, look: Look) -> Next {
-        if let Some(why) = self.stands_elsewhere(&look) {
+        if let Some(why) = self.stands_elsewhere(&look, self.at) {
             return Next::StartOver(why);
         }
         if self.read.keeps_snapshot {
@@ -256,7 +256,7 @@ impl Cursor {
     }
 
     /// Why what was read so far is doubtful.
-    fn stands_elsewhere(&self, look: &Look) -> Option<&'static str> {
+    fn stands_elsewhere(&self, look: &Look, at: i64) -> Option<&'static str> {
         if broken(Broken::ExchangeOverlooked) {
             return None;
         }
@@ -273,7 +273,7 @@ impl Cursor {
         if was.sequence != is.sequence {
             return Some("the numbers of the outbox come from another sequence");
         }
-        let set_back = look.last.is_some_and(|last| last < self.at);
+        let set_back = look.last.is_some_and(|last| last < at);
         (set_back || look.renumbered || was.sequence_file != is.sequence_file)
             .then_some("the sequence of the outbox was set back")
     }

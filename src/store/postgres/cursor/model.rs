@@ -586,7 +586,7 @@ impl Story {
         let Some(mut reread) = self.rereading.take() else {
             return;
         };
-        let verdict = self.cursor.judge(&self.look());
+        let verdict = self.cursor.judge(&self.look(), self.cursor.at());
         let Some(mut lag) = self.lag.take() else { return };
         lag.reading = false;
         if verdict != Verdict::Whole {
@@ -675,6 +675,25 @@ fn play(seed: u64) -> Option<String> {
     }
     story.settle();
     story.wrong
+}
+
+#[test]
+fn a_look_asked_for_before_the_cursor_went_on_sets_no_sequence_back() {
+    let mut cursor = Cursor::default();
+    let look = Look {
+        last: Some(10),
+        ..Look::default()
+    };
+    cursor.open(Place::default(), 10, &Holders::default());
+    let before = cursor.at();
+    cursor.begin(Room { rows: 10, bytes: 1_000 }, false);
+    cursor.take(Seen {
+        seq: 12,
+        late: false,
+        size: None,
+    });
+    assert_eq!(cursor.judge(&look, before), Verdict::Whole);
+    assert!(matches!(cursor.judge(&look, cursor.at()), Verdict::Elsewhere(_)));
 }
 
 #[test]

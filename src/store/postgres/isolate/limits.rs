@@ -86,8 +86,8 @@ impl Isolation<'_> {
             (false, true, _) => usual / 4,
             (false, false, false) if is_whole => usual / 5,
             (false, false, false) => usual / 10,
-            (false, false, true) if is_whole => usual / 20,
-            (false, false, true) => usual / 40,
+            (false, false, true) if is_whole => usual / 10,
+            (false, false, true) => usual / 20,
         }
     }
 
