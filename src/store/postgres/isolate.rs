@@ -164,7 +164,7 @@ impl<'a> Isolation<'a> {
         let outcomes: Vec<Option<Written>> = if let [part] = &*parts {
             let via = Via {
                 settling: &settling,
-                limit: Some(self.limit(part.rows.len())),
+                limit: Some(self.granted(part.rows.len())),
                 lock: self.lock_timeout(),
             };
             let outcome = self.write(&via, &part.rows).await;

@@ -34,13 +34,14 @@ struct Patience<'a> {
     deadline: Option<Instant>,
     /// A lock that somebody holds is not waited for.
     hasty: bool,
-    /// The text of a statement of rows: a lock that only some of them wait for is not waited for; and none of it for longer than
-    /// [`HURRY`] once the process is to end.
+    /// The text of a statement of rows: a lock that only some of them wait for is not waited for.
     rows: Option<&'a str>,
+    /// It is granted no more than [`HURRY`] once the process is to end.
+    hurries: bool,
 }
 
 /// What a statement of rows is granted when the process is to end.
-const HURRY: Duration = Duration::from_millis(400);
+const HURRY: Duration = Duration::from_secs(1);
 
 impl Database {
     /// The same connections, for somebody who waits no longer than `limit` from now: waiting for one and all statements
@@ -85,7 +86,7 @@ impl Database {
     /// lock on a table of ours does not count. A lock that only some of its rows wait for is not waited for, and answered.
     pub(super) async fn patiently<T>(
         &self,
-        limit: Duration,
+        (limit, hurries): (Duration, bool),
         text: &str,
         work: impl Future<Output = T>,
     ) -> Result<T, Option<LockWait>> {
@@ -96,6 +97,7 @@ impl Database {
             deadline: None,
             hasty: false,
             rows: Some(text),
+            hurries,
         };
         let done = self.waited_for(Role::Settle, patience, work).await;
         done.map_err(|given_up| match given_up {
@@ -126,6 +128,7 @@ impl Database {
             deadline: self.within.map(|within| within.deadline),
             hasty: self.hasty,
             rows: None,
+            hurries: false,
         };
         self.waited_for(role, patience, work).await
     }
@@ -143,11 +146,11 @@ impl Database {
             deadline,
             hasty,
             rows,
+            mut hurries,
         } = patience;
         let mut waiting = self.watch.begun(self.pool_of(role));
         let (mut round, mut ends) = (1, deadline.unwrap_or_else(|| Instant::now() + limit));
         let mut work = std::pin::pin!(work);
-        let mut hurries = false;
         loop {
             let looking = async {
                 tokio::time::sleep_until(waiting.next_look).await;
@@ -156,8 +159,8 @@ impl Database {
             tokio::select! {
                 biased;
                 done = &mut work => return Ok(done),
-                () = self.facts.ending.cancelled(), if rows.is_some() && !hurries => {
-                    hurries = true;
+                () = self.facts.ending.cancelled(), if hurries => {
+                    hurries = false;
                     ends = ends.min(Instant::now() + HURRY);
                 }
                 () = tokio::time::sleep_until(ends) => {

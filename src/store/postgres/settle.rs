@@ -59,7 +59,8 @@ impl Stretch {
 /// The way a statement goes: on which connection, how long it may take, and how long it waits for a row's lock.
 pub(super) struct Via<'a> {
     pub(super) settling: &'a Settling<'a>,
-    pub(super) limit: Option<Duration>,
+    /// And whether it is given up sooner when the process is to end.
+    pub(super) limit: Option<(Duration, bool)>,
     /// `lock_timeout`.
     pub(super) lock: &'static str,
 }

@@ -97,9 +97,9 @@ impl Database {
 }
 
 impl Settling<'_> {
-    /// Runs `statement` and returns how many rows it wrote (or, of a query, answered). With a `limit`, one that takes longer is
-    /// cancelled: if the server answers that, it is alive and the statement was slow, and its error is about the duration, or about
-    /// the lock it waited for.
+    /// Runs `statement` and returns how many rows it wrote (or, of a query, answered). With a `limit` (and whether it is less once
+    /// the process is to end), one that takes longer is cancelled: if the server answers that, it is alive and the statement was
+    /// slow, and its error is about the duration, or about the lock it waited for.
     ///
     /// # Errors
     /// See [`super::classify`].
@@ -107,7 +107,7 @@ impl Settling<'_> {
         &self,
         statement: &Statement,
         params: &[Param<'_>],
-        limit: Option<Duration>,
+        limit: Option<(Duration, bool)>,
     ) -> Result<u64, StoreError> {
         let work = async {
             let stream = self.database.stream(&self.connection, statement, params).await?;
@@ -119,17 +119,19 @@ impl Settling<'_> {
         let mut lock = None;
         let answer = match limit {
             None => Ok(work.await),
-            Some(limit) => match self.database.patiently(limit, &statement.text, work.as_mut()).await {
-                Ok(done) => Ok(done),
-                Err(found) => {
-                    lock = found;
-                    let ended = async {
-                        self.cancel().await;
-                        work.await
-                    };
-                    tokio::time::timeout(2 * CANCEL_TIMEOUT, ended).await.map_err(|_| limit)
+            Some(granted @ (limit, _)) => {
+                match self.database.patiently(granted, &statement.text, work.as_mut()).await {
+                    Ok(done) => Ok(done),
+                    Err(found) => {
+                        lock = found;
+                        let ended = async {
+                            self.cancel().await;
+                            work.await
+                        };
+                        tokio::time::timeout(2 * CANCEL_TIMEOUT, ended).await.map_err(|_| limit)
+                    }
                 }
-            },
+            }
         };
         let outcome = match answer {
             Ok(answer) => self.database.outcome(&self.connection, answer),

@@ -12,7 +12,7 @@ use crate::stuck::StuckReason;
 
 /// Time for what is left, in all and for each statement, once the process is to end.
 const HURRY: Duration = Duration::from_secs(1);
-const HURRIED_PART: Duration = Duration::from_millis(150);
+const HURRIED_PART: Duration = Duration::from_millis(200);
 
 /// What an isolation has learnt of the time things take.
 pub(super) struct Limits {
@@ -48,7 +48,7 @@ impl Limits {
 
     /// What is left may be left, or, when the process ends, must be.
     pub(super) fn is_over(&mut self, hurries: bool, has_achieved: bool) -> bool {
-        if hurries {
+        if hurries && !self.is_slow_server {
             return self.hurried.get_or_insert_with(Instant::now).elapsed() > HURRY;
         }
         has_achieved && self.began.elapsed() > self.usual * 4 / 5
@@ -69,6 +69,12 @@ impl Limits {
 }
 
 impl Isolation<'_> {
+    /// [`Self::limit`], and whether it is less when the process ends. Where the server is slow with everything, giving up would only
+    /// have rows sent twice.
+    pub(super) fn granted(&self, rows: usize) -> (Duration, bool) {
+        (self.limit(rows), !self.limits.is_slow_server)
+    }
+
     /// A statement of so many rows may take so long. A part of one that took too long is given less, and so is what was stuck before.
     pub(super) fn limit(&self, rows: usize) -> Duration {
         let Limits { usual, hurried, .. } = self.limits;
