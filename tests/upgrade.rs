@@ -39,7 +39,14 @@ impl Scene {
         let broker = Broker::start(Kind::Nats);
         broker.prepare(TOPICS).await;
         let database = Cluster::shared().database().await;
-        let site = || Site::with_lease(&database, "ttl = \"3s\"\n", &broker.section("main"));
+        // Releases before this one do not know the key.
+        let section = broker.section("main");
+        let known: Vec<&str> = section
+            .lines()
+            .filter(|line| !line.starts_with("allow_headers"))
+            .collect();
+        let section = known.join("\n") + "\n";
+        let site = || Site::with_lease(&database, "ttl = \"3s\"\n", &section);
         let (mut old, mut new) = (site(), site());
         old.install(previous(version));
         if version == "0.1.0" {
