@@ -1,5 +1,6 @@
 -- What stands behind the outbox's name, whether row-level security hides some of it from us, how far its sequence has come,
--- whether rows are pending past that, and who holds the sequence. Read now, whatever snapshot is kept: another table, an emptied one or a sequence set back must show at once.
+-- whether rows are pending past that, and who holds the sequence. Read now, whatever snapshot is kept: another table, an
+-- emptied one or a sequence set back must show at once. The server is told by a number: sessions print times differently.
 -- nextval's lock on the sequence is kept to the end of the top-level transaction, through savepoints and PREPARE; a prepared
 -- transaction shows as -1/... after a server restart. Who merely reads the sequence, as a dump and we do, has taken no number
 -- (pg_sequence_last_value would lock it like nextval).

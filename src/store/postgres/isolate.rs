@@ -283,16 +283,16 @@ impl<'a> Isolation<'a> {
                 let (free, held) = self.free(rows).await?;
                 if held.is_empty() {
                     self.limits.elsewhere = true;
-                    self.meets(Met::LocksElsewhere);
+                    self.expect_more(Met::LocksElsewhere);
                     self.divide(&free, false);
                 } else {
                     self.locked.extend(held);
-                    self.meets(Met::Locks);
+                    self.expect_more(Met::Locks);
                     self.push(free, true);
                 }
             }
             Trouble::Refused => {
-                self.meets(Met::Refusals);
+                self.expect_more(Met::Refusals);
                 self.divide(&rows, false);
             }
             Trouble::Slow => self.divide(&rows, true),
@@ -301,7 +301,7 @@ impl<'a> Isolation<'a> {
     }
 
     /// The next statements expect more of them; rows that are known to be stuck say nothing of others.
-    fn meets(&self, what: Met) {
+    fn expect_more(&self, what: Met) {
         if !self.again {
             self.store.met(what);
         }
