@@ -6,7 +6,6 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::check::{at_least, host_name, read_secret, wrong};
-use super::units::List;
 use super::{ConfigError, Http, Listen, raw};
 
 pub(super) fn http(raw: raw::Http) -> Result<Http, ConfigError> {
@@ -68,7 +67,7 @@ fn listen(text: &str) -> Result<Listen, ConfigError> {
 }
 
 /// As a `Host` header is compared: in lower case, without the dot that may end a name.
-fn hosts(names: List) -> Result<Vec<String>, ConfigError> {
+fn hosts(names: Vec<String>) -> Result<Vec<String>, ConfigError> {
     let name = |text: String| {
         let name = text.strip_suffix('.').unwrap_or(&text);
         if is_name(name) {
@@ -79,7 +78,7 @@ fn hosts(names: List) -> Result<Vec<String>, ConfigError> {
             Err(wrong("http.hosts", problem))
         }
     };
-    names.0.into_iter().map(name).collect()
+    names.into_iter().map(name).collect()
 }
 
 /// A host name or an IPv4 address.

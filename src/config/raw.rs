@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::units::{List, Number, Size, Span};
+use super::units::{Number, Size, Span};
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -131,7 +131,8 @@ pub(super) struct Retention {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Http {
     pub(super) listen: String,
-    pub(super) hosts: List,
+    #[serde(deserialize_with = "crate::transport::settings::list")]
+    pub(super) hosts: Vec<String>,
     pub(super) ready_max_age: Span,
     pub(super) token_file: Option<PathBuf>,
 }
@@ -229,7 +230,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:7117".to_owned(),
-            hosts: List::default(),
+            hosts: Vec::new(),
             ready_max_age: seconds(60),
             token_file: None,
         }

@@ -1,11 +1,11 @@
-//! Values with a unit: durations and sizes; numbers and lists, which may also come as text (from the environment).
+//! Values with a unit: durations and sizes, and numbers that may also come as text (from the environment).
 //!
 //! Pure. Each reads what a person writes and says in words what it would have taken.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
 /// A duration as written: `"250ms"`, `"5s"`, `"7d"`, `"1h 30m"`. A bare number is refused: its unit would be a guess.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +18,6 @@ pub(super) struct Size(pub(super) u64);
 /// A whole number at or above zero, as number or as text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number(pub(super) u64);
-
-/// Texts, as a list or as one text with commas between them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct List(pub(super) Vec<String>);
 
 impl Span {
     /// Reads a duration.
@@ -135,31 +131,6 @@ impl<'de> Deserialize<'de> for Number {
             text: Self::parse,
             number: |value| whole(value).map(Self),
         })
-    }
-}
-
-impl<'de> Visitor<'de> for List {
-    type Value = Self;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of texts")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Self, E> {
-        Ok(Self(text.split(',').map(|part| part.trim().to_owned()).collect()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut texts: A) -> Result<Self, A::Error> {
-        while let Some(text) = texts.next_element()? {
-            self.0.push(text);
-        }
-        Ok(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for List {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(Self::default())
     }
 }
 

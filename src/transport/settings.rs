@@ -75,8 +75,7 @@ pub fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D
             f.write_str("a list of texts")
         }
         fn visit_str<E: de::Error>(self, text: &str) -> Result<Vec<String>, E> {
-            let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-            Ok(parts.map(str::to_owned).collect())
+            Ok(text.split(',').map(|part| part.trim().to_owned()).collect())
         }
         fn visit_seq<A: de::SeqAccess<'de>>(self, mut texts: A) -> Result<Vec<String>, A::Error> {
             let mut list = Vec::new();
