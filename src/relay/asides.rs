@@ -186,7 +186,8 @@ impl Engine {
         let room = self.destinations.room(id, room)?;
         let destination = self.destinations.get_mut(id);
         let rows = match destination.breaker {
-            Breaker::Trial => TRIAL_ROWS.min(room.rows),
+            Breaker::Trial { blind: true } => 1,
+            Breaker::Trial { blind: false } => TRIAL_ROWS.min(room.rows),
             Breaker::Closed | Breaker::Open { .. } => room.rows,
         };
         if let Some(lag) = &mut destination.lag {

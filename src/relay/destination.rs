@@ -21,8 +21,14 @@ pub(crate) struct DestinationId(pub(crate) usize);
 #[derive(Debug)]
 pub(crate) enum Breaker {
     Closed,
-    Open { next_probe: Instant, probing: bool },
-    Trial,
+    Open {
+        next_probe: Instant,
+        probing: bool,
+    },
+    /// A few rows are tried; one, where only a message can tell (`blind`).
+    Trial {
+        blind: bool,
+    },
 }
 
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::delivery::Failure;
 use crate::message::Seq;
 use crate::store::Room;
+use crate::transport::Probe;
 
 use super::destination::{Breaker, Destination, DestinationId};
 use super::share::Load;
@@ -205,7 +206,7 @@ impl Destinations {
         let (wait, news) = match self.get(id).breaker {
             Breaker::Open { .. } => return false,
             Breaker::Closed => (self.probe_interval / 4, true),
-            Breaker::Trial => (self.probe_interval, false),
+            Breaker::Trial { .. } => (self.probe_interval, false),
         };
         self.disturbed.insert(id);
         self.get_mut(id).breaker = Breaker::Open {
@@ -219,7 +220,7 @@ impl Destinations {
     pub(crate) fn acknowledged(&mut self, id: DestinationId, at: Instant) -> bool {
         let destination = self.get_mut(id);
         destination.alive_at = destination.alive_at.max(Some(at));
-        let recovered = matches!(destination.breaker, Breaker::Trial);
+        let recovered = matches!(destination.breaker, Breaker::Trial { .. });
         if recovered {
             destination.breaker = Breaker::Closed;
         }
@@ -229,8 +230,9 @@ impl Destinations {
     /// Settles the books of a destination whose lag may have ended. `true` when that ends a pause.
     pub(crate) fn tidy(&mut self, id: DestinationId) -> bool {
         let destination = self.get_mut(id);
-        let ended =
-            destination.lag.is_none() && destination.load.rows() == 0 && matches!(destination.breaker, Breaker::Trial);
+        let ended = destination.lag.is_none()
+            && destination.load.rows() == 0
+            && matches!(destination.breaker, Breaker::Trial { .. });
         if ended {
             destination.breaker = Breaker::Closed;
         }
@@ -279,21 +281,24 @@ impl Destinations {
                     next_probe,
                     probing: false,
                 } => Some(*next_probe),
-                Breaker::Open { .. } | Breaker::Closed | Breaker::Trial => None,
+                Breaker::Open { .. } | Breaker::Closed | Breaker::Trial { .. } => None,
             })
             .min()
     }
 
     /// A probe of a destination answered.
-    pub(crate) fn probed(&mut self, id: DestinationId, answer: Result<(), Failure>, now: Instant) {
+    pub(crate) fn probed(&mut self, id: DestinationId, answer: &Result<Probe, Failure>, now: Instant) {
         let interval = self.probe_interval;
         let destination = self.get_mut(id);
         destination.watched = false;
         match answer {
-            Ok(()) => {
-                destination.alive_at = Some(now);
+            Ok(probe) => {
+                let blind = matches!(probe, Probe::Unknown(_));
+                if !blind {
+                    destination.alive_at = Some(now);
+                }
                 if destination.is_open() {
-                    destination.breaker = Breaker::Trial;
+                    destination.breaker = Breaker::Trial { blind };
                 }
             }
             Err(_) => {
@@ -340,8 +345,8 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(all.take_due_probes(Instant::now()), [id]);
         assert!(all.take_due_probes(Instant::now()).is_empty(), "one probe at a time");
-        all.probed(id, Ok(()), Instant::now());
-        assert!(matches!(all.get(id).breaker, Breaker::Trial));
+        all.probed(id, &Ok(Probe::Ready), Instant::now());
+        assert!(matches!(all.get(id).breaker, Breaker::Trial { blind: false }));
         assert!(all.acknowledged(id, Instant::now()));
         assert!(!all.get(id).takes_new_rows(), "it lags until the cursor is met");
         all.get_mut(id).lag.as_mut().unwrap().begin();

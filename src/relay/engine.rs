@@ -13,7 +13,7 @@ use crate::message::Seq;
 use crate::route::Routes;
 use crate::store::{Room, Settled, Store, StoreError, Tenancy};
 use crate::telemetry::Telemetry;
-use crate::transport::Transport;
+use crate::transport::{Probe, Transport};
 
 use super::destination::DestinationId;
 use super::destinations::Destinations;
@@ -66,7 +66,7 @@ pub(super) struct Engine {
     pub(super) settler: Settler,
     pub(super) reading: Reading,
     pub(super) publishing: FuturesUnordered<BoxFuture<'static, Published>>,
-    pub(super) probing: FuturesUnordered<BoxFuture<'static, (DestinationId, Result<(), Failure>)>>,
+    pub(super) probing: FuturesUnordered<BoxFuture<'static, (DestinationId, Result<Probe, Failure>)>>,
     opening: Option<BoxFuture<'static, Result<Seq, StoreError>>>,
     writing: Option<BoxFuture<'static, Result<Settled, StoreError>>>,
     changed: BoxFuture<'static, ()>,
@@ -81,7 +81,7 @@ pub(super) struct Engine {
 /// What the loop woke up for.
 enum Event {
     Published(Published),
-    Probed(DestinationId, Result<(), Failure>),
+    Probed(DestinationId, Result<Probe, Failure>),
     Opened(Result<Seq, StoreError>),
     Wrote(Result<Settled, StoreError>),
     Read(super::reading::MainAnswer),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::delivery::Failure;
+use crate::transport::Probe;
 
 use super::destination::DestinationId;
 use super::engine::Engine;
@@ -21,9 +22,14 @@ impl Engine {
         }
     }
 
-    pub(super) fn book_probe(&mut self, id: DestinationId, answer: Result<(), Failure>, now: Instant) {
+    pub(super) fn book_probe(&mut self, id: DestinationId, answer: Result<Probe, Failure>, now: Instant) {
         let was_open = self.destinations.get(id).is_open();
-        self.destinations.probed(id, answer, now);
+        self.destinations.probed(id, &answer, now);
+        if let (true, Err(why) | Ok(Probe::Unknown(why))) = (was_open, &answer) {
+            let destination = self.destinations.get(id);
+            self.telemetry
+                .pause_reason(destination.transport, &destination.name, &why.error);
+        }
         if was_open && !self.destinations.get(id).is_open() {
             self.reading.due_again();
             self.reading.pace.hint(now);

@@ -335,10 +335,13 @@ impl Engine {
         if self.destinations.get(id).is_open() {
             return;
         }
-        if self.destinations.pause(id, now) {
-            let destination = self.destinations.get(id);
-            self.telemetry
-                .paused(destination.transport, &destination.name, &failure.error);
+        let news = self.destinations.pause(id, now);
+        let destination = self.destinations.get(id);
+        let (transport, name) = (destination.transport, &destination.name);
+        if news {
+            self.telemetry.paused(transport, name, &failure.error);
+        } else {
+            self.telemetry.pause_reason(transport, name, &failure.error);
         }
         // Its queued rows go back too, or they would be sent before this one.
         for entry in self.lanes.remove(|entry| entry.destination == id) {

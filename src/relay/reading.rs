@@ -277,7 +277,7 @@ impl Engine {
         }
         match destination.breaker {
             Breaker::Closed => true,
-            Breaker::Trial => destination.load.rows() == 0,
+            Breaker::Trial { .. } => destination.load.rows() == 0,
             Breaker::Open { .. } => false,
         }
     }

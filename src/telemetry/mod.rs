@@ -117,6 +117,12 @@ impl Telemetry {
         }
     }
 
+    /// Why a paused destination is paused still: what was found out last.
+    pub fn pause_reason(&self, transport: usize, destination: &Arc<str>, error: &str) {
+        let transport = self.transport(transport);
+        self.health.destination_paused(transport, destination, error);
+    }
+
     /// A destination takes messages again.
     pub fn recovered(&self, transport: usize, destination: &Arc<str>) {
         let transport = self.transport(transport);

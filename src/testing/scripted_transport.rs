@@ -16,7 +16,7 @@ use super::gate::Gate;
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::message::Headers;
 use crate::transport::chain::{Ledger, is_ordered};
-use crate::transport::{Envelope, Transport};
+use crate::transport::{Envelope, Probe, Transport};
 
 /// What happens to one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,12 +242,12 @@ impl Transport for ScriptedTransport {
         ledger.into_inner().unwrap_or_else(PoisonError::into_inner).finish()
     }
 
-    async fn probe(&self, _destination: &str) -> Result<(), Failure> {
+    async fn probe(&self, _destination: &str) -> Result<Probe, Failure> {
         self.is_connected()?;
         let held = &self.held;
         let released = tokio::time::timeout(self.timeout, held.wait_for(|held| !held)).await;
         if released.is_ok() {
-            Ok(())
+            Ok(Probe::Ready)
         } else {
             Err(refusal(FailureClass::TimedOut))
         }

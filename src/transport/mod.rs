@@ -19,6 +19,8 @@
 
 mod blame;
 pub mod chain;
+#[cfg_attr(not(test), expect(dead_code, reason = "the transports take it up next"))]
+mod flow;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(feature = "nats")]
@@ -60,6 +62,16 @@ pub struct Use {
     pub largest: u64,
 }
 
+/// What [`Transport::probe`] found of a destination that may take messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It takes messages, as far as a question can tell.
+    Ready,
+    /// The broker is there, but will not answer the question, and why: a right that asking needs and publishing does not. Only
+    /// a message can tell.
+    Unknown(Failure),
+}
+
 /// What is wrong in a transport's section of the configuration. Never that a broker is away: that is waited for.
 #[derive(Debug, thiserror::Error)]
 #[error("transports.{transport}.{key}: {problem}")]
@@ -83,7 +95,7 @@ pub trait Transport: Send + Sync {
     ///
     /// # Errors
     /// The failure a message to it would meet.
-    async fn probe(&self, destination: &str) -> Result<(), Failure>;
+    async fn probe(&self, destination: &str) -> Result<Probe, Failure>;
 
     /// Looks for what will go wrong with `uses`, or is wrong already: destinations that are missing, settings of the broker that
     /// do not fit. For people who ask; sends no message. Nothing to find where there is no broker.

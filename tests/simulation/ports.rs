@@ -16,7 +16,7 @@ use outboxd::store::{
 };
 use outboxd::testing::memory_store::{MemoryStore, MemoryTable, StoredRow};
 use outboxd::testing::scripted_transport::ScriptedTransport;
-use outboxd::transport::{Envelope, Transport};
+use outboxd::transport::{Envelope, Probe, Transport};
 
 use super::journal::{Event, Journal, LaneChange, Process, Reply, Sending};
 
@@ -357,7 +357,7 @@ impl Transport for SimTransport {
         outcomes
     }
 
-    async fn probe(&self, destination: &str) -> Result<(), Failure> {
+    async fn probe(&self, destination: &str) -> Result<Probe, Failure> {
         let answer = self.broker.probe(destination).await;
         self.ends.wait(self.ends.wire_latency).await;
         self.ends.journal.note(Event::Probed {

@@ -56,7 +56,7 @@ use self::flight::Flight;
 use self::health::Health;
 use self::session::Session;
 use self::topics::{Limits, Topics};
-use super::{ConnectError, Envelope, Transport, Use};
+use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::finding::Finding;
 
@@ -309,14 +309,14 @@ impl Transport for Kafka {
         Flight::new(self, batch, topics, false).run().await
     }
 
-    async fn probe(&self, destination: &str) -> Result<(), Failure> {
+    async fn probe(&self, destination: &str) -> Result<Probe, Failure> {
         record::check_topic(destination)?;
         let metadata = self.metadata(Some(destination)).await?;
         let topic = self.topics.get(&destination.into());
         self.topics.learn_anew(destination, &topic, self.patience()).await;
         judge(destination, &metadata, topic.limits())?;
         self.health.success();
-        topic.stuck().map_or(Ok(()), Err)
+        topic.stuck().map_or(Ok(Probe::Ready), Err)
     }
 
     async fn inspect(&self, uses: &[Use]) -> Result<Vec<Finding>, Failure> {

@@ -49,7 +49,7 @@ use self::config::NatsConfig;
 use self::flight::Flight;
 use self::link::Link;
 use super::settings::Section;
-use super::{ConnectError, Envelope, Transport, Use};
+use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::finding::Finding;
 
@@ -277,11 +277,11 @@ impl Transport for Nats {
         Flight::new(self, batch).run().await
     }
 
-    async fn probe(&self, destination: &str) -> Result<(), Failure> {
+    async fn probe(&self, destination: &str) -> Result<Probe, Failure> {
         wire::check_subject(destination)?;
         self.connected()?;
         match tokio::time::timeout(self.ack_timeout, self.stream_of(destination)).await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.map(|()| Probe::Ready),
             Err(_) => Err(Failure::new(
                 FailureClass::TimedOut,
                 "TIMED_OUT",

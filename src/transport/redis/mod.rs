@@ -31,7 +31,7 @@ use self::config::RedisConfig;
 use super::blame::Blame;
 use super::chain::{Ledger, is_ordered};
 use super::throttle::Throttle;
-use super::{ConnectError, Envelope, Transport, Use};
+use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::finding::Finding;
 use crate::message::Headers;
@@ -263,7 +263,7 @@ impl Transport for Redis {
         ledger.finish()
     }
 
-    async fn probe(&self, destination: &str) -> Result<(), Failure> {
+    async fn probe(&self, destination: &str) -> Result<Probe, Failure> {
         let give_up = Instant::now() + self.ack_timeout;
         let ask = async {
             let mut connection = self.connection().await?;
@@ -291,7 +291,7 @@ impl Transport for Redis {
                 "WRONGTYPE",
                 format!("redis key {destination:?} is a {kind}, not a stream"),
             ),
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Probe::Ready),
         }
     }
 

@@ -23,7 +23,7 @@ pub use classify::classify;
 
 use self::config::StdoutConfig;
 use super::chain::{Ledger, is_ordered};
-use super::{ConnectError, Envelope, Transport};
+use super::{ConnectError, Envelope, Probe, Transport};
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::message::Headers;
 
@@ -173,9 +173,9 @@ impl Transport for Stdout {
         ledger.finish()
     }
 
-    async fn probe(&self, _destination: &str) -> Result<(), Failure> {
+    async fn probe(&self, _destination: &str) -> Result<Probe, Failure> {
         match self.sink.try_lock() {
-            Ok(mut sink) => sink.flush().map_err(|error| {
+            Ok(mut sink) => sink.flush().map(|()| Probe::Ready).map_err(|error| {
                 Failure::new(
                     classify(error.kind()),
                     format!("{:?}", error.kind()),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use outboxd::delivery::{FailureClass, Order, Outcome};
 use outboxd::message::Headers;
-use outboxd::transport::Envelope;
+use outboxd::transport::{Envelope, Probe};
 use tokio::task::JoinSet;
 
 use super::{Fixture, Seen, acknowledged, id, message};
@@ -258,7 +258,7 @@ pub async fn concurrency(fixture: &impl Fixture) {
 /// A probe sends nothing, and a missing destination is nobody's fault: probe and publish both say `Unavailable`.
 pub async fn probe_tells_what_is_missing(fixture: &impl Fixture) {
     let destination = fixture.destination().await;
-    assert_eq!(fixture.transport().probe(&destination).await, Ok(()));
+    assert_eq!(fixture.transport().probe(&destination).await, Ok(Probe::Ready));
     assert_eq!(fixture.visible(&destination).await, []);
     let Some(missing) = fixture.missing() else { return };
     let failure = fixture.transport().probe(&missing).await.unwrap_err();
