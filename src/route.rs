@@ -52,6 +52,18 @@ pub struct Unroutable {
     pub code: &'static str,
     /// In words.
     pub reason: String,
+    /// No route matches: a matter of the configuration, not of the row.
+    pub is_missing: bool,
+}
+
+/// What becomes of a message that no route matches. `relay.unrouted`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Unrouted {
+    /// It waits until there is a route.
+    #[default]
+    Wait,
+    /// It is set aside as failed.
+    Fail,
 }
 
 /// What [`Routes::resolve`] found.
@@ -209,6 +221,7 @@ impl Route {
         let filled = self.destination.fill(topic, key).map_err(|reason| Unroutable {
             code: "no_route",
             reason,
+            is_missing: false,
         })?;
         let reserved = self.reserved.iter().find(|beginning| filled.starts_with(**beginning));
         let Some(beginning) = reserved else {
@@ -225,6 +238,7 @@ impl Route {
         Err(Unroutable {
             code: "reserved_destination",
             reason,
+            is_missing: false,
         })
     }
 }
@@ -305,6 +319,7 @@ impl Routes {
         let route = self.find(topic).ok_or_else(|| Unroutable {
             code: "no_route",
             reason: format!("no route matches topic {topic:?}"),
+            is_missing: true,
         })?;
         let destination = self.0[route].destination_of(topic, key)?;
         Ok(Resolved { route, destination })

@@ -9,7 +9,7 @@ use crate::support::broker::{Broker, Kind};
 use crate::support::consumer::{Follower, wait_for};
 use crate::support::daemon::{Daemon, Site};
 use crate::support::postgres::{Cluster, Database, Session};
-use crate::support::{alone, eventually};
+use crate::support::{alone, assert_within, eventually};
 
 const MEGABYTE: u64 = 1024 * 1024;
 
@@ -258,7 +258,7 @@ async fn a_million_delayed_rows_committed_at_once_do_not_delay_a_due_row() {
     scene.session.run(NEXT_YEAR).await;
     let first = probe(&scene.database.connect().await, &mut consumer).await;
     println!("right behind a million delayed rows committed at once: {first:.1?}");
-    assert!(first < Duration::from_secs(5), "the first due row took {first:?}");
+    assert_within("the first due row", first, Duration::from_secs(5));
     assert_quick(
         &scene.session,
         &daemon,

@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use outboxd::backoff::Backoff;
-use outboxd::delivery::{FailureClass, Order};
+use outboxd::delivery::{Failure, FailureClass, Order};
 use outboxd::message::Seq;
 use outboxd::relay::{Options, Relay, RelayError};
-use outboxd::route::{Limits, Route, RouteSpec, Routes};
+use outboxd::route::{Limits, Route, RouteSpec, Routes, Unrouted};
 use outboxd::stuck::StuckReason;
 use outboxd::telemetry::Telemetry;
 use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow};
 use outboxd::testing::scripted_transport::{Answer, ScriptedTransport};
-use outboxd::transport::{Envelope, Transport};
+use outboxd::transport::{Envelope, Probe, Transport};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,7 @@ impl World {
                 poll_interval_min: Duration::from_millis(10),
                 poll_interval_max: Duration::from_millis(250),
                 count_outages: false,
+                unrouted: Unrouted::Wait,
                 shutdown_timeout: 30 * SECOND,
                 lease_ttl: 15 * SECOND,
                 probe_interval: SECOND,
@@ -593,6 +594,133 @@ async fn the_database_goes_away_and_nothing_is_lost() {
     assert_eq!(seen.len(), 3000);
     assert!(world.duplicates(0) <= 4 * 200, "{} duplicates", world.duplicates(0));
     assert!(world.table.attempts().is_empty());
+    running.stop().await.unwrap();
+}
+
+/// Opened anew, the outbox is read beside what a hung broker has not answered for: its rows alone wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_blip_of_the_database_beside_a_hung_broker_does_not_stop_the_healthy_one() {
+    for twice in [false, true] {
+        let mut world = World::without_routes();
+        world.transports[0] = Arc::new(ScriptedTransport::new(MINUTE).without_dedupe());
+        world.route("hung", 0, Order::Key);
+        world.route("*", 1, Order::Key);
+        world.transports[0].hold();
+        let hung: Vec<i64> = (0..60)
+            .map(|n| world.insert(&NewRow::new("hung").key(&format!("k{}", n % 7))))
+            .collect();
+        let running = world.start();
+        tokio::time::sleep(SECOND).await;
+        for _ in 0..if twice { 2 } else { 1 } {
+            world.table.go_away();
+            let healthy: Vec<i64> = (0..300).map(|n| world.insert(&good(&format!("k{}", n % 7)))).collect();
+            tokio::time::sleep(SECOND).await;
+            world.table.come_back();
+            until("the healthy one goes on", 3 * SECOND, || {
+                healthy.iter().all(|seq| world.relayed(*seq))
+            })
+            .await;
+        }
+        assert!(hung.iter().all(|seq| !world.relayed(*seq)));
+        let more = world.insert(&NewRow::new("hung").key("k1"));
+        world.transports[0].release();
+        world.drained(5 * SECOND).await;
+        world.in_order_per_key(0);
+        world.in_order_per_key(1);
+        assert_eq!((world.duplicates(0), world.duplicates(1)), (0, 0));
+        assert!(world.relayed(more) && world.table.attempts().is_empty());
+        running.stop().await.unwrap();
+    }
+}
+
+/// A route that is missing is configuration: its rows wait for it, and the others do not.
+#[tokio::test(start_paused = true)]
+async fn rows_that_no_route_matches_wait_for_one() {
+    for unrouted in [Unrouted::Wait, Unrouted::Fail] {
+        let mut world = World::without_routes();
+        world.options.unrouted = unrouted;
+        world.route("t", 0, Order::Key);
+        let running = world.start();
+        for n in 0..100 {
+            world.insert(&good(&format!("k{}", n % 7)));
+            world.insert(&NewRow::new("new").key(&format!("k{}", n % 7)));
+        }
+        until("the others are sent", MINUTE, || world.table.relayed() == 100).await;
+        tokio::time::sleep(2 * MINUTE).await;
+        running.stop().await.unwrap();
+        if unrouted == Unrouted::Fail {
+            assert_eq!((world.table.pending(), world.table.attempts().len()), (0, 100));
+            continue;
+        }
+        assert_eq!((world.table.pending(), world.table.attempts().len()), (100, 0));
+        world.route("*", 0, Order::Key);
+        let running = world.start();
+        world.drained(5 * SECOND).await;
+        world.in_order_per_key(0);
+        assert_eq!((world.seen(0).len(), world.table.attempts().len()), (200, 0));
+        running.stop().await.unwrap();
+    }
+}
+
+/// Ever so many destinations that take nothing: one that lives is as quick as alone, the broker is asked little, and once they are
+/// back all of it is sent within seconds.
+#[tokio::test(start_paused = true)]
+async fn twenty_thousand_dead_destinations_harm_no_other() {
+    const DEAD: usize = 20_000;
+    let mut world = World::new(Order::Key);
+    world.options.batch_size = 1_000;
+    world.options.max_in_flight = 10_000;
+    world.options.max_in_flight_bytes = 64 << 20;
+    let (down, probes, refused) = (
+        Arc::new(AtomicU32::new(1)),
+        Arc::new(AtomicU32::new(0)),
+        Arc::new(AtomicU32::new(0)),
+    );
+    let (is_down, tried) = (Arc::clone(&down), Arc::clone(&refused));
+    world.transports[0].script(move |envelope| {
+        if is_down.load(Ordering::Relaxed) > 0 && &*envelope.destination != "live" {
+            tried.fetch_add(1, Ordering::Relaxed);
+            return Answer::Refuse(FailureClass::Unavailable);
+        }
+        Answer::Acknowledge
+    });
+    let (is_down, asked) = (Arc::clone(&down), Arc::clone(&probes));
+    world.transports[0].script_probes(move |_| {
+        asked.fetch_add(1, Ordering::Relaxed);
+        match is_down.load(Ordering::Relaxed) {
+            0 => Ok(Probe::Ready),
+            _ => Err(Failure::new(FailureClass::Unavailable, "gone", "it is not there")),
+        }
+    });
+    for n in 0..DEAD {
+        world.insert(&NewRow::new(&format!("dead{n}")).key("k"));
+    }
+    let running = world.start();
+    until("each was tried", MINUTE, || {
+        refused.load(Ordering::Relaxed) as usize >= DEAD
+    })
+    .await;
+    probes.store(0, Ordering::Relaxed);
+    for _ in 0..60 {
+        let row = world.insert(&NewRow::new("live").key("k"));
+        let committed = Instant::now();
+        until("the live one is sent", SECOND, || world.relayed(row)).await;
+        tokio::time::sleep(SECOND.saturating_sub(committed.elapsed())).await;
+    }
+    let asked = probes.load(Ordering::Relaxed);
+    assert!(asked <= 60 * 20, "{asked} probes in a minute");
+    assert!(
+        (refused.load(Ordering::Relaxed) as usize) < DEAD + 100,
+        "rows are not sent in vain"
+    );
+    for n in 0..DEAD {
+        world.insert(&NewRow::new(&format!("dead{n}")).key("k"));
+    }
+    tokio::time::sleep(SECOND).await;
+    down.store(0, Ordering::Relaxed);
+    world.drained(10 * SECOND).await;
+    world.in_order_per_key(0);
+    assert_eq!((world.duplicates(0), world.table.attempts().len()), (0, 0));
     running.stop().await.unwrap();
 }
 

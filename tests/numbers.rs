@@ -138,6 +138,8 @@ async fn a_replay_is_not_swallowed_by_the_mark_of_the_copy_before() {
         let daemon = stage.site.start().await;
         let first = insert(&stage.session, 1).await;
         stage.arrived(&first, Duration::from_secs(20)).await;
+        // Or it is the one in flight below.
+        stage.session.drained(Duration::from_secs(20)).await;
         stage.broker.freeze();
         let sent = insert(&stage.session, 1).await[0];
         stage.in_flight(1, stage.site.port()).await;

@@ -39,7 +39,8 @@ async fn what_nats_cannot_take_fails_alone() {
     broker.prepare(&["orders", "orders.>"]).await;
     let database = Cluster::shared().database().await;
     let routes = "[[routes]]\ntopic = \"orders*\"\ntransport = \"main\"\n";
-    let site = Site::new(&database, &(broker.section("main") + routes));
+    let fails = "[relay]\nunrouted = \"fail\"\n";
+    let site = Site::new(&database, &(broker.section("main") + fails + routes));
     site.migrate();
     let session = database.connect().await;
     // One statement, so that good and bad rows share their batches.

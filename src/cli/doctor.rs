@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
 use crate::finding::Finding;
-use crate::route::Route;
+use crate::route::{Route, Unrouted};
 use crate::store::StoreError;
 use crate::store::postgres::about::{DatabaseError, database_error};
 use crate::store::postgres::doctor::{Examination, WaitingTopic};
@@ -151,8 +151,11 @@ impl Diagnosis {
                 Err(problem) => self.findings.push(Finding::warning(
                     "no_destination",
                     format!("topic {} is waiting: {problem}", waiting.topic),
-                    "its messages are set aside as failed as soon as they are looked at",
-                    "add a route for it: [[routes]]",
+                    match problem.is_missing && config.relay.unrouted == Unrouted::Wait {
+                        true => "its messages wait until there is a route",
+                        false => "its messages are set aside as failed as soon as they are looked at",
+                    },
+                    "add a route for it ([[routes]]), then: systemctl reload outboxd",
                 )),
             }
         }

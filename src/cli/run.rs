@@ -233,6 +233,7 @@ fn options(config: &Config) -> Options {
         poll_interval_min: config.relay.poll_interval_min,
         poll_interval_max: config.relay.poll_interval_max,
         count_outages: config.relay.count_outages,
+        unrouted: config.relay.unrouted,
         shutdown_timeout: config.relay.shutdown_timeout,
         lease_ttl: config.lease.ttl,
         probe_interval: PROBE_INTERVAL,

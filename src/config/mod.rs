@@ -24,7 +24,7 @@ use secrecy::SecretString;
 
 pub use http::http_token;
 
-use crate::route::Routes;
+use crate::route::{Routes, Unrouted};
 use crate::telemetry::log::{Format, Level};
 use crate::telemetry::trace::Endpoint;
 
@@ -175,6 +175,8 @@ pub struct Relay {
     pub durable_marks: bool,
     /// A failed send counts whatever the reason.
     pub count_outages: bool,
+    /// What becomes of a message that no route matches.
+    pub unrouted: Unrouted,
     /// How long a clean stop may take.
     pub shutdown_timeout: Duration,
 }

@@ -69,6 +69,7 @@ pub(super) struct Relay {
     pub(super) backoff_max: Option<Span>,
     pub(super) durable_marks: bool,
     pub(super) count_outages: bool,
+    pub(super) unrouted: String,
     pub(super) shutdown_timeout: Span,
 }
 
@@ -212,6 +213,7 @@ impl Default for Relay {
             backoff_max: None,
             durable_marks: false,
             count_outages: false,
+            unrouted: "wait".to_owned(),
             shutdown_timeout: seconds(30),
         }
     }

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use super::check::{MAX_ATTEMPTS, at_least, ordered, within, wrong};
+use super::check::{MAX_ATTEMPTS, at_least, choice, ordered, within, wrong};
 use super::raw;
 use super::units::Span;
-use super::{ConfigError, Relay, RouteDefaults, Transport};
+use super::{ConfigError, Relay, RouteDefaults, Transport, Unrouted};
 use crate::backoff::Backoff;
 
 /// Most rows of one fetch: beyond, a typing mistake is likelier than a wish.
@@ -56,6 +56,7 @@ pub(super) fn relay(raw: &raw::Relay) -> Result<Relay, ConfigError> {
     );
     let (poll_interval_min, poll_interval_max) = give_way(written, raw::POLL_INTERVAL);
     ordered((min_key, poll_interval_min), (max_key, poll_interval_max))?;
+    let unrouted = [("wait", Unrouted::Wait), ("fail", Unrouted::Fail)];
     Ok(Relay {
         batch_size,
         max_in_flight,
@@ -65,6 +66,7 @@ pub(super) fn relay(raw: &raw::Relay) -> Result<Relay, ConfigError> {
         notify: raw.notify,
         durable_marks: raw.durable_marks,
         count_outages: raw.count_outages,
+        unrouted: choice("relay.unrouted", &raw.unrouted, &unrouted)?,
         shutdown_timeout: at_least("relay.shutdown_timeout", raw.shutdown_timeout, PAUSE_MIN)?,
     })
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::delivery::{Failure, FailureClass, Order};
 use crate::message::{Headers, Message, Seq};
-use crate::route::Resolved;
+use crate::route::{Resolved, Unrouted};
 use crate::store::{FailedAttempt, Hold, Lane, Mark, Row};
 use crate::telemetry::NOWHERE;
 use crate::transport::Envelope;
@@ -26,8 +26,8 @@ pub(super) enum Found {
     Due,
     /// In a lane taken over, read from the beginning on.
     Arriving,
-    /// Behind a lag of its destination.
-    Behind(DestinationId),
+    /// Behind a lag, of its destination or of another.
+    Behind,
     /// Of a topic an operator has resumed.
     Reopened,
     /// Behind a hold that is being released.
@@ -89,6 +89,10 @@ impl Engine {
                 return self.admit_to(resolved, (lane, message), (found, is_holder), now);
             }
             (Headers::Invalid(reason), _) => Failure::new(FailureClass::Rejected, "headers", &**reason),
+            (Headers::Valid(_), Err(none)) if none.is_missing && self.options.unrouted == Unrouted::Wait => {
+                self.wait_for_route(&message.topic, &none.reason);
+                return Admission::Passed;
+            }
             (Headers::Valid(_), Err(none)) => Failure::new(FailureClass::Rejected, none.code, none.reason),
         };
         self.reject(lane, &message, failure, now);
@@ -176,7 +180,7 @@ impl Engine {
             }
             // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
             Found::Released => decided && !destination.is_open(),
-            Found::Behind(lagging) => lagging == id && !destination.is_open(),
+            Found::Behind => decided && destination.takes_again(seq),
             // A row that becomes due must not overtake earlier rows of its key that the lag has yet to read.
             Found::Due => {
                 let passed = destination.lag.as_ref().is_none_or(|lag| !lag.is_past(seq));

@@ -12,15 +12,16 @@ use crate::message::{Message, Seq};
 use crate::store::{DuePage, LaneSet, Reread, Room, Row, Scope};
 
 use super::admission::{Admission, Found};
-use super::destination::{Breaker, DestinationId};
+use super::destination::DestinationId;
 use super::engine::{Engine, Phase};
 use super::holds::{KeyId, Recall};
 use super::reading::DUE_INTERVAL;
 use super::side::{Answer, Side, SideAnswer, fetch};
 use super::window::Read;
 
-/// A recovered destination is first tried with this many rows.
-const TRIAL_ROWS: usize = 16;
+/// A read for several lags looks for so many topics at most.
+const TOPICS_TOGETHER: usize = 1_000;
+
 impl Engine {
     pub(super) fn start_side(&mut self, now: Instant) {
         if self.reading.side.is_some() || self.phase != Phase::Running {
@@ -34,7 +35,7 @@ impl Engine {
         self.reading.side_room = Some(room);
         self.reading.side_first = false;
         let upto = match &side {
-            Side::Behind(id) => self.limit_of(*id),
+            Side::Behind(ids) => self.limit_of(ids[0]),
             // What is parked may stand past the cursor: numbers written by hand do.
             Side::Recall(_, Recall::Between(_, to)) => *to,
             Side::Arrive(..)
@@ -49,7 +50,7 @@ impl Engine {
         let scope = self.scope(&side);
         let after = match &side {
             Side::Arriving => self.territory.behind().map_or(upto, |(_, next)| next),
-            Side::Behind(id) => self.destinations.get(*id).lag.as_ref().map_or(upto, |lag| lag.next),
+            Side::Behind(ids) => self.destinations.get(ids[0]).lag.as_ref().map_or(upto, |lag| lag.next),
             Side::Recall(_, Recall::Between(from, _)) => Seq(from.0.saturating_sub(1)),
             Side::Sweep(seq) | Side::Reopened(_, seq) => *seq,
             Side::Arrive(..)
@@ -82,7 +83,10 @@ impl Engine {
         match side {
             Side::Arrive(lanes, _) => all(LaneSet::of(lanes.keys().copied())),
             Side::Arriving => all(self.territory.behind().map_or_else(lanes, |(lanes, _)| lanes.clone())),
-            Side::Behind(id) => self.destinations.get(*id).scope(lanes()),
+            Side::Behind(ids) => Scope {
+                topics: self.destinations.topics(ids),
+                ..all(lanes())
+            },
             Side::Reopened(topic, _) => Scope {
                 topics: Some(vec![Arc::clone(topic)]),
                 ..all(lanes())
@@ -153,13 +157,13 @@ impl Engine {
     }
 
     /// The lag that is read on next: one that is about to end, because the cursor waits for it; else they take turns, so
-    /// that one with little behind does not wait for one with much.
+    /// that one with little behind does not wait for one with much. Lags that stand further on are read on with it.
     fn next_lag(&mut self, now: Instant, room: Room) -> Option<(Side, Room)> {
-        let disturbed: Vec<DestinationId> = self.destinations.disturbed().collect();
+        let lagging: Vec<DestinationId> = self.destinations.lagging().collect();
         let mut ready = Vec::new();
-        for id in disturbed {
+        for id in lagging {
             if self.destinations.tidy(id) {
-                self.report_recovered(id);
+                self.recovered(id, now);
             }
             let lags = self.destinations.get(id).lag.is_some();
             if lags && self.may_be_read_on(id) && self.destinations.room(id, room).is_some() {
@@ -183,17 +187,13 @@ impl Engine {
                 (Side::Arriving, room)
             });
         };
-        let room = self.destinations.room(id, room)?;
-        let destination = self.destinations.get_mut(id);
-        let rows = match destination.breaker {
-            Breaker::Trial { blind: true } => 1,
-            Breaker::Trial { blind: false } => TRIAL_ROWS.min(room.rows),
-            Breaker::Closed | Breaker::Open { .. } => room.rows,
-        };
-        if let Some(lag) = &mut destination.lag {
-            lag.begin();
+        let together = self.destinations.read_with(id, &ready, TOPICS_TOGETHER);
+        let mut room = self.destinations.room(id, room)?;
+        if let ([_], Some(rows)) = (&*together, self.destinations.get(id).tried_with()) {
+            room.rows = room.rows.min(rows);
         }
-        Some((Side::Behind(id), Room { rows, ..room }))
+        self.destinations.begin_reading(&together);
+        Some((Side::Behind(together.into()), room))
     }
 
     pub(super) fn book_side(&mut self, answer: SideAnswer, now: Instant) -> Result<(), super::RelayError> {
@@ -252,7 +252,7 @@ impl Engine {
                 self.reading.due_at = now;
             }
             (Side::Arriving, Answer::Reread(reread)) => self.book_arriving(reread, upto, now),
-            (Side::Behind(id), Answer::Reread(reread)) => self.book_behind(id, reread, upto, now),
+            (Side::Behind(ids), Answer::Reread(reread)) => self.book_behind(&ids, reread, upto, now),
             (Side::Reopened(topic, _), Answer::Reread(reread)) => self.book_reopened(&topic, reread, upto, now),
             (Side::Sweep(_), Answer::Reread(reread)) => self.book_sweep(reread, took, now),
             (Side::CheckHolds(asked), Answer::Holds(holds)) => self.book_hold_check(&asked, &holds),
@@ -266,7 +266,7 @@ impl Engine {
         let found = reread.rows.len();
         let met = reread.done && upto == self.reading.cursor;
         let (_, lagging) = self.admit_all(reread.rows, Found::Arriving, now);
-        if found > 0 && lagging == found && !self.destinations.any_transport_at_peace(self.transports.len()) {
+        if found > 0 && lagging == found && !self.destinations.any_transport_at_peace() {
             self.reading.lanes_at = now + self.options.poll_interval_max;
         }
         if self.territory.read_up_to(reread.position, met) {
@@ -276,16 +276,14 @@ impl Engine {
         }
     }
 
-    fn book_behind(&mut self, id: DestinationId, mut reread: Reread, upto: Seq, now: Instant) {
-        let lag = self.destinations.get(id).lag.as_ref();
-        reread
-            .rows
-            .retain(|row| lag.is_none_or(|lag| lag.admits(row.message.seq)));
+    fn book_behind(&mut self, ids: &[DestinationId], reread: Reread, upto: Seq, now: Instant) {
         let met = reread.done && upto == self.reading.cursor;
-        self.admit_all(reread.rows, Found::Behind(id), now);
-        self.destinations.get_mut(id).reread(reread.position, met);
-        if self.destinations.tidy(id) {
-            self.report_recovered(id);
+        self.admit_all(reread.rows, Found::Behind, now);
+        for id in ids {
+            self.destinations.get_mut(*id).reread(reread.position, met);
+            if self.destinations.tidy(*id) {
+                self.recovered(*id, now);
+            }
         }
     }
 

@@ -45,7 +45,7 @@ impl Engine {
             ..
         } = self.reading;
         let waits = now >= blockers_at.max(decided_at + AFTER)
-            && self.destinations.disturbed().any(|id| self.waits_for_commits(id));
+            && self.destinations.lagging().any(|id| self.waits_for_commits(id));
         if waits {
             self.reading.blockers_at = now + AGAIN;
         }
@@ -62,7 +62,7 @@ impl Engine {
 
     /// Nothing waits for a commit any more: takes back what was said.
     pub(super) fn note_commits(&mut self) {
-        if self.reading.names_blocker && !self.destinations.disturbed().any(|id| self.waits_for_commits(id)) {
+        if self.reading.names_blocker && !self.destinations.lagging().any(|id| self.waits_for_commits(id)) {
             self.telemetry.health.waits_for_commit(None);
             self.reading.names_blocker = false;
         }

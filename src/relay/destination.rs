@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::message::Seq;
-use crate::store::{LaneSet, Scope};
 
 use super::lag::Lag;
 use super::share::Load;
@@ -14,21 +13,21 @@ use super::share::Load;
 /// Topics remembered per destination; beyond, a reread looks at all topics.
 const TOPICS_REMEMBERED: usize = 64;
 
+/// A recovered destination is first tried with this many rows.
+pub(super) const TRIAL_ROWS: usize = 16;
+
 /// Index of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct DestinationId(pub(crate) usize);
 
 #[derive(Debug)]
 pub(crate) enum Breaker {
+    /// Rows flow.
     Closed,
-    Open {
-        next_probe: Instant,
-        probing: bool,
-    },
+    /// Nothing is sent. Not looked at before `at`.
+    Open { at: Instant, looked_at: bool },
     /// A few rows are tried; one, where only a message can tell (`blind`).
-    Trial {
-        blind: bool,
-    },
+    Trial { blind: bool },
 }
 
 #[derive(Debug)]
@@ -36,6 +35,8 @@ pub(crate) struct Destination {
     pub(crate) transport: usize,
     pub(crate) name: Arc<str>,
     pub(crate) breaker: Breaker,
+    /// How often it was looked at in vain since it was paused.
+    pub(super) looks: u32,
     pub(crate) lag: Option<Lag>,
     /// Rows queued or in flight.
     pub(crate) load: Load,
@@ -56,6 +57,7 @@ impl Destination {
             transport,
             name,
             breaker: Breaker::Closed,
+            looks: 0,
             lag: None,
             load: Load::default(),
             alive_at: None,
@@ -79,14 +81,24 @@ impl Destination {
         self.lag.is_none() && matches!(self.breaker, Breaker::Closed)
     }
 
-    /// What a reread of this destination looks at.
-    pub(crate) fn scope(&self, lanes: LaneSet) -> Scope {
-        let topics =
-            (self.topics.len() <= TOPICS_REMEMBERED).then(|| self.topics.iter().map(Arc::clone).collect::<Vec<_>>());
-        Scope {
-            topics,
-            key: None,
-            lanes,
+    /// The topics a reread of this destination looks at; `None`: all.
+    pub(crate) fn topics(&self) -> Option<&BTreeSet<Arc<str>>> {
+        (self.topics.len() <= TOPICS_REMEMBERED).then_some(&self.topics)
+    }
+
+    /// Whether a row that a reread under way brings may come in.
+    pub(crate) fn takes_again(&self, seq: Seq) -> bool {
+        !self.is_open()
+            && self.tried_with().is_none_or(|rows| self.load.rows() < rows)
+            && self.lag.as_ref().is_some_and(|lag| lag.brings(seq))
+    }
+
+    /// On trial: with how many rows at most.
+    pub(crate) fn tried_with(&self) -> Option<usize> {
+        match self.breaker {
+            Breaker::Closed | Breaker::Open { .. } => None,
+            Breaker::Trial { blind: true } => Some(1),
+            Breaker::Trial { blind: false } => Some(TRIAL_ROWS),
         }
     }
 
@@ -107,12 +119,10 @@ impl Destination {
         }
     }
 
-    /// Everything is read anew: only what the breaker knows stays.
+    /// Everything is read anew: what stays is what the breaker knows, and what is in flight still.
     pub(super) fn forget(&mut self) {
         self.lag = None;
         self.topics.clear();
-        self.load = Load::default();
-        self.waiting_since = None;
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -4,7 +4,7 @@
 //!          refused as Unavailable, timed out with nothing else alive
 //!  Closed ────────────────────────────────────────────────────────────> Open: nothing is sent, its rows go back to the
 //!    ^                                                                   │    database; `lag` says where to read on from
-//!    │ acknowledged, or nothing left to read again                       │ probe succeeds (every probe interval)
+//!    │ acknowledged, or nothing left to read again                       │ a look at it succeeds (`schedule`), or others recover
 //!    └─────────────────────────────── Trial: a few rows are read again <─┘
 //! ```
 //!
@@ -24,10 +24,13 @@ use crate::store::Room;
 use crate::transport::Probe;
 
 use super::destination::{Breaker, Destination, DestinationId};
+use super::schedule::{Schedule, Waiting};
 use super::share::Load;
 
 /// Idle destinations are forgotten once there are more.
 const DESTINATIONS_KEPT: usize = 4_096;
+/// So many others of its transport are tried when one recovers: an outage of all ends within a few rounds.
+const TRIED_WITH_IT: usize = 4;
 
 pub(crate) struct Destinations {
     ids: HashMap<(usize, Arc<str>), DestinationId>,
@@ -35,11 +38,16 @@ pub(crate) struct Destinations {
     last: Option<DestinationId>,
     slots: Vec<Destination>,
     free: Vec<DestinationId>,
+    /// Idle ones are looked for when there are so many.
+    crowded_at: usize,
     probe_interval: Duration,
     /// When silent destinations are looked for.
     watch_at: Instant,
-    /// Destinations whose breaker is not closed, or that lag.
-    disturbed: BTreeSet<DestinationId>,
+    /// Destinations that lag or are on trial, the paused ones left out.
+    lagging: BTreeSet<DestinationId>,
+    /// When the paused ones are looked at, by transport, and how many there are.
+    schedules: Vec<Schedule>,
+    paused: Vec<usize>,
     /// The window they share.
     limit: Room,
     transports: Vec<Load>,
@@ -57,9 +65,12 @@ impl Destinations {
             last: None,
             slots: Vec::new(),
             free: Vec::new(),
+            crowded_at: DESTINATIONS_KEPT,
             probe_interval,
             watch_at: now,
-            disturbed: BTreeSet::new(),
+            lagging: BTreeSet::new(),
+            schedules: std::iter::repeat_with(|| Schedule::new(now)).take(transports).collect(),
+            paused: vec![0; transports],
         }
     }
 
@@ -73,8 +84,9 @@ impl Destinations {
             self.last = Some(*id);
             return *id;
         }
-        if self.ids.len() >= DESTINATIONS_KEPT {
+        if self.ids.len() >= self.crowded_at {
             self.forget_idle();
+            self.crowded_at = (self.ids.len() * 2).max(DESTINATIONS_KEPT);
         }
         let destination = Destination::new(transport, Arc::clone(name));
         let id = match self.free.pop() {
@@ -112,19 +124,14 @@ impl Destinations {
         &mut self.slots[id.0]
     }
 
-    /// Destinations that are not simply open for business.
-    pub(crate) fn disturbed(&self) -> impl Iterator<Item = DestinationId> + '_ {
-        self.disturbed.iter().copied()
+    /// Destinations whose rows wait in the database, or that are on trial; not the paused ones.
+    pub(crate) fn lagging(&self) -> impl Iterator<Item = DestinationId> + '_ {
+        self.lagging.iter().copied()
     }
 
     /// Whether some transport has no paused destination.
-    pub(crate) fn any_transport_at_peace(&self, transports: usize) -> bool {
-        let paused: BTreeSet<usize> = self
-            .disturbed()
-            .filter(|id| self.get(*id).is_open())
-            .map(|id| self.get(id).transport)
-            .collect();
-        paused.len() < transports
+    pub(crate) fn any_transport_at_peace(&self) -> bool {
+        self.paused.contains(&0)
     }
 
     /// A row of that destination came into the window.
@@ -196,8 +203,53 @@ impl Destinations {
 
     /// `row` of `topic` goes back to the database.
     pub(crate) fn lag_from(&mut self, id: DestinationId, seq: Seq, topic: &Arc<str>) {
-        self.slots[id.0].lag_from(seq, topic);
-        self.disturbed.insert(id);
+        let destination = &mut self.slots[id.0];
+        destination.lag_from(seq, topic);
+        if !destination.is_open() {
+            self.lagging.insert(id);
+        }
+    }
+
+    /// Which of `ready` a reread for `first` is for too: those that stand no further back, as long as they have no more than
+    /// `most` topics together. `first` comes first.
+    pub(crate) fn read_with(&self, first: DestinationId, ready: &[DestinationId], most: usize) -> Vec<DestinationId> {
+        let mut together = vec![first];
+        let place = |id: DestinationId| self.get(id).lag.as_ref().map(|lag| lag.next);
+        let Some(from) = place(first).filter(|_| !self.get(first).in_commit_order) else {
+            return together;
+        };
+        let mut left = self.get(first).topics().map(|topics| most.saturating_sub(topics.len()));
+        for id in ready.iter().copied().filter(|id| *id != first) {
+            let destination = self.get(id);
+            if destination.in_commit_order || place(id).is_none_or(|next| next < from) {
+                continue;
+            }
+            match (&mut left, destination.topics()) {
+                (None, _) => {}
+                (Some(left), Some(topics)) if topics.len() <= *left => *left -= topics.len(),
+                (Some(_), Some(_) | None) => continue,
+            }
+            together.push(id);
+        }
+        together
+    }
+
+    /// A reread for these begins.
+    pub(crate) fn begin_reading(&mut self, ids: &[DestinationId]) {
+        for id in ids {
+            if let Some(lag) = &mut self.slots[id.0].lag {
+                lag.begin();
+            }
+        }
+    }
+
+    /// The topics a reread for these looks at; `None`: all.
+    pub(crate) fn topics(&self, ids: &[DestinationId]) -> Option<Vec<Arc<str>>> {
+        let mut topics = BTreeSet::new();
+        for id in ids {
+            topics.extend(self.get(*id).topics()?.iter().map(Arc::clone));
+        }
+        Some(topics.into_iter().collect())
     }
 
     /// The destination takes nothing now. `true` when that is news.
@@ -208,12 +260,37 @@ impl Destinations {
             Breaker::Closed => (self.probe_interval / 4, true),
             Breaker::Trial { .. } => (self.probe_interval, false),
         };
-        self.disturbed.insert(id);
-        self.get_mut(id).breaker = Breaker::Open {
-            next_probe: now + wait,
-            probing: false,
-        };
+        let destination = &mut self.slots[id.0];
+        destination.looks = if news { 0 } else { destination.looks.saturating_add(1) };
+        let at = now + wait;
+        destination.breaker = Breaker::Open { at, looked_at: false };
+        let looks = destination.looks;
+        self.lagging.remove(&id);
+        self.paused[destination.transport] += 1;
+        self.schedules[destination.transport].insert(Waiting { looks, at, id });
         news
+    }
+
+    /// A paused destination is tried; nobody looks at it any more.
+    fn try_rows(&mut self, id: DestinationId, blind: bool) {
+        let destination = &mut self.slots[id.0];
+        destination.breaker = Breaker::Trial { blind };
+        self.paused[destination.transport] -= 1;
+        self.lagging.insert(id);
+    }
+
+    /// Something got through on this transport: others of it are tried, those first that have waited longest. Answers whether
+    /// there are any.
+    pub(crate) fn try_others(&mut self, transport: usize) -> bool {
+        let mut tried = false;
+        for _ in 0..TRIED_WITH_IT {
+            let Some(id) = self.schedules[transport].take_longest() else {
+                break;
+            };
+            self.try_rows(id, true);
+            tried = true;
+        }
+        tried
     }
 
     /// Something was acknowledged, at `at` or later. `true` when that ends a pause.
@@ -237,15 +314,23 @@ impl Destinations {
             destination.breaker = Breaker::Closed;
         }
         if destination.takes_new_rows() {
-            self.disturbed.remove(&id);
+            self.lagging.remove(&id);
         }
         ended
     }
 
-    /// Destinations to probe now, taken as being probed: paused ones whose time has come, and those that have not
+    /// Destinations to look at now, taken as being looked at: paused ones whose turn has come, and those that have not
     /// answered for an interval.
     pub(crate) fn take_due_probes(&mut self, now: Instant) -> Vec<DestinationId> {
         let mut due = Vec::new();
+        for schedule in &mut self.schedules {
+            while let Some(id) = schedule.take_due(now) {
+                if let Breaker::Open { looked_at, .. } = &mut self.slots[id.0].breaker {
+                    *looked_at = true;
+                }
+                due.push(id);
+            }
+        }
         if now >= self.watch_at {
             self.watch_at = now + self.probe_interval;
             for id in self.ids.values() {
@@ -254,58 +339,49 @@ impl Destinations {
                     && destination
                         .waiting_since
                         .is_some_and(|since| now >= since + self.probe_interval);
-                if silent && !destination.watched && !destination.is_open() {
+                if silent
+                    && !destination.watched
+                    && !destination.is_open()
+                    && self.schedules[destination.transport].spend(now)
+                {
                     destination.watched = true;
                     due.push(*id);
                 }
-            }
-        }
-        for id in &self.disturbed {
-            if let Breaker::Open { next_probe, probing } = &mut self.slots[id.0].breaker
-                && !*probing
-                && *next_probe <= now
-            {
-                *probing = true;
-                due.push(*id);
             }
         }
         due.sort_unstable();
         due
     }
 
-    /// When the next probe is due.
+    /// When the next look is due.
     pub(crate) fn next_probe(&self) -> Option<Instant> {
-        self.disturbed()
-            .filter_map(|id| match &self.get(id).breaker {
-                Breaker::Open {
-                    next_probe,
-                    probing: false,
-                } => Some(*next_probe),
-                Breaker::Open { .. } | Breaker::Closed | Breaker::Trial { .. } => None,
-            })
-            .min()
+        self.schedules.iter().filter_map(Schedule::next).min()
     }
 
-    /// A probe of a destination answered.
+    /// A look at a destination was answered.
     pub(crate) fn probed(&mut self, id: DestinationId, answer: &Result<Probe, Failure>, now: Instant) {
         let interval = self.probe_interval;
-        let destination = self.get_mut(id);
+        let destination = &mut self.slots[id.0];
+        let transport = destination.transport;
         destination.watched = false;
+        self.schedules[transport].answered();
+        if matches!(answer, Ok(Probe::Ready)) {
+            destination.alive_at = Some(now);
+        }
+        // Its rows may have been tried meanwhile, and refused: then it is not the one that was looked at.
+        let Breaker::Open { at, looked_at } = &mut destination.breaker else {
+            return;
+        };
+        if !std::mem::take(looked_at) {
+            return;
+        }
         match answer {
-            Ok(probe) => {
-                let blind = matches!(probe, Probe::Unknown(_));
-                if !blind {
-                    destination.alive_at = Some(now);
-                }
-                if destination.is_open() {
-                    destination.breaker = Breaker::Trial { blind };
-                }
-            }
+            Ok(probe) => self.try_rows(id, matches!(probe, Probe::Unknown(_))),
             Err(_) => {
-                if let Breaker::Open { next_probe, probing } = &mut destination.breaker {
-                    *probing = false;
-                    *next_probe = now + interval;
-                }
+                *at = now + interval;
+                destination.looks = destination.looks.saturating_add(1);
+                let (looks, at) = (destination.looks, *at);
+                self.schedules[transport].insert(Waiting { looks, at, id });
             }
         }
     }
@@ -316,12 +392,8 @@ impl Destinations {
         for destination in &mut self.slots {
             destination.forget();
         }
-        for transport in &mut self.transports {
-            *transport = Load::default();
-        }
-        self.pressing.clear();
         let slots = &self.slots;
-        self.disturbed
+        self.lagging
             .retain(|id| !matches!(slots[id.0].breaker, Breaker::Closed));
     }
 }
@@ -360,7 +432,7 @@ mod tests {
         all.get_mut(id).reread(Seq(9), true);
         all.tidy(id);
         assert!(all.get(id).takes_new_rows());
-        assert_eq!(all.disturbed().count(), 0);
+        assert_eq!(all.lagging().count(), 0);
     }
 
     #[tokio::test]

@@ -32,6 +32,9 @@ use super::{Options, Relay, RelayError};
 /// Waits between attempts to reach a database that is away.
 pub(super) const DATABASE_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
 
+/// Draining waits so long for brokers to answer; the store is opened anew beside batches that take longer. A stop waits for all.
+const ANSWERS_WAITED_FOR: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// Where the engine stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -41,8 +44,8 @@ pub(super) enum Phase {
     Opening,
     /// Rows flow.
     Running,
-    /// Nothing new starts; what is in flight is answered and settled.
-    Draining,
+    /// Nothing new starts; what is in flight is answered and settled, as far as brokers answer by then.
+    Draining(Instant),
 }
 
 pub(super) struct Engine {
@@ -74,6 +77,7 @@ pub(super) struct Engine {
     /// The store is not opened again before: it has just failed.
     not_before: Instant,
     started_over: Option<Instant>,
+    pub(super) unrouted: super::unrouted::Waiting,
     /// Settlements were refused for want of a lane.
     pub(super) sweeps_when_renewed: bool,
 }
@@ -124,6 +128,7 @@ impl Engine {
             stopping: false,
             not_before: now,
             started_over: None,
+            unrouted: super::unrouted::Waiting::new(),
             sweeps_when_renewed: false,
             phase: Phase::Waiting(now),
             territory: Territory::default(),
@@ -147,7 +152,7 @@ impl Engine {
         loop {
             let now = Instant::now();
             self.start(now);
-            if self.stopping && self.is_drained() {
+            if self.stopping && self.publishing.is_empty() && self.is_settled() {
                 let rows = self.settler.stuck.len();
                 if rows > 0 {
                     tracing::warn!(
@@ -233,10 +238,13 @@ impl Engine {
                 self.start_reads(now);
                 self.start_probes(now);
             }
-            Phase::Draining if self.is_drained() && !self.stopping => {
-                self.phase = Phase::Waiting(self.not_before.max(now))
+            Phase::Draining(until) if !self.stopping && self.is_settled() => {
+                // A broker that hangs keeps its own rows only: they stay in the window, and in front of their queues.
+                if self.publishing.is_empty() || now >= until {
+                    self.phase = Phase::Waiting(self.not_before.max(now));
+                }
             }
-            Phase::Waiting(_) | Phase::Opening | Phase::Draining => {}
+            Phase::Waiting(_) | Phase::Opening | Phase::Draining(_) => {}
         }
         if let Phase::Waiting(not_before) = self.phase
             && now >= not_before
@@ -247,9 +255,9 @@ impl Engine {
             self.opening = Some(open(Arc::clone(&self.store)));
         }
         if self.writing.is_none()
-            && let Some(settlement) = self
-                .settler
-                .next(now, self.phase == Phase::Draining, self.may_try_stuck())
+            && let Some(settlement) =
+                self.settler
+                    .next(now, matches!(self.phase, Phase::Draining(_)), self.may_try_stuck())
         {
             let store = Arc::clone(&self.store);
             let metrics = Arc::clone(&self.telemetry.metrics);
@@ -271,7 +279,8 @@ impl Engine {
                 let read = self.reading.wake_at(&self.window, self.cursor_waits(), now);
                 read.min(self.valid_until).min(self.limits.wake_at().unwrap_or(far))
             }
-            Phase::Opening | Phase::Draining => far,
+            Phase::Draining(until) => until.max(now + DATABASE_RETRY / 5),
+            Phase::Opening => far,
         };
         let probe = if self.phase == Phase::Running {
             self.destinations.next_probe().unwrap_or(far)
@@ -282,8 +291,9 @@ impl Engine {
         phase.min(probe).min(settler.unwrap_or(far)).min(far)
     }
 
-    fn is_drained(&self) -> bool {
-        self.publishing.is_empty() && self.settler.is_idle() && self.writing.is_none() && self.opening.is_none()
+    /// What brokers have answered for is written.
+    fn is_settled(&self) -> bool {
+        self.settler.is_idle() && self.writing.is_none() && self.opening.is_none()
     }
 
     /// Something else stands behind the name, or seems to: where it lasts, it is not looked at without a pause.
@@ -300,11 +310,11 @@ impl Engine {
 
     /// Forgets what is queued and reads nothing more; what is in flight is still answered and settled.
     pub(super) fn drain(&mut self, why: &str) {
-        if self.phase == Phase::Draining {
+        if matches!(self.phase, Phase::Draining(_)) {
             return;
         }
         tracing::debug!(why, in_flight = self.lanes.in_flight(), "draining");
-        self.phase = Phase::Draining;
+        self.phase = Phase::Draining(Instant::now() + ANSWERS_WAITED_FOR);
         self.opening = None;
         if self.settler.is_trying() {
             // Nobody waits for stuck rows: what was tried is tried again.
@@ -316,15 +326,13 @@ impl Engine {
         self.territory.clear();
         self.holds.clear();
         for entry in self.lanes.remove(|_| true) {
-            self.window.release(entry.size);
-            self.window.forget(entry.envelope.message.seq);
+            self.let_go(&entry);
         }
     }
 
     fn book_opened(&mut self, answer: Result<Seq, StoreError>, now: Instant) -> Result<(), RelayError> {
         match answer {
             Ok(cursor) => {
-                debug_assert!(self.window.is_quiet(), "nothing is unsettled when the store is opened");
                 self.telemetry.health.database_up();
                 self.destinations.reset();
                 self.gates.reset();

@@ -54,7 +54,7 @@ impl Gates {
                 // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
                 Found::Released => true,
                 Found::Due => is_holder,
-                Found::Passing | Found::Arriving | Found::Behind(_) => false,
+                Found::Passing | Found::Arriving | Found::Behind => false,
             }
     }
 

@@ -45,6 +45,11 @@ impl Lag {
         self.reading = true;
     }
 
+    /// Whether the reread under way is to bring this row.
+    pub(crate) fn brings(&self, seq: Seq) -> bool {
+        self.reading && seq > self.next && self.admits(seq)
+    }
+
     /// Whether a row that the reread under way brings may come in: behind one that turned up meanwhile it comes again.
     pub(crate) fn admits(&self, seq: Seq) -> bool {
         self.back_to.is_none_or(|back| seq <= back)
@@ -54,10 +59,11 @@ impl Lag {
     /// left behind.
     pub(crate) fn read(&mut self, position: Seq, met: bool) -> bool {
         self.reading = false;
-        self.next = position;
+        // A read for several began at the one furthest behind, and may have ended before this one's place.
+        self.next = self.next.max(position);
         match self.back_to.take() {
             Some(back) => {
-                self.next = position.min(back);
+                self.next = self.next.min(back);
                 false
             }
             None => met,

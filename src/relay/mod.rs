@@ -20,7 +20,8 @@
 //! - A lane is handed over when nothing of it is unsettled, and one taken over is read from the beginning; the other lanes'
 //!   rows flow meanwhile (`territory`).
 //! - Whatever breaks (the database, the lease), the engine drains: queued rows are forgotten, what is in flight is
-//!   answered and settled, and only then the store is opened anew. No cursor outlives a lost connection.
+//!   answered and settled, as far as brokers answer, and only then the store is opened anew. No cursor outlives a lost
+//!   connection.
 //!
 //! The engine never names PostgreSQL or a broker, and holds no time but the monotonic clock's.
 
@@ -56,6 +57,7 @@ mod publishing;
 mod reading;
 #[cfg(feature = "testing")]
 pub mod sabotage;
+mod schedule;
 mod settler;
 mod settling;
 mod share;
@@ -64,6 +66,7 @@ mod stuck;
 mod sweep;
 mod tenure;
 mod territory;
+mod unrouted;
 mod window;
 
 use std::sync::Arc;
@@ -74,7 +77,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::route::Routes;
+use crate::route::{Routes, Unrouted};
 use crate::store::{Lane, Leases, Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::telemetry::health::{Health, chain};
@@ -100,6 +103,8 @@ pub struct Options {
     pub poll_interval_max: Duration,
     /// A failed send counts whatever the reason.
     pub count_outages: bool,
+    /// What becomes of a message that no route matches.
+    pub unrouted: Unrouted,
     /// How long a stop may take.
     pub shutdown_timeout: Duration,
     /// The lease's length.

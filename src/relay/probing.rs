@@ -34,8 +34,19 @@ impl Engine {
             self.reading.due_again();
             self.reading.pace.hint(now);
             if self.destinations.tidy(id) {
-                self.report_recovered(id);
+                self.recovered(id, now);
             }
+        }
+    }
+
+    /// A destination takes messages again. What kept it from that may be over for others too.
+    pub(super) fn recovered(&mut self, id: DestinationId, now: Instant) {
+        let destination = self.destinations.get(id);
+        let transport = destination.transport;
+        self.telemetry.recovered(transport, &destination.name);
+        if self.destinations.try_others(transport) {
+            self.reading.due_again();
+            self.reading.pace.hint(now);
         }
     }
 }

@@ -210,7 +210,7 @@ impl Engine {
             if matches!(outcome, Outcome::Acknowledged { .. })
                 && self.destinations.acknowledged(slip.destination, alive_at)
             {
-                self.report_recovered(slip.destination);
+                self.recovered(slip.destination, now);
             }
         }
         let answered: Vec<DestinationId> = slips.iter().map(|slip| slip.destination).collect();
@@ -275,7 +275,7 @@ impl Engine {
         };
         let (failure, retry_in) = match decide(outcome, policy, fastrand::f64()) {
             Disposition::Relay => return None,
-            Disposition::Resend => return self.resend(envelope, slip),
+            Disposition::Resend => return self.resend(envelope, slip, now),
             Disposition::Pause(failure) => {
                 let entry = entry(envelope, slip);
                 self.pause(entry.destination, &failure, now);
@@ -318,8 +318,15 @@ impl Engine {
     }
 
     /// An earlier message of its key was not acknowledged, so this one was not sent.
-    fn resend(&mut self, envelope: Envelope, slip: Slip) -> Option<Entry> {
+    fn resend(&mut self, envelope: Envelope, slip: Slip, now: Instant) -> Option<Entry> {
+        let same_lease = self.territory.epoch(slip.lane).is_none_or(|epoch| epoch == slip.epoch);
         let entry = entry(envelope, slip);
+        if !same_lease {
+            // Somebody else had the lane meanwhile, and may have sent it.
+            self.reading.sweep_soon(now);
+            self.let_go(&entry);
+            return None;
+        }
         if self.gates.is_shut(&entry.envelope.message.topic) {
             self.send_back_to_gate(&entry);
             return None;
@@ -343,15 +350,13 @@ impl Engine {
         } else {
             self.telemetry.pause_reason(transport, name, &failure.error);
         }
-        // Its queued rows go back too, or they would be sent before this one.
+        if self.destinations.get(id).load.rows() == 1 {
+            return; // Only this one.
+        }
+        // Its queued rows go back too, or they would go first.
         for entry in self.lanes.remove(|entry| entry.destination == id) {
             self.send_back(&entry);
         }
-    }
-
-    pub(super) fn report_recovered(&self, id: DestinationId) {
-        let destination = self.destinations.get(id);
-        self.telemetry.recovered(destination.transport, &destination.name);
     }
 
     fn report_failure(&self, envelope: &Envelope, slip: &Slip, failure: &Failure, retry_in: Option<Duration>) {

@@ -255,7 +255,7 @@ impl Engine {
         let is_ending = |id| self.may_be_read_on(id) && self.is_about_to_end(id);
         !self.territory.has_lanes_at_the_cursor()
             || self.territory.behind().is_some_and(|(_, next)| self.is_near(next))
-            || self.destinations.disturbed().any(is_ending)
+            || self.destinations.lagging().any(is_ending)
             || self.gates.positions().any(|next| self.is_near(next))
     }
 
@@ -320,7 +320,7 @@ impl Engine {
         let (_, lagging) = self.admit_all(page.rows, Found::Passing, now);
         self.note_commits();
         self.reading.pace.read(now, found, page.more, page.gaps);
-        if found > 0 && lagging == found && !self.destinations.any_transport_at_peace(self.transports.len()) {
+        if found > 0 && lagging == found && !self.destinations.any_transport_at_peace() {
             self.reading.pace.rest(now);
         }
         Ok(())

@@ -17,7 +17,7 @@ pub(super) enum Side {
     Recall(KeyId, Recall),
     Due(Option<DuePosition>),
     Arriving,
-    Behind(DestinationId),
+    Behind(Arc<[DestinationId]>),
     Reopened(Arc<str>, Seq),
     CheckHolds(Arc<Vec<Seq>>),
     NameBlockers,

@@ -35,6 +35,9 @@ impl Engine {
         if queued > 0 {
             tracing::debug!(rows = queued, "found by the sweep");
         }
+        if reread.done {
+            self.review_unrouted();
+        }
         let reading = &mut self.reading;
         let (after, pause) = if reread.done {
             (Seq(i64::MIN), reading.sweep_interval)

@@ -136,7 +136,7 @@ impl Territory {
             Found::Arriving => lag.admits(seq),
             Found::Released => true,
             Found::Due => is_holder,
-            Found::Passing | Found::Reopened | Found::Behind(_) => {
+            Found::Passing | Found::Reopened | Found::Behind => {
                 lag.include(seq);
                 false
             }
@@ -200,7 +200,7 @@ impl Engine {
         }
         match self.phase {
             Phase::Running => self.follow(&standing),
-            Phase::Opening | Phase::Draining => drop(self.territory.follow(&Tenancy::new(), &standing.leaving)),
+            Phase::Opening | Phase::Draining(_) => drop(self.territory.follow(&Tenancy::new(), &standing.leaving)),
             Phase::Waiting(time) => {
                 drop(self.territory.follow(&Tenancy::new(), &standing.leaving));
                 self.phase = Phase::Waiting(time.min(now));

@@ -42,11 +42,13 @@ pub struct Visible {
 
 type Script = Box<dyn FnMut(&Envelope) -> Answer + Send>;
 type Consumer = Box<dyn FnMut(&Envelope) + Send>;
+type ProbeScript = Box<dyn FnMut(&str) -> Result<Probe, Failure> + Send>;
 
 #[derive(Default)]
 struct State {
     script: Option<Script>,
     consumer: Option<Consumer>,
+    probe_script: Option<ProbeScript>,
     visible: Vec<Visible>,
     known: HashSet<(Arc<str>, String)>,
     published: u64,
@@ -107,6 +109,11 @@ impl ScriptedTransport {
     /// From now on `consumer` is told of each copy the moment it becomes visible.
     pub fn consume(&self, consumer: impl FnMut(&Envelope) + Send + 'static) {
         self.state().consumer = Some(Box::new(consumer));
+    }
+
+    /// From now on `script` answers probes, while the connection stands.
+    pub fn script_probes(&self, script: impl FnMut(&str) -> Result<Probe, Failure> + Send + 'static) {
+        self.state().probe_script = Some(Box::new(script));
     }
 
     /// The connection drops: everything answers `Unavailable`, what is held included.
@@ -242,8 +249,11 @@ impl Transport for ScriptedTransport {
         ledger.into_inner().unwrap_or_else(PoisonError::into_inner).finish()
     }
 
-    async fn probe(&self, _destination: &str) -> Result<Probe, Failure> {
+    async fn probe(&self, destination: &str) -> Result<Probe, Failure> {
         self.is_connected()?;
+        if let Some(script) = &mut self.state().probe_script {
+            return script(destination);
+        }
         let held = &self.held;
         let released = tokio::time::timeout(self.timeout, held.wait_for(|held| !held)).await;
         if released.is_ok() {

@@ -9,7 +9,7 @@ use outboxd::backoff::Backoff;
 use outboxd::delivery::{FailureClass, Order};
 use outboxd::message::Seq;
 use outboxd::relay::{Options, Relay, RelayError};
-use outboxd::route::{Route, RouteSpec, Routes};
+use outboxd::route::{Route, RouteSpec, Routes, Unrouted};
 use outboxd::stuck::StuckReason;
 use outboxd::telemetry::Telemetry;
 use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow, StoredRow, Transaction};
@@ -463,6 +463,7 @@ impl World {
             poll_interval_min: 10 * MS,
             poll_interval_max: scenario.poll_interval_max,
             count_outages: false,
+            unrouted: Unrouted::Wait,
             shutdown_timeout: scenario.shutdown_timeout,
             lease_ttl: scenario.ttl,
             probe_interval: SECOND,
