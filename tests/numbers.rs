@@ -162,6 +162,28 @@ async fn a_replay_is_not_swallowed_by_the_mark_of_the_copy_before() {
     }
 }
 
+/// What a person sets back to pending by plain SQL was found by a look that came every half minute.
+#[tokio::test]
+async fn rows_set_back_by_sql_are_found_soon() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let daemon = stage.site.start().await;
+    let sent = insert(&stage.session, 20).await;
+    stage.arrived(&sent, Duration::from_secs(20)).await;
+    stage.session.drained(Duration::from_secs(20)).await;
+    let failed = "insert into outbox_messages (topic, payload, failed_at, last_error, attempt)
+        select 'orders', '1', now(), 'no', 5 from generate_series(1, 5)";
+    stage.session.run(failed).await;
+    for back in [
+        "update outbox_messages set failed_at = null where failed_at is not null",
+        "update outbox_messages set relayed_at = null where seq in (select seq from outbox_messages order by seq limit 3)",
+    ] {
+        stage.session.run(back).await;
+        stage.session.drained(Duration::from_secs(8)).await;
+    }
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
 /// From now on `standby` hears nothing of its primary, to which `session` belongs; a session of its own, for [`promote`].
 pub(crate) async fn lagging(standby: &Cluster, session: &Session) -> Session {
     let there = standby.maintenance().connect().await;
