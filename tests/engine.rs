@@ -9,6 +9,7 @@ use std::time::Duration;
 use outboxd::backoff::Backoff;
 use outboxd::delivery::{FailureClass, Order};
 use outboxd::message::Seq;
+use outboxd::relay::plan::Plans;
 use outboxd::relay::{Options, Relay, RelayError};
 use outboxd::route::{Limits, Route, RouteSpec, Routes};
 use outboxd::stuck::StuckReason;
@@ -105,6 +106,7 @@ impl World {
             routes: Routes::new(self.routes.clone()),
             options: self.options.clone(),
             telemetry: Telemetry::default(),
+            plans: Plans::none(),
         };
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();

@@ -21,6 +21,7 @@ use super::gates::Gates;
 use super::holds::Holds;
 use super::lanes::Lanes;
 use super::limits::Limits;
+use super::plan::Plans;
 use super::publishing::Published;
 use super::reading::Reading;
 use super::settler::Settler;
@@ -51,6 +52,7 @@ pub(super) struct Engine {
     pub(super) routes: Routes,
     pub(super) options: Options,
     pub(super) telemetry: Telemetry,
+    pub(super) plans: Plans,
     pub(super) standing: watch::Receiver<Standing>,
     /// Tells the lease task which lanes may be handed over.
     pub(super) left: mpsc::UnboundedSender<Tenancy>,
@@ -88,6 +90,7 @@ enum Event {
     ReadAside(super::side::SideAnswer),
     Changed,
     Standing,
+    Planned,
     Stop,
     Time,
 }
@@ -102,6 +105,7 @@ impl Engine {
             routes,
             options,
             telemetry,
+            plans,
         } = relay;
         let room = Room {
             rows: options.max_in_flight,
@@ -134,6 +138,7 @@ impl Engine {
             routes,
             options,
             telemetry,
+            plans,
             standing,
         }
     }
@@ -171,6 +176,7 @@ impl Engine {
                 drop(changed);
                 Event::Standing
             }
+            () = self.plans.next(), if !self.stopping => Event::Planned,
             Some(published) = self.publishing.next() => Event::Published(published),
             wrote = some(&mut self.writing) => Event::Wrote(wrote),
             answer = some(&mut self.reading.main) => Event::Read(answer),
@@ -212,7 +218,7 @@ impl Engine {
                 self.store.hurry();
                 self.drain("told to stop");
             }
-            Event::Time => {}
+            Event::Planned | Event::Time => {}
         }
         Ok(())
     }
@@ -224,6 +230,7 @@ impl Engine {
         }
         self.report_left();
         self.report_stuck(now);
+        self.follow_plans(now);
         match self.phase {
             Phase::Running => {
                 if self.limits.is_due(now) {
@@ -282,7 +289,7 @@ impl Engine {
         phase.min(probe).min(settler.unwrap_or(far)).min(far)
     }
 
-    fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.publishing.is_empty() && self.settler.is_idle() && self.writing.is_none() && self.opening.is_none()
     }
 
