@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -38,8 +38,9 @@ use super::transports::{self, Connected};
 /// systemd does not wait longer for what is in flight at a broker that says nothing.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// What a reload changes.
+/// What asks for a reload, and what it changes.
 pub(super) struct Parts {
+    pub(super) hangup: Signal,
     pub(super) level: LevelHandle,
     pub(super) health: Arc<Health>,
     /// How connections to the database are made.
@@ -52,7 +53,6 @@ pub(super) struct Parts {
 pub(super) struct Reload {
     path: PathBuf,
     parts: Parts,
-    hangup: Signal,
     running: Config,
     routes: watch::Sender<Arc<Routes>>,
     relay: Option<ToRelay>,
@@ -74,17 +74,16 @@ struct Coming {
 }
 
 impl Reload {
-    /// From now on SIGHUP waits for [`Self::keep`].
-    pub(super) fn new(running: &Config, path: PathBuf, parts: Parts) -> std::io::Result<Self> {
-        Ok(Self {
+    /// For a daemon that begins with the configuration `running`, from the file `path`.
+    pub(super) fn new(running: &Config, path: PathBuf, parts: Parts) -> Self {
+        Self {
             path,
             parts,
-            hangup: signal(SignalKind::hangup())?,
             routes: watch::Sender::new(Arc::new(running.routes.clone())),
             running: running.clone(),
             relay: None,
             coming: None,
-        })
+        }
     }
 
     /// The configuration in force.
@@ -109,7 +108,7 @@ impl Reload {
     pub(super) async fn keep(&mut self) -> Infallible {
         loop {
             tokio::select! {
-                Some(()) = self.hangup.recv() => self.reload().await,
+                Some(()) = self.parts.hangup.recv() => self.reload().await,
                 () = in_force(self.coming.as_ref()) => self.arrived(),
                 () = overdue(self.coming.as_ref()) => self.late(),
             }

@@ -49,7 +49,7 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         .map(|transport| Arc::clone(&transport.name))
         .collect();
     let (telemetry, exporter) = traced(Telemetry::new(&transport_names, &config.routes), &config);
-    let mut signals = Signals::new()?;
+    let (mut signals, hangup) = (Signals::new()?, signal(SignalKind::hangup())?);
     let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
     let database = database(&config)?;
     tell_locks(&database, &telemetry);
@@ -58,12 +58,13 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         &config,
         path.to_owned(),
         Parts {
+            hangup,
             level,
             health: Arc::clone(&telemetry.health),
             database: database.way().clone(),
             listen: listen.clone().filter(|_| config.database.listen_url.is_some()),
         },
-    )?;
+    );
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;

@@ -120,6 +120,11 @@ pub(super) fn at_next_start(old: &Config, new: &Config) -> Vec<&'static str> {
         others: [batch_size, max_in_flight, max_in_flight_bytes]));
     keys.extend(changed!(Lease, lease, old, new, later: [ttl, instance], others: [machine]));
     keys.extend(changed!(Retention, retention, old, new, later: [relayed, failed], others: [relayed_is_set]));
+    let (before, after) = (&old.retention, &new.retention);
+    if before.relayed == after.relayed && before.relayed_is_set != after.relayed_is_set {
+        // The same, but meant.
+        keys.push("retention.relayed");
+    }
     // The token is the server's own to read again.
     keys.extend(changed!(Http, http, old, new,
         later: [listen, hosts, ready_max_age, token_file], others: [token, host_name]));
