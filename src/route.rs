@@ -17,7 +17,7 @@ pub struct Limits {
     pub max_in_flight: Option<usize>,
     /// Messages a second at most, by each instance; `None`: no limit.
     pub rate: Option<NonZeroU32>,
-    /// Nothing: its rows wait in the database until a start without this.
+    /// Nothing: its rows wait in the database until a start or reload without this.
     pub paused: bool,
 }
 
@@ -255,6 +255,42 @@ impl Route {
     }
 }
 
+impl Route {
+    /// Whether some message of it may go to `destination`, as far as that is known without one.
+    #[must_use]
+    pub fn may_lead_to(&self, destination: &str) -> bool {
+        self.known_destination().is_none_or(|known| *known == *destination)
+    }
+}
+
+/// The matcher is the pattern's.
+impl PartialEq for Route {
+    fn eq(&self, other: &Self) -> bool {
+        let Self {
+            pattern,
+            transport,
+            order,
+            max_attempts,
+            backoff,
+            commit_order,
+            limits,
+            matcher: _,
+            destination,
+            reserved,
+        } = self;
+        (pattern, transport, order, max_attempts, backoff)
+            == (
+                &other.pattern,
+                &other.transport,
+                &other.order,
+                &other.max_attempts,
+                &other.backoff,
+            )
+            && (commit_order, limits, destination, reserved)
+                == (&other.commit_order, &other.limits, &other.destination, &other.reserved)
+    }
+}
+
 /// More braces than this in one another: nobody means that, and reading them takes stack.
 const BRACES_MAX: usize = 32;
 
@@ -278,7 +314,7 @@ fn matcher(pattern: &str) -> Result<GlobSet, String> {
 }
 
 /// All routes, in the order written.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routes(Vec<Route>);
 
 impl Routes {

@@ -9,8 +9,10 @@ use std::time::Duration;
 use outboxd::backoff::Backoff;
 use outboxd::delivery::{Failure, FailureClass, Order};
 use outboxd::message::Seq;
+use outboxd::relay::plan::{Broker, Plan, Plans};
 use outboxd::relay::{Options, Relay, RelayError};
 use outboxd::route::{Limits, Route, RouteSpec, Routes, Unrouted};
+use outboxd::store::Room;
 use outboxd::stuck::StuckReason;
 use outboxd::telemetry::Telemetry;
 use outboxd::testing::memory_store::{MemoryStore, MemoryTable, NewRow};
@@ -94,6 +96,10 @@ impl World {
     }
 
     fn start_as(&self, instance: &str) -> Running {
+        self.start_with(instance, Plans::none())
+    }
+
+    fn start_with(&self, instance: &str, plans: Plans) -> Running {
         let store = Arc::new(MemoryStore::new(&self.table, instance));
         let relay = Relay {
             leases: Arc::clone(&store) as _,
@@ -106,6 +112,7 @@ impl World {
             routes: Routes::new(self.routes.clone()),
             options: self.options.clone(),
             telemetry: Telemetry::default(),
+            plans,
         };
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();
@@ -224,6 +231,62 @@ async fn everything_committed_arrives_once_and_in_order() {
     assert_eq!((seen.len(), world.duplicates(0)), (2000, 0));
     world.in_order_per_key(0);
     assert!(seen.iter().all(|seq| world.relayed(*seq)));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_plan_waits_for_what_is_in_flight_by_the_old_one() {
+    let mut world = World::new(Order::Key);
+    world.route("*", 1, Order::Key);
+    for n in 0..500 {
+        world.insert(&good(&format!("k{}", n % 20)));
+    }
+    let (old, new) = (Arc::clone(&world.transports[0]), Arc::clone(&world.transports[1]));
+    old.hold();
+    let (plans, coming) = Plans::channel(vec!["old".into()]);
+    let running = world.start_with("one", coming);
+    until("some are in flight", SECOND, || old.published() > 0).await;
+    let plan = |transport: &Arc<ScriptedTransport>| Plan {
+        brokers: vec![Broker {
+            name: "new".into(),
+            system: "test",
+            transport: Arc::clone(transport) as Arc<dyn Transport>,
+        }],
+        routes: Routes::new(vec![world.routes[0].clone()]),
+        batch_size: 10,
+        window: Room {
+            rows: 50,
+            bytes: 1 << 20,
+        },
+        in_force: CancellationToken::new(),
+    };
+    let unused = Arc::new(ScriptedTransport::default());
+    let (first, second) = (plan(&unused), plan(&new));
+    let in_force = [first.in_force.clone(), second.in_force.clone()];
+    for plan in [first, second] {
+        assert!(plans.send(plan).is_ok());
+    }
+    tokio::time::sleep(SECOND / 10).await;
+    assert_eq!(new.published(), 0, "what is in flight comes first");
+    assert!(in_force.iter().all(|plan| !plan.is_cancelled()));
+    old.release();
+    for plan in &in_force {
+        tokio::time::timeout(SECOND, plan.cancelled()).await.unwrap();
+    }
+    let by_the_old = world.seen(0);
+    for n in 0..500 {
+        world.insert(&good(&format!("k{}", n % 20)));
+    }
+    world.drained(5 * SECOND).await;
+    assert_eq!((unused.published(), &world.seen(0)), (0, &by_the_old));
+    let all: BTreeSet<i64> = by_the_old.iter().chain(&world.seen(1)).copied().collect();
+    assert_eq!((all.len(), by_the_old.len() + world.seen(1).len()), (1_000, 1_000));
+    world.in_order_per_key(1);
+    let key = |seq: &i64| world.table.row(Seq(*seq)).unwrap().message.key;
+    for seq in &by_the_old {
+        let later = world.seen(1).into_iter().filter(|other| key(other) == key(seq)).min();
+        assert!(later.is_none_or(|later| *seq < later), "{seq} after {later:?}");
+    }
     running.stop().await.unwrap();
 }
 

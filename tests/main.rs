@@ -44,6 +44,7 @@ mod pause;
 mod poison;
 mod quotes;
 mod reconnect;
+mod reload;
 mod replay;
 mod retention;
 mod roles;

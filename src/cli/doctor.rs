@@ -91,7 +91,8 @@ impl Diagnosis {
 
     async fn brokers(&mut self, config: &Config, topics: &[WaitingTopic]) -> anyhow::Result<()> {
         let mut uses = self.uses(config, topics);
-        let connected = transports::connect(config).await?;
+        let connected = transports::connect(config, &[]).await?;
+        let connected: Vec<_> = connected.into_iter().map(|one| one.broker.transport).collect();
         for (index, (transport, configured)) in connected.iter().zip(&config.transports).enumerate() {
             let uses = uses.remove(&index).unwrap_or_default();
             let subject = format!("transports.{}", configured.name);

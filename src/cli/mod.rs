@@ -14,6 +14,7 @@ mod pause;
 mod person;
 mod prune;
 mod reference;
+mod reload;
 mod replay;
 mod retention;
 mod roles;

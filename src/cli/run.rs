@@ -10,21 +10,24 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config, OnRelayed};
+use crate::config::{Config, OnRelayed};
 use crate::http;
 use crate::relay::{Options, Relay};
+use crate::route::Routes;
 use crate::store::StoreError;
 use crate::store::postgres::database::{ConnectOptions, Database, refused_login};
 use crate::store::postgres::rights::Duties;
 use crate::store::postgres::sql::Names;
+use crate::store::postgres::way::Way;
 use crate::store::postgres::{Identity, InstanceLock, PostgresStore, StoreOptions, connect, schema};
-use crate::telemetry::health::Health;
 use crate::telemetry::{Telemetry, log, systemd, trace};
 
+use super::reload::{Parts, Reload};
 use super::{Usage, retention, transports, upkeep, web};
 
 /// A statement of the hot path may take this long; then its connection is given up, and the next may take twice as long.
@@ -47,10 +50,22 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         .map(|transport| Arc::clone(&transport.name))
         .collect();
     let (telemetry, exporter) = traced(Telemetry::new(&transport_names, &config.routes), &config);
-    let mut signals = Signals::new(Arc::clone(&telemetry.health))?;
+    let (mut signals, hangup) = (Signals::new()?, signal(SignalKind::hangup())?);
     let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
     let database = database(&config)?;
     tell_locks(&database, &telemetry);
+    let listen = listen(&config, &database)?;
+    let mut reload = Reload::new(
+        &config,
+        path.to_owned(),
+        Parts {
+            hangup,
+            level,
+            health: Arc::clone(&telemetry.health),
+            database: database.way().clone(),
+            listen: listen.clone().filter(|_| config.database.listen_url.is_some()),
+        },
+    );
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
@@ -61,7 +76,7 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         tasks.spawn(exporter.run(stop.clone()));
     }
     if let Some(listener) = listener {
-        let state = web::state(&config, &database, &telemetry);
+        let state = web::state(&config, reload.routes(), &database, &telemetry);
         tasks.spawn(web::serve(
             listener,
             state,
@@ -72,30 +87,31 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     let names = super::names(&config);
     tokio::select! {
         valid = validated(&database, &names, super::duties(&config), &telemetry) => valid?,
-        _ = signals.next(&level, path) => return Ok(ExitCode::SUCCESS),
+        _ = signals.next() => return Ok(ExitCode::SUCCESS),
+        never = reload.keep() => match never {},
     }
     tasks.spawn(learn_naming(database.clone(), stop.clone()));
-    let transports = transports::connect(&config).await?;
     let store = Arc::new(PostgresStore::new(
         database.clone(),
         names.clone(),
-        store_options(&config, lock.identity())?,
+        store_options(&config, listen, lock.identity()),
     ));
     tasks.spawn(upkeep::report_stuck(
         Arc::clone(&store),
         telemetry.clone(),
         stop.clone(),
     ));
-    tasks.spawn(keep_house(&config, database, names, telemetry.clone(), stop.clone()));
-    let relay = Relay {
-        leases: Arc::clone(&store) as _,
-        store,
-        transports,
-        routes: config.routes.clone(),
-        options: options(&config),
-        telemetry,
-    };
-    let ended = drive(relay, &mut signals, &level, path).await;
+    let house = keep_house(
+        &config,
+        reload.routes(),
+        (database, names),
+        telemetry.clone(),
+        stop.clone(),
+    );
+    let relay = relay(&mut reload, store, telemetry).await?;
+    tasks.spawn(house);
+    tasks.spawn(keep_reloading(reload, stop.clone()));
+    let ended = drive(relay, &mut signals).await;
     systemd::stopping();
     stop.cancel();
     let rest = async { while tasks.join_next().await.is_some() {} };
@@ -110,11 +126,40 @@ async fn learn_naming(database: Database, stop: CancellationToken) {
     learnt.unwrap_or_default();
 }
 
+/// The relay as the configuration in force says, which may be another by now than at the start.
+async fn relay(reload: &mut Reload, store: Arc<PostgresStore>, mut telemetry: Telemetry) -> anyhow::Result<Relay> {
+    let config = reload.running();
+    let connected = transports::connect(config, &[]).await?;
+    let (routes, options) = (config.routes.clone(), options(config));
+    let (names, systems) = connected
+        .iter()
+        .map(|one| (Arc::clone(&one.broker.name), one.broker.system))
+        .unzip::<_, _, Vec<_>, Vec<_>>();
+    telemetry.rename(&names, &systems, &routes);
+    Ok(Relay {
+        leases: Arc::clone(&store) as _,
+        store,
+        transports: connected.iter().map(|one| Arc::clone(&one.broker.transport)).collect(),
+        routes,
+        options,
+        telemetry,
+        plans: reload.begin(connected),
+    })
+}
+
+async fn keep_reloading(mut reload: Reload, stop: CancellationToken) {
+    let ended = stop.run_until_cancelled(reload.keep()).await;
+    match ended {
+        None => {}
+        Some(never) => match never {},
+    }
+}
+
 /// What runs beside the relay on the database's connections.
 fn keep_house(
     config: &Config,
-    database: Database,
-    names: Names,
+    routes: watch::Receiver<Arc<Routes>>,
+    (database, names): (Database, Names),
     telemetry: Telemetry,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
@@ -125,7 +170,7 @@ fn keep_house(
         config.lease.instance.clone(),
         stop.clone(),
     );
-    let looking = upkeep::keep(database, names, config.routes.clone(), telemetry, stop);
+    let looking = upkeep::keep(database, names, routes, telemetry, stop);
     async {
         tokio::join!(pruning, looking);
     }
@@ -139,7 +184,6 @@ fn traced(telemetry: Telemetry, config: &Config) -> (Telemetry, Option<trace::Ex
     let (telemetry, exporter) = telemetry.traced(trace::Settings {
         endpoint,
         start_new: config.trace.start_new,
-        systems: config.transports.iter().map(|one| one.config.kind()).collect(),
         instance: config.lease.instance.clone(),
     });
     (telemetry, Some(exporter))
@@ -168,27 +212,36 @@ fn application(config: &Config) -> String {
     format!("outboxd/{}", config.lease.instance)
 }
 
-fn store_options(config: &Config, identity: Identity) -> anyhow::Result<StoreOptions> {
-    let listen = super::listen(config)?.map(|connection| connection.named(&format!("{}/listen", application(config))));
-    Ok(StoreOptions {
+/// Where notifications are listened for: where the rows are committed, unless `database.listen_url` says otherwise.
+fn listen(config: &Config, database: &Database) -> anyhow::Result<Option<Way>> {
+    let way = match (super::listen(config)?, &config.database.listen_url) {
+        (Some(connection), Some(_)) => Way::from(connection),
+        (Some(_), None) => database.way().clone(),
+        (None, _) => return Ok(None),
+    };
+    Ok(Some(way.named(&format!("{}/listen", application(config)))))
+}
+
+fn store_options(config: &Config, listen: Option<Way>, identity: Identity) -> StoreOptions {
+    StoreOptions {
         instance: config.lease.instance.clone(),
         machine: config.lease.machine.clone(),
         identity,
         delete_relayed: config.outbox.on_relayed == OnRelayed::Delete,
         durable_marks: config.relay.durable_marks,
         listen,
-    })
+    }
 }
 
 /// Runs the relay until a signal stops it; a second signal ends it at once.
-async fn drive(relay: Relay, signals: &mut Signals, level: &log::LevelHandle, path: &Path) -> anyhow::Result<ExitCode> {
+async fn drive(relay: Relay, signals: &mut Signals) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     let running = relay.run(stop.clone());
     tokio::pin!(running);
     loop {
         tokio::select! {
             ended = &mut running => return ended.map(|()| ExitCode::SUCCESS).map_err(Into::into),
-            name = signals.next(level, path) => {
+            name = signals.next() => {
                 if stop.is_cancelled() {
                     anyhow::bail!("stopped at once by a second {name}: acknowledged messages may be sent again");
                 }
@@ -261,50 +314,25 @@ fn scope(config: &Config) -> String {
     )
 }
 
-/// The signals the daemon answers to.
+/// The signals that ask for a stop.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
-    health: Arc<Health>,
 }
 
 impl Signals {
-    fn new(health: Arc<Health>) -> std::io::Result<Self> {
+    fn new() -> std::io::Result<Self> {
         Ok(Self {
-            health,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// The next signal that asks for a stop. SIGHUP puts the configuration's log level in force meanwhile.
-    async fn next(&mut self, level: &log::LevelHandle, path: &Path) -> &'static str {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return "SIGTERM",
-                _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => self.reload(level, path),
-            }
-        }
-    }
-
-    fn reload(&self, level: &log::LevelHandle, path: &Path) {
-        let started = self.health.facts().lanes.is_some();
-        if started {
-            systemd::reloading();
-        }
-        match config::load(path, std::env::vars_os()) {
-            Ok(new) => {
-                level.set(new.log.level);
-                tracing::info!("log.level reloaded; every other key takes effect at the next start");
-            }
-            Err(error) => tracing::error!(%error, "the configuration was not reloaded: the old one stays"),
-        }
-        // Before, READY=1 would say that the start is over.
-        if started {
-            systemd::ready();
+    /// The next of them.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +45,7 @@ const START_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) async fn keep(
     database: Database,
     names: Names,
-    routes: Routes,
+    routes: watch::Receiver<Arc<Routes>>,
     telemetry: Telemetry,
     stop: CancellationToken,
 ) {
@@ -71,12 +72,18 @@ async fn log(telemetry: &Telemetry, summary: &mut Summary) {
     }
 }
 
-async fn look_again_and_again(database: &Database, names: &Names, routes: &Routes, telemetry: &Telemetry) {
-    let rule_of = |topic: &str| super::status::rule_of(routes, topic);
-    let rules = super::status::rules(routes, &rule_of);
+async fn look_again_and_again(
+    database: &Database,
+    names: &Names,
+    routes: &watch::Receiver<Arc<Routes>>,
+    telemetry: &Telemetry,
+) {
     let mut uncounted = Uncounted::default();
     loop {
         let started = Instant::now();
+        let routes = Arc::clone(&routes.borrow());
+        let rule_of = |topic: &str| super::status::rule_of(&routes, topic);
+        let rules = super::status::rules(&routes, &rule_of);
         let looked = async {
             let found = status::backlog(database, names, rules, EXACT).await?;
             Ok((found, transactions::oldest(database, names).await?))

@@ -5,25 +5,32 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
 use crate::http::{self, Listener, Outbox, State, Token};
+use crate::route::Routes;
 use crate::store::postgres::database::Database;
 use crate::telemetry::{Telemetry, history};
 
 /// What the server reads.
-pub(super) fn state(config: &Config, database: &Database, telemetry: &Telemetry) -> State {
+pub(super) fn state(
+    config: &Config,
+    routes: watch::Receiver<Arc<Routes>>,
+    database: &Database,
+    telemetry: &Telemetry,
+) -> State {
     if let Some(file) = &config.http.token_file {
         warn_if_exposed(file);
     }
-    let routes = config.routes.clone();
+    let also_routes = routes.clone();
     let outbox = Outbox {
         database: database.clone(),
         names: super::names(config),
         instance: config.lease.instance.clone(),
-        any_paused: super::status::any_paused(&routes),
-        rule_of: Arc::new(move |topic| super::status::rule_of(&routes, topic)),
+        any_paused: Arc::new(move || super::status::any_paused(&also_routes.borrow())),
+        rule_of: Arc::new(move |topic| super::status::rule_of(&routes.borrow(), topic)),
     };
     State::new(telemetry.clone(), &config.http).with_outbox(outbox)
 }

@@ -22,7 +22,7 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
         Some(ttl) => Some(at_least("lease.ttl", ttl, Duration::from_secs(1))?),
         None => None,
     };
-    let transports = routing::transports(raw.transports, ttl)?;
+    let transports = routing::transports(raw.transports, &raw.fingerprints, ttl)?;
     let ttl = ttl.unwrap_or_else(|| relay::default_ttl(&transports));
     let lease = lease(raw.lease.instance, ttl)?;
     let routes = routing::routes(raw.routes, &transports, defaults)?;

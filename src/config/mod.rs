@@ -5,9 +5,10 @@
 //! the first one found is reported. Secrets are [`SecretString`]s: no `Debug` shows them.
 //!
 //! It knows the transports' configuration sections and the domain's routes, nothing of the engine. A reload is a second
-//! [`load`]; what may change at run time is for the caller to decide.
+//! [`load`]; what may change at run time is for the caller to decide. [`Fingerprint`] tells it which transports did.
 
 mod check;
+mod fingerprint;
 mod http;
 mod raw;
 mod relay;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+pub use fingerprint::Fingerprint;
 pub use http::http_token;
 
 use crate::route::{Routes, Unrouted};
@@ -199,6 +201,8 @@ pub struct Transport {
     pub name: Arc<str>,
     /// Kind and settings.
     pub config: TransportConfig,
+    /// Of what the section says.
+    pub fingerprint: Fingerprint,
 }
 
 /// A transport's kind and settings.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 
+use super::Fingerprint;
 use super::units::{Number, Size, Span};
 
 /// The whole file.
@@ -25,6 +26,9 @@ pub(super) struct Raw {
     pub(super) http: Http,
     pub(super) log: Log,
     pub(super) trace: Trace,
+    /// Of each transport's section, by its name.
+    #[serde(skip)]
+    pub(super) fingerprints: BTreeMap<String, Fingerprint>,
 }
 
 /// `[database]`

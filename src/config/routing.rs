@@ -1,16 +1,21 @@
 //! Transports and routes: which kinds, which names, who goes where.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::check::{MAX_ATTEMPTS, choice, show, within, wrong};
-use super::{ConfigError, RouteDefaults, Transport, TransportConfig, raw, relay};
+use super::{ConfigError, Fingerprint, RouteDefaults, Transport, TransportConfig, raw, relay};
 use crate::delivery::Order;
 use crate::route::{Limits, Route, RouteSpec, Routes};
 
-type RawTransports = std::collections::BTreeMap<String, raw::Transport>;
+type RawTransports = BTreeMap<String, raw::Transport>;
 
-pub(super) fn transports(raw: RawTransports, ttl: Option<Duration>) -> Result<Vec<Transport>, ConfigError> {
+pub(super) fn transports(
+    raw: RawTransports,
+    fingerprints: &BTreeMap<String, Fingerprint>,
+    ttl: Option<Duration>,
+) -> Result<Vec<Transport>, ConfigError> {
     if raw.is_empty() {
         return Err(wrong(
             "transports",
@@ -43,6 +48,7 @@ pub(super) fn transports(raw: RawTransports, ttl: Option<Duration>) -> Result<Ve
             return Err(wrong(key, problem));
         }
         transports.push(Transport {
+            fingerprint: fingerprints.get(&name).copied().unwrap_or_default(),
             name: name.into(),
             config,
         });

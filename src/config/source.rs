@@ -10,7 +10,7 @@ use std::path::Path;
 use config::{Environment, File, FileFormat, Value, ValueKind};
 
 use super::raw::Raw;
-use super::{ConfigError, DEFAULT_PATH};
+use super::{ConfigError, DEFAULT_PATH, Fingerprint};
 
 /// Every variable that begins with this sets a key: `OUTBOXD__DATABASE__URL` is `database.url`.
 const PREFIX: &str = "OUTBOXD__";
@@ -154,7 +154,25 @@ fn merge(text: &str, directory: &Path, variables: &Variables) -> Result<Raw, con
         .build()?;
     let mut value: Value = merged.try_deserialize()?;
     anchor(&mut value, directory);
-    value.try_deserialize()
+    let fingerprints = fingerprints(&value);
+    let mut raw: Raw = value.try_deserialize()?;
+    raw.fingerprints = fingerprints;
+    Ok(raw)
+}
+
+/// Of each transport's section.
+fn fingerprints(value: &Value) -> BTreeMap<String, Fingerprint> {
+    let section = |value: &Value, name: &str| match &value.kind {
+        ValueKind::Table(table) => table.get(name).cloned(),
+        _ => None,
+    };
+    match section(value, "transports").map(|transports| transports.kind) {
+        Some(ValueKind::Table(table)) => table
+            .iter()
+            .map(|(name, section)| (name.clone(), Fingerprint::of(section)))
+            .collect(),
+        _ => BTreeMap::new(),
+    }
 }
 
 /// Makes relative paths under `*_file` keys relative to `directory`.

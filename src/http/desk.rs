@@ -43,8 +43,8 @@ pub struct Outbox {
     pub instance: String,
     /// What the route of a topic says.
     pub rule_of: Arc<dyn Fn(&str) -> Rule + Send + Sync>,
-    /// Some route is paused.
-    pub any_paused: bool,
+    /// Whether some route is paused.
+    pub any_paused: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl std::fmt::Debug for Outbox {

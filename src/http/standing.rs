@@ -32,7 +32,7 @@ pub(super) async fn status(Extract(state): Extract<State>) -> Result<Response, R
     let look = |outbox: super::Outbox| async move {
         let rules = Rules {
             of: &*outbox.rule_of,
-            any_paused: outbox.any_paused,
+            any_paused: (outbox.any_paused)(),
         };
         let mut status = status::status(&outbox.database, &outbox.names, rules).await?;
         status.paused_destinations = paused;

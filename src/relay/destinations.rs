@@ -129,6 +129,12 @@ impl Destinations {
         self.lagging.iter().copied()
     }
 
+    /// Paused destinations, and those on trial.
+    pub(crate) fn troubled(&self) -> impl Iterator<Item = &Destination> {
+        let all = self.ids.values().map(|id| self.get(*id));
+        all.filter(|destination| !matches!(destination.breaker, Breaker::Closed))
+    }
+
     /// Whether some transport has no paused destination.
     pub(crate) fn any_transport_at_peace(&self) -> bool {
         self.paused.contains(&0)

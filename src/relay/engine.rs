@@ -21,6 +21,7 @@ use super::gates::Gates;
 use super::holds::Holds;
 use super::lanes::Lanes;
 use super::limits::Limits;
+use super::plan::Plans;
 use super::publishing::Published;
 use super::reading::Reading;
 use super::settler::Settler;
@@ -54,6 +55,7 @@ pub(super) struct Engine {
     pub(super) routes: Routes,
     pub(super) options: Options,
     pub(super) telemetry: Telemetry,
+    pub(super) plans: Plans,
     pub(super) standing: watch::Receiver<Standing>,
     /// Tells the lease task which lanes may be handed over.
     pub(super) left: mpsc::UnboundedSender<Tenancy>,
@@ -92,6 +94,7 @@ enum Event {
     ReadAside(super::side::SideAnswer),
     Changed,
     Standing,
+    Planned,
     Stop,
     Time,
 }
@@ -106,6 +109,7 @@ impl Engine {
             routes,
             options,
             telemetry,
+            plans,
         } = relay;
         let room = Room {
             rows: options.max_in_flight,
@@ -139,6 +143,7 @@ impl Engine {
             routes,
             options,
             telemetry,
+            plans,
             standing,
         }
     }
@@ -176,6 +181,7 @@ impl Engine {
                 drop(changed);
                 Event::Standing
             }
+            () = self.plans.next(), if !self.stopping => Event::Planned,
             Some(published) = self.publishing.next() => Event::Published(published),
             wrote = some(&mut self.writing) => Event::Wrote(wrote),
             answer = some(&mut self.reading.main) => Event::Read(answer),
@@ -217,7 +223,7 @@ impl Engine {
                 self.store.hurry();
                 self.drain("told to stop");
             }
-            Event::Time => {}
+            Event::Planned | Event::Time => {}
         }
         Ok(())
     }
@@ -229,6 +235,7 @@ impl Engine {
         }
         self.report_left();
         self.report_stuck(now);
+        self.follow_plans(now);
         match self.phase {
             Phase::Running => {
                 if self.limits.is_due(now) {
@@ -249,6 +256,7 @@ impl Engine {
         if let Phase::Waiting(not_before) = self.phase
             && now >= not_before
             && !self.stopping
+            && !self.plans.is_pending()
             && self.standing.borrow().is_valid(now)
         {
             self.phase = Phase::Opening;
@@ -292,7 +300,7 @@ impl Engine {
     }
 
     /// What brokers have answered for is written.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         self.settler.is_idle() && self.writing.is_none() && self.opening.is_none()
     }
 

@@ -22,6 +22,7 @@
 //! - Whatever breaks (the database, the lease), the engine drains: queued rows are forgotten, what is in flight is
 //!   answered and settled, as far as brokers answer, and only then the store is opened anew. No cursor outlives a lost
 //!   connection.
+//! - Routes and transports change between two openings only (`plan`): nothing in memory belongs to an old one.
 //!
 //! The engine never names PostgreSQL or a broker, and holds no time but the monotonic clock's.
 
@@ -52,6 +53,7 @@ mod lag;
 mod lanes;
 mod limits;
 mod pace;
+pub mod plan;
 mod probing;
 mod publishing;
 mod reading;
@@ -84,6 +86,7 @@ use crate::telemetry::health::{Health, chain};
 use crate::transport::Transport;
 
 use engine::Engine;
+use plan::Plans;
 use tenure::{Standing, Tenure};
 
 /// Limits and times of the engine. See `config.example.toml` for what each is for.
@@ -148,6 +151,8 @@ pub struct Relay {
     pub options: Options,
     /// Metrics and health.
     pub telemetry: Telemetry,
+    /// Transports, routes and limits to come.
+    pub plans: Plans,
 }
 
 impl Relay {
@@ -171,7 +176,6 @@ impl Relay {
             left: lanes_left,
         };
         tasks.spawn(tenure.keep(release.clone()));
-        let transports = self.transports.clone();
 
         let mut engine = Engine::new(self, standing, left);
         let ended = tokio::select! {
@@ -202,9 +206,10 @@ impl Relay {
             ),
             Err(_) => tracing::warn!("lanes not handed back in time: others take them when the lease ends"),
         }
-        for transport in &transports {
+        for transport in engine.plans.transports(&engine.transports) {
             transport.close().await;
         }
+        engine.plans.closed().await;
         ended
     }
 }

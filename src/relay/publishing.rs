@@ -194,9 +194,7 @@ impl Engine {
             ))
         });
         let latency = now.saturating_duration_since(sent_at);
-        self.telemetry
-            .metrics
-            .publish_latency(self.lanes.transport(queue), latency);
+        self.telemetry.publish_latency(self.lanes.transport(queue), latency);
         // Acknowledgements first: they tell whether a destination is alive. Where others of the batch waited in vain, nobody
         // knows when they came: perhaps just before it fell silent.
         let in_vain = outcomes
@@ -218,7 +216,7 @@ impl Engine {
         for ((mut envelope, mut slip), outcome) in batch.into_iter().zip(slips).zip(outcomes) {
             if let Some((tracer, span)) = self.telemetry.tracer().zip(slip.span.take()) {
                 let attempt = Attempt {
-                    transport: self.lanes.transport(queue),
+                    system: self.telemetry.system(self.lanes.transport(queue)),
                     destination: &envelope.destination,
                     outcome: &outcome,
                     took: latency,
@@ -250,9 +248,7 @@ impl Engine {
         let mut mark = slip.mark(message);
         if let Outcome::Acknowledged { duplicate } = outcome {
             mark.duplicate = duplicate && message.attempt <= 1 && message.replay == 0;
-            self.telemetry
-                .metrics
-                .relayed(slip.route, message.age + latency, duplicate);
+            self.telemetry.relayed(slip.route, message.age + latency, duplicate);
             self.resolve(message.seq);
             let claim = Claim::of(envelope);
             self.leave_for_settling(&slip, claim.as_ref());

@@ -74,6 +74,11 @@ impl Window {
         }
     }
 
+    /// It may hold so much from now on.
+    pub(crate) fn resize(&mut self, limit: Room) {
+        self.limit = limit;
+    }
+
     /// Rows in memory.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()

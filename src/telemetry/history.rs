@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::handles::RouteHandles;
 use super::health::Facts;
 use super::labels::FailedLabels;
 use super::latency::{self, Counts};
@@ -98,6 +99,16 @@ struct Totals {
     latency: Counts,
 }
 
+impl Default for Totals {
+    fn default() -> Self {
+        Self {
+            relayed: 0,
+            failed: 0,
+            latency: latency::NONE,
+        }
+    }
+}
+
 /// A topic whose messages are held back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PausedTopic {
@@ -112,7 +123,7 @@ pub struct PausedTopic {
 #[derive(Debug, Default)]
 struct Kept {
     samples: VecDeque<Sample>,
-    /// When, and every route's counters, of the latest samples only.
+    /// When, and the counters of every route there ever was, of the latest samples only.
     totals: VecDeque<(Instant, Vec<Totals>)>,
     rates: Vec<RouteRate>,
     held: Vec<HeldKey>,
@@ -132,9 +143,6 @@ impl Default for History {
         Self::new()
     }
 }
-
-/// Glob and transport of each route.
-type Routes = [(Arc<str>, usize)];
 
 impl History {
     /// Nothing happened yet.
@@ -193,10 +201,8 @@ impl History {
             .collect()
     }
 
-    pub(super) fn take(&self, metrics: &Metrics, facts: &Facts, routes: &Routes, transports: &[Arc<str>]) {
-        let name = |transport: usize| transports.get(transport).map_or("none", |name| &**name);
-        let named: Vec<(&str, &str)> = routes.iter().map(|(glob, at)| (&**glob, name(*at))).collect();
-        let totals = totals(metrics, &named);
+    pub(super) fn take(&self, metrics: &Metrics, facts: &Facts, routes: &[Arc<RouteHandles>]) {
+        let totals = totals(metrics);
         let now = Instant::now();
         let mut kept = self.lock();
         kept.taken += 1;
@@ -210,7 +216,7 @@ impl History {
         if kept.totals.len() > RATE_OVER + 1 {
             kept.totals.pop_front();
         }
-        kept.rates = rates(&kept.totals, &named);
+        kept.rates = rates(&kept.totals, routes);
     }
 }
 
@@ -218,10 +224,10 @@ fn now() -> f64 {
     jiff::Timestamp::now().as_duration().as_secs_f64()
 }
 
-fn totals(metrics: &Metrics, routes: &[(&str, &str)]) -> Vec<Totals> {
-    let of_route = |(handles, (route, transport)): (&super::metrics::RouteHandles, &(&str, &str))| {
+fn totals(metrics: &Metrics) -> Vec<Totals> {
+    let of_route = |handles: &Arc<RouteHandles>| {
         let failed = |class| {
-            let labels = FailedLabels::new(transport, route, class);
+            let labels = FailedLabels::new(&handles.transport, &handles.route, class);
             metrics.failed.get_or_create_owned(&labels).0.get()
         };
         Totals {
@@ -230,7 +236,7 @@ fn totals(metrics: &Metrics, routes: &[(&str, &str)]) -> Vec<Totals> {
             latency: handles.relay_latency.counts(),
         }
     };
-    metrics.by_route.iter().zip(routes).map(of_route).collect()
+    metrics.all_routes().iter().map(of_route).collect()
 }
 
 /// `count` in the time from `earlier` to `later`, a second.
@@ -275,24 +281,28 @@ fn sample(
     }
 }
 
-fn rates(totals: &VecDeque<(Instant, Vec<Totals>)>, routes: &[(&str, &str)]) -> Vec<RouteRate> {
+fn rates(totals: &VecDeque<(Instant, Vec<Totals>)>, routes: &[Arc<RouteHandles>]) -> Vec<RouteRate> {
     let (Some((from, earlier)), Some((to, later))) = (totals.front(), totals.back()) else {
         return Vec::new();
     };
-    let of_route = |((earlier, later), (route, transport)): ((&Totals, &Totals), &(&str, &str))| {
+    let of_route = |route: &Arc<RouteHandles>| {
+        let later = later.get(route.number)?;
+        // One that has come since began at nothing.
+        let none = Totals::default();
+        let earlier = earlier.get(route.number).unwrap_or(&none);
         let latency = latency::between(&earlier.latency, &later.latency);
-        RouteRate {
-            transport: (*transport).to_owned(),
-            route: (*route).to_owned(),
+        Some(RouteRate {
+            transport: route.transport.to_string(),
+            route: route.route.to_string(),
             relayed_per_second: per_second(later.relayed.saturating_sub(earlier.relayed), *from, *to),
             failed_per_second: per_second(later.failed.saturating_sub(earlier.failed), *from, *to),
             relayed_total: later.relayed,
             failed_total: later.failed,
             p50_seconds: latency::percentile(&latency, 0.5),
             p99_seconds: latency::percentile(&latency, 0.99),
-        }
+        })
     };
-    earlier.iter().zip(later).zip(routes).map(of_route).collect()
+    routes.iter().filter_map(of_route).collect()
 }
 
 #[cfg(test)]
@@ -326,11 +336,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn rates_are_what_the_counters_gained() {
         let telemetry = telemetry();
-        telemetry.metrics.relayed(0, Duration::from_secs(9), false);
+        telemetry.relayed(0, Duration::from_secs(9), false);
         telemetry.sample();
         advance(INTERVAL).await;
         for _ in 0..10 {
-            telemetry.metrics.relayed(0, Duration::from_millis(5), false);
+            telemetry.relayed(0, Duration::from_millis(5), false);
         }
         telemetry.metrics.failed("main", "orders.*", FailureClass::Rejected);
         telemetry.sample();

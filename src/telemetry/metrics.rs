@@ -1,7 +1,7 @@
 //! Every metric of outboxd, by its name (those of the table itself are in `table`; design.md, section 8; the dashboard and the alert
 //! rules are tested against [`Metrics::encode`]).
 //!
-//! One [`Metrics`] value per relay, no globals. The handles of the hot path are looked up once, by the index of route or
+//! One [`Metrics`] value per relay, no globals. The handles of the hot path are looked up once (`handles`), by the index of route or
 //! transport: a counter then costs an atomic addition. Label values come from the configuration, except destinations, which exist only while they
 //! are paused and at most [`DESTINATIONS_MAX`] of them, and codes, at most [`CODES_MAX`].
 
@@ -17,15 +17,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::handles::RouteHandles;
 use super::labels::{
     AttemptLabels, DestinationLabels, FailedLabels, Float, LatencyFamily, RouteLabels, TransportLabels, Untyped,
     latency,
 };
-use super::latency::RelayLatency;
 use super::process::Process;
 pub use super::table::{Pending, Table, Trouble};
 use crate::delivery::FailureClass;
-use crate::route::Routes;
 
 /// Paused destinations shown at most.
 pub const DESTINATIONS_MAX: usize = 1_000;
@@ -42,15 +41,15 @@ pub struct Metrics {
     pub table: Table,
     /// What keeps this instance from writing.
     pub trouble: Trouble,
-    pub(super) by_route: Vec<RouteHandles>,
-    by_transport: Vec<Histogram>,
-    relayed: Family<RouteLabels, Counter>,
+    /// Every route's there ever was.
+    pub(super) routes: Mutex<Vec<Arc<RouteHandles>>>,
+    pub(super) relayed: Family<RouteLabels, Counter>,
     pub(super) failed: Family<FailedLabels, Untyped>,
     attempts_failed: Family<AttemptLabels, Counter>,
     codes: Mutex<BTreeSet<AttemptLabels>>,
     paused: Mutex<BTreeSet<DestinationLabels>>,
-    relay_latency: LatencyFamily<RouteLabels>,
-    publish_latency: LatencyFamily<TransportLabels>,
+    pub(super) relay_latency: LatencyFamily<RouteLabels>,
+    pub(super) publish_latency: LatencyFamily<TransportLabels>,
     settle_latency: Histogram,
     fetch_latency: Histogram,
     destination_paused: Family<DestinationLabels, Gauge>,
@@ -65,13 +64,6 @@ pub struct Metrics {
     lanes_owned: Gauge,
 }
 
-/// Looked up once, used for every message.
-#[derive(Debug)]
-pub(super) struct RouteHandles {
-    pub(super) relayed: Counter,
-    pub(super) relay_latency: RelayLatency,
-}
-
 pub(super) const CLASSES: [FailureClass; 4] = [
     FailureClass::Unavailable,
     FailureClass::Rejected,
@@ -83,15 +75,19 @@ pub(super) fn whole(count: impl TryInto<i64>) -> i64 {
     count.try_into().unwrap_or(i64::MAX)
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Metrics {
-    /// All metrics, at zero. `transports` are their names in configuration order, which `routes` name by index; the
-    /// indexes of the methods below are those.
+    /// All metrics, at zero; none by route or transport yet.
     #[must_use]
-    pub fn new(transports: &[Arc<str>], routes: &Routes) -> Self {
+    pub fn new() -> Self {
         let mut metrics = Self {
             registry: Registry::default(),
-            by_route: Vec::new(),
-            by_transport: Vec::new(),
+            routes: Mutex::default(),
             relayed: Family::default(),
             failed: Family::default(),
             attempts_failed: Family::default(),
@@ -120,33 +116,6 @@ impl Metrics {
         let all = metrics.registry.sub_registry_with_prefix("outboxd");
         metrics.table.register(all);
         metrics.trouble.register(all);
-        for name in transports {
-            let labels = TransportLabels {
-                transport: name.to_string(),
-            };
-            metrics
-                .by_transport
-                .push(metrics.publish_latency.get_or_create_owned(&labels));
-        }
-        for route in routes.iter() {
-            let transport = transports.get(route.transport).map_or("none", |name| &**name);
-            let labels = RouteLabels {
-                transport: transport.to_owned(),
-                route: route.pattern.to_string(),
-            };
-            // Shown at zero, so that the first failure is an increase.
-            for class in CLASSES {
-                drop(
-                    metrics
-                        .failed
-                        .get_or_create_owned(&FailedLabels::new(transport, &route.pattern, class)),
-                );
-            }
-            metrics.by_route.push(RouteHandles {
-                relayed: metrics.relayed.get_or_create_owned(&labels),
-                relay_latency: RelayLatency::new(metrics.relay_latency.get_or_create_owned(&labels)),
-            });
-        }
         metrics
     }
 
@@ -234,21 +203,16 @@ impl Metrics {
         );
     }
 
-    /// A message of `route` was acknowledged `since_insert` after it was inserted; `duplicate`: the broker had it already.
-    pub fn relayed(&self, route: usize, since_insert: Duration, duplicate: bool) {
-        if let Some(handles) = self.by_route.get(route) {
-            handles.relayed.inc();
-            handles.relay_latency.observe(since_insert);
-        }
-        if duplicate {
-            self.duplicates_acknowledged.inc();
-        }
+    /// An acknowledged message was one the broker had already.
+    pub(super) fn duplicate_acknowledged(&self) {
+        self.duplicates_acknowledged.inc();
     }
 
     /// Messages acknowledged and messages failed for good, of all routes since the start.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
-        let relayed = self.by_route.iter().map(|route| route.relayed.get()).sum();
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let relayed = routes.iter().map(|route| route.relayed.get()).sum();
         (relayed, self.failed_messages.load(Ordering::Relaxed))
     }
 
@@ -270,13 +234,6 @@ impl Metrics {
             .get_or_create_owned(&FailedLabels::new(transport, route, class))
             .0
             .inc();
-    }
-
-    /// The transport answered for a batch after `took`.
-    pub fn publish_latency(&self, transport: usize, took: Duration) {
-        if let Some(histogram) = self.by_transport.get(transport) {
-            histogram.observe(took.as_secs_f64());
-        }
     }
 
     /// One settling statement took this long.
@@ -381,9 +338,10 @@ mod tests {
     use super::*;
     use crate::backoff::Backoff;
     use crate::delivery::Order;
-    use crate::route::{Route, RouteSpec};
+    use crate::route::{Route, RouteSpec, Routes};
+    use crate::telemetry::Telemetry;
 
-    fn metrics() -> Metrics {
+    fn telemetry() -> Telemetry {
         let backoff = Backoff {
             min: Duration::from_secs(1),
             max: Duration::from_secs(2),
@@ -400,15 +358,16 @@ mod tests {
             prefix: "",
             reserved: &[],
         };
-        Metrics::new(&["main".into()], &Routes::new(vec![Route::new(&spec).unwrap()]))
+        Telemetry::new(&["main".into()], &Routes::new(vec![Route::new(&spec).unwrap()]))
     }
 
     #[test]
     fn every_metric_of_the_contract_is_there_by_its_name() {
-        let metrics = metrics();
-        metrics.relayed(0, Duration::from_millis(3), true);
+        let telemetry = telemetry();
+        telemetry.relayed(0, Duration::from_millis(3), true);
+        telemetry.publish_latency(0, Duration::from_millis(2));
+        let metrics = &telemetry.metrics;
         metrics.failed("main", "orders.*", FailureClass::Rejected);
-        metrics.publish_latency(0, Duration::from_millis(2));
         metrics.attempt_failed("main", FailureClass::TimedOut, "TIMEOUT");
         metrics.destination_paused("main", "orders");
         metrics.table.failed(4);
@@ -472,7 +431,7 @@ mod tests {
 
     #[test]
     fn no_family_is_announced_twice() {
-        let text = metrics().encode();
+        let text = telemetry().metrics.encode();
         let mut seen = BTreeSet::new();
         for line in text.lines().filter(|line| line.starts_with("# TYPE ")) {
             let name = line.split(' ').nth(2).unwrap();
@@ -487,7 +446,7 @@ mod tests {
 
     #[test]
     fn label_values_from_outside_are_bounded() {
-        let metrics = metrics();
+        let metrics = telemetry().metrics;
         for n in 0..2_000 {
             metrics.destination_paused("main", &format!("d{n}"));
             metrics.attempt_failed("main", FailureClass::Failed, &format!("c{n}"));

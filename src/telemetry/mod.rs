@@ -5,6 +5,7 @@
 
 pub(crate) mod escape;
 mod facts;
+mod handles;
 pub mod health;
 pub mod history;
 mod labels;
@@ -20,6 +21,7 @@ mod text;
 pub mod trace;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -27,6 +29,7 @@ use crate::delivery::Failure;
 use crate::message::Message;
 use crate::route::Routes;
 use crate::trouble::About;
+use handles::Handles;
 use health::{Backlog, Health};
 use history::History;
 use log::Budget;
@@ -38,7 +41,7 @@ use trace::{Exporter, Settings, Tracer};
 /// The index of what has no transport, or no route.
 pub const NOWHERE: usize = usize::MAX;
 
-/// Metrics and health of one relay. A clone shares both.
+/// Metrics and health of one relay. A clone shares both; what indexes mean is each clone's own ([`Self::rename`]).
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     /// What is counted.
@@ -47,9 +50,10 @@ pub struct Telemetry {
     pub health: Arc<Health>,
     /// What was, a little while back.
     pub history: Arc<History>,
-    transports: Arc<[Arc<str>]>,
-    /// Glob and transport of each route.
-    routes: Arc<[(Arc<str>, usize)]>,
+    /// What the indexes mean that this clone is told.
+    handles: Arc<Handles>,
+    /// What they mean to the relay.
+    current: Arc<Mutex<Arc<Handles>>>,
     pauses: Arc<Mutex<Pauses>>,
     failures: Arc<Mutex<Budget>>,
     tracer: Option<Arc<Tracer>>,
@@ -66,19 +70,24 @@ impl Telemetry {
     /// For these transports (their names, in configuration order) and routes.
     #[must_use]
     pub fn new(transports: &[Arc<str>], routes: &Routes) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let handles = Arc::new(metrics.handles(transports, &[], routes));
         Self {
-            metrics: Arc::new(Metrics::new(transports, routes)),
+            metrics,
             health: Arc::new(Health::new()),
             history: Arc::new(History::new()),
-            transports: transports.into(),
-            routes: routes
-                .iter()
-                .map(|route| (Arc::clone(&route.pattern), route.transport))
-                .collect(),
+            current: Arc::new(Mutex::new(Arc::clone(&handles))),
+            handles,
             pauses: Arc::default(),
             failures: Arc::default(),
             tracer: None,
         }
+    }
+
+    /// From now on indexes are those of these transports (their names and kinds) and routes. Series of routes that stay go on.
+    pub fn rename(&mut self, transports: &[Arc<str>], systems: &[&'static str], routes: &Routes) {
+        self.handles = Arc::new(self.metrics.handles(transports, systems, routes));
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.handles);
     }
 
     /// With traces: what is published from now on becomes spans. Also answers the task that sends them, which is to be run.
@@ -104,7 +113,32 @@ impl Telemetry {
     }
 
     fn transport(&self, index: usize) -> &str {
-        self.transports.get(index).map_or("none", |name| &**name)
+        self.handles.name(index)
+    }
+
+    /// What kind of broker the transport is.
+    #[must_use]
+    pub fn system(&self, transport: usize) -> &'static str {
+        let handles = self.handles.transports.get(transport);
+        handles.map_or("none", |handles| handles.system)
+    }
+
+    /// A message of `route` was acknowledged `since_insert` after it was inserted; `duplicate`: the broker had it already.
+    pub fn relayed(&self, route: usize, since_insert: Duration, duplicate: bool) {
+        if let Some(handles) = self.handles.routes.get(route) {
+            handles.relayed.inc();
+            handles.relay_latency.observe(since_insert);
+        }
+        if duplicate {
+            self.metrics.duplicate_acknowledged();
+        }
+    }
+
+    /// The transport answered for a batch after `took`.
+    pub fn publish_latency(&self, transport: usize, took: Duration) {
+        if let Some(handles) = self.handles.transports.get(transport) {
+            handles.publish_latency.observe(took.as_secs_f64());
+        }
     }
 
     /// A destination takes no messages: `error` says why.
@@ -133,6 +167,14 @@ impl Telemetry {
         }
     }
 
+    /// Nothing goes to a destination any more that was paused: it is no longer shown.
+    pub fn forgotten(&self, transport: usize, destination: &Arc<str>) {
+        let transport = self.transport(transport);
+        self.metrics.destination_recovered(transport, destination);
+        self.health.destination_recovered(transport, destination);
+        self.pauses().recovered(transport, destination);
+    }
+
     /// An attempt was not acknowledged, whether or not it counts.
     pub fn attempt_failed(&self, transport: usize, failure: &Failure) {
         self.metrics
@@ -142,10 +184,11 @@ impl Telemetry {
     /// A message of `route` failed for good. Each has a line of its own, unless there are very many.
     pub fn failed(&self, route: usize, message: &Message, failure: &Failure) {
         let (pattern, transport) = self
+            .handles
             .routes
             .get(route)
-            .map_or(("none", NOWHERE), |(glob, at)| (&**glob, *at));
-        self.metrics.failed(self.transport(transport), pattern, failure.class);
+            .map_or(("none", "none"), |of| (&*of.route, &*of.transport));
+        self.metrics.failed(transport, pattern, failure.class);
         if self.failures().allows(Instant::now().into_std()) {
             tracing::warn!(
                 seq = %message.seq, id = %message.id, topic = %message.topic, attempt = message.attempt,
@@ -238,8 +281,8 @@ impl Telemetry {
 
     /// Takes a sample for [`History`]: call it every [`history::INTERVAL`].
     pub fn sample(&self) {
-        self.history
-            .take(&self.metrics, &self.health.facts(), &self.routes, &self.transports);
+        let current = Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner));
+        self.history.take(&self.metrics, &self.health.facts(), &current.routes);
     }
 
     /// Whether systemd may be told that all is well.

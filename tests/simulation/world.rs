@@ -8,6 +8,7 @@ use std::time::Duration;
 use outboxd::backoff::Backoff;
 use outboxd::delivery::{FailureClass, Order};
 use outboxd::message::Seq;
+use outboxd::relay::plan::Plans;
 use outboxd::relay::{Options, Relay, RelayError};
 use outboxd::route::{Route, RouteSpec, Routes, Unrouted};
 use outboxd::stuck::StuckReason;
@@ -440,6 +441,7 @@ impl World {
             routes: self.routes.clone(),
             options: self.options(),
             telemetry: Telemetry::default(),
+            plans: Plans::none(),
         };
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();

@@ -293,7 +293,7 @@ pub fn router() -> axum::Router {
             order: Order::Key,
             paused: false,
         }),
-        any_paused: false,
+        any_paused: Arc::new(|| false),
     };
     let http = config::Http {
         token: Some("open-sesame".to_owned().into()),

@@ -93,6 +93,14 @@ impl NatsServer {
         self.server.lock().unwrap().as_ref().expect("running").signal(signal);
     }
 
+    /// Has it read a configuration in which `old` is `new`: who logged in by what is gone is thrown out.
+    pub fn reconfigure(&self, old: &str, new: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        assert!(text.contains(old), "{text}");
+        std::fs::write(&self.config, text.replace(old, new)).unwrap();
+        self.signal("HUP");
+    }
+
     /// Creates a stream called `name` for `subjects`.
     pub async fn create_stream(&self, name: &str, subjects: &[&str]) {
         let config = async_nats::jetstream::stream::Config {

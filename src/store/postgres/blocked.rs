@@ -17,10 +17,10 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
-use super::connect::Connection;
 use super::database::{Database, Param, Role};
 use super::rows::unreadable;
 use super::sql::{Statement, code};
+use super::way::Way;
 use crate::store::StoreError;
 use crate::trouble::LockWait;
 
@@ -122,7 +122,7 @@ struct Asked {
 
 /// Looks after the statements of a few pools.
 pub(super) struct Watch {
-    connection: Connection,
+    way: Way,
     statement: String,
     /// What every `application_name` of ours begins with.
     ours: String,
@@ -137,9 +137,9 @@ pub(super) struct Watch {
 
 impl Watch {
     /// `applications`: the names of the pools, all of which begin with `application`.
-    pub(super) fn new(connection: Connection, application: &str, applications: &[String]) -> Self {
+    pub(super) fn new(way: &Way, application: &str, applications: &[String]) -> Self {
         Self {
-            connection: connection.named(&format!("{application}/locks")),
+            way: way.named(&format!("{application}/locks")),
             statement: code(BLOCKED),
             ours: shown(application),
             applications: applications
@@ -188,7 +188,7 @@ impl Watch {
 
     async fn ask(&self, asker: &mut Option<Asker>) -> Option<Waits> {
         if asker.as_ref().is_none_or(|asker| asker.client.is_closed()) {
-            let (client, connection) = self.connection.connect().await.ok()?;
+            let (client, connection) = self.way.connect().await.ok()?;
             let mut driver = JoinSet::new();
             driver.spawn(async move { drop(connection.await) });
             *asker = Some(Asker { client, driver });

@@ -14,9 +14,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use super::about::{About, DatabaseError, about};
-use super::connect::Connection;
 use super::database::Role;
 use super::slots::Slots;
+use super::way::Way;
 use crate::store::StoreError;
 
 /// What was learnt about the server, shared by all connections.
@@ -67,7 +67,7 @@ pub(super) struct Checkout<'a> {
     pub(super) role: Role,
     pub(super) facts: &'a Facts,
     pub(super) generation: u64,
-    pub(super) tls: &'a MakeRustlsConnect,
+    pub(super) way: &'a Way,
     /// The connection may be used again.
     pub(super) answered: bool,
     /// The statement is over, or is being cancelled.
@@ -100,7 +100,7 @@ impl Drop for Checkout<'_> {
         }
         let Some(object) = self.object.take() else { return };
         if !self.ended {
-            cancel_later(object.cancel_token(), self.tls.clone());
+            cancel_later(object.cancel_token(), self.way.tls());
         }
         drop(Object::take(object));
     }
@@ -115,18 +115,15 @@ fn cancel_later(token: CancelToken, tls: MakeRustlsConnect) {
     }
 }
 
-/// Connects host by host.
-pub(super) struct HostByHost(pub(super) Connection);
+/// Connects host by host, by the login of the moment.
+pub(super) struct HostByHost(pub(super) Way);
 
 impl deadpool_postgres::Connect for HostByHost {
     fn connect(
         &self,
-        config: &tokio_postgres::Config,
+        _config: &tokio_postgres::Config,
     ) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), tokio_postgres::Error>> {
-        let connection = Connection {
-            config: config.clone(),
-            tls: self.0.tls.clone(),
-        };
+        let connection = self.0.current();
         Box::pin(async move {
             let (client, driver) = connection.connect().await?;
             #[expect(

@@ -21,7 +21,6 @@ use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, R
 use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::about::{About, DatabaseError, about, lacks_right};
 use super::blocked::Watch;
@@ -32,6 +31,7 @@ pub use super::checkout::{classify, no_answer, refused_login};
 use super::connect::parse_url;
 use super::patience::{GivenUp, Within};
 use super::sql::Statement;
+use super::way::Way;
 use crate::store::StoreError;
 pub use settling::Settling;
 
@@ -80,7 +80,7 @@ pub struct ConnectOptions {
 #[derive(Clone)]
 pub struct Database {
     pub(super) pools: Arc<Vec<Pool>>,
-    pub(super) tls: MakeRustlsConnect,
+    pub(super) way: Way,
     pub(super) facts: Arc<Facts>,
     pub(super) statement_timeout: Duration,
     pub(super) patience: Duration,
@@ -108,6 +108,7 @@ impl Database {
     pub fn new(options: &ConnectOptions) -> Result<Self, StoreError> {
         let connection =
             parse_url(&options.url).map_err(|problem| StoreError::Misconfigured(format!("database.url: {problem}")))?;
+        let (patience, way) = (connection.patience(), Way::from(connection));
         let count = options.pool_size.clamp(1, Role::ALL.len());
         let mut pools = Vec::with_capacity(count);
         let mut applications = Vec::with_capacity(count);
@@ -117,13 +118,15 @@ impl Database {
                 .filter(|role| **role as usize % count == index)
                 .map(|r| r.name())
                 .collect();
-            let mut config = connection.config.clone();
             applications.push(format!("{}/{}", options.application, roles.join("+")));
-            config.application_name(&applications[index]);
             let recycling = ManagerConfig {
                 recycling_method: RecyclingMethod::Fast,
             };
-            let manager = Manager::from_connect(config, HostByHost(connection.clone()), recycling);
+            let manager = Manager::from_connect(
+                way.current().config,
+                HostByHost(way.named(&applications[index])),
+                recycling,
+            );
             let extra = if index == count - 1 {
                 options.pool_size - count
             } else {
@@ -133,16 +136,16 @@ impl Database {
                 .max_size(1 + extra)
                 .runtime(Runtime::Tokio1)
                 .wait_timeout(Some(options.statement_timeout))
-                .create_timeout(Some(connection.patience()))
+                .create_timeout(Some(patience))
                 .build()
                 .expect("a pool with timeouts has a runtime");
             pools.push(pool);
         }
         Ok(Self {
             pools: Arc::new(pools),
-            patience: connection.patience(),
-            tls: connection.tls.clone(),
-            watch: Arc::new(Watch::new(connection, &options.application, &applications)),
+            patience,
+            watch: Arc::new(Watch::new(&way, &options.application, &applications)),
+            way,
             hasty: false,
             facts: Arc::new(Facts {
                 naming_wanted: options.prepared_statements,
@@ -157,6 +160,12 @@ impl Database {
     /// Somebody may be restoring the database, and its tables come after it.
     pub fn settled_in(&self) {
         self.facts.settled_in.store(true, Ordering::Relaxed);
+    }
+
+    /// How connections are made: renewed, it is for all that are made from then on.
+    #[must_use]
+    pub fn way(&self) -> &Way {
+        &self.way
     }
 
     pub(super) fn pool_of(&self, role: Role) -> usize {
@@ -288,7 +297,7 @@ impl Database {
             }
         };
         // Best effort: the server notices the closed connection by itself, later.
-        let cancelled = tokio::time::timeout(patience, cancel.cancel_query(self.tls.clone()));
+        let cancelled = tokio::time::timeout(patience, cancel.cancel_query(self.way.tls()));
         drop(cancelled.await);
         Err(StoreError::Unavailable(error))
     }

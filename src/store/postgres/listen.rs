@@ -15,10 +15,10 @@ use tokio_postgres::{AsyncMessage, Client};
 use uuid::Uuid;
 
 use super::about::DatabaseError;
-use super::connect::Connection;
 use super::database::{Database, Role};
 use super::slots::is_full;
 use super::sql::Statement;
+use super::way::Way;
 
 /// Payload of what an instance sends when it comes, goes or hands lanes over; the same text stands in `sql/`.
 const MEMBERSHIP: &str = "outboxd instances";
@@ -36,7 +36,7 @@ const PULSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_sec
 /// How to listen.
 #[derive(Clone)]
 pub(super) struct Listener {
-    pub(super) connection: Connection,
+    pub(super) way: Way,
     /// LISTEN.
     pub(super) sql: String,
     /// Where rows are committed: the probe's notification comes from there too.
@@ -89,25 +89,20 @@ pub(super) async fn listen(listener: Listener) {
     }
 }
 
-/// Whether a notification from `database` arrives at `connection`, tried once.
+/// Whether a notification from `database` arrives where `way` leads, tried once.
 ///
 /// # Errors
 /// Why it is impossible to listen at all.
-pub(super) async fn hears(
-    connection: Connection,
-    sql: String,
-    database: Database,
-    probe: Statement,
-) -> Result<bool, String> {
+pub(super) async fn hears(way: Way, sql: String, database: Database, probe: Statement) -> Result<bool, String> {
     let listener = Listener {
-        connection,
+        way,
         sql,
         database,
         probe,
         hint: Arc::default(),
         membership: Arc::default(),
     };
-    let connecting = tokio::time::timeout(listener.connection.patience(), listener.connection.connect());
+    let connecting = tokio::time::timeout(listener.way.patience(), listener.way.connect());
     let (client, mut connection) = match connecting.await {
         Ok(Ok(pair)) => pair,
         Ok(Err(error)) => return Err(DatabaseError::of(&error).to_string()),
@@ -132,7 +127,7 @@ async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
         Err(_) => return Ended::Lost(None),
     }
     let mut refused = std::pin::pin!(listener.database.refused());
-    let connecting = tokio::time::timeout(listener.connection.patience(), listener.connection.connect());
+    let connecting = tokio::time::timeout(listener.way.patience(), listener.way.connect());
     let (client, mut connection) = match connecting.await {
         Ok(Ok(pair)) => pair,
         Ok(Err(error)) => return Ended::Lost(Some(error)),

@@ -50,6 +50,7 @@ pub mod transactions;
 mod twins;
 mod unreadable;
 mod walks;
+pub mod way;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +88,7 @@ pub struct StoreOptions {
     /// Wait for the WAL flush of each mark.
     pub durable_marks: bool,
     /// Where to listen for notifications; `None`: polling only.
-    pub listen: Option<connect::Connection>,
+    pub listen: Option<way::Way>,
 }
 
 /// The outbox table and its lease.
@@ -283,10 +284,10 @@ impl PostgresStore {
         let hint = Arc::new(Notify::new());
         let membership = Arc::new(Notify::new());
         let mut listening = JoinSet::new();
-        if let Some(connection) = options.listen.clone() {
+        if let Some(way) = options.listen.clone() {
             let sql = names.fill(include_str!("../../../sql/listen.sql"));
             listening.spawn(listen::listen(listen::Listener {
-                connection,
+                way,
                 sql,
                 database: database.clone(),
                 probe: statement!(names, "probe_listen", [TEXT]),

@@ -87,7 +87,7 @@ impl Database {
             role,
             facts: &self.facts,
             generation,
-            tls: &self.tls,
+            way: &self.way,
             answered: false,
             ended: false,
         })

@@ -44,8 +44,6 @@ pub struct Settings {
     pub endpoint: Endpoint,
     /// A message without `traceparent` begins a trace of its own.
     pub start_new: bool,
-    /// What kind of broker each transport is (`messaging.system`), in configuration order.
-    pub systems: Vec<&'static str>,
     /// `service.instance.id`.
     pub instance: String,
 }
@@ -63,8 +61,8 @@ pub struct PublishSpan {
 /// What is known of an attempt once the transport has answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
-    /// Index of the transport.
-    pub transport: usize,
+    /// What kind of broker the transport is (`messaging.system`).
+    pub system: &'static str,
     /// Kafka topic, NATS subject, Redis stream.
     pub destination: &'a str,
     /// The answer.
@@ -78,7 +76,6 @@ pub struct Attempt<'a> {
 pub struct Tracer {
     queue: mpsc::Sender<Span>,
     metrics: Arc<Metrics>,
-    systems: Vec<&'static str>,
     start_new: bool,
 }
 
@@ -90,7 +87,6 @@ impl Tracer {
         let tracer = Self {
             queue,
             metrics,
-            systems: settings.systems,
             start_new: settings.start_new,
         };
         (tracer, exporter)
@@ -159,10 +155,7 @@ impl Tracer {
             headers.find(|(name, _)| name.eq_ignore_ascii_case(TRACESTATE))
         });
         let mut attributes = vec![
-            KeyValue::text(
-                "messaging.system",
-                self.systems.get(attempt.transport).copied().unwrap_or("none"),
-            ),
+            KeyValue::text("messaging.system", attempt.system),
             KeyValue::text("messaging.operation.name", "publish"),
             KeyValue::text("messaging.operation.type", "send"),
             KeyValue::text("messaging.destination.name", attempt.destination),

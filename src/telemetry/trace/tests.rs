@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::*;
 use crate::delivery::{Failure, FailureClass};
 use crate::message::{MessageId, Seq};
-use crate::route::Routes;
 
 const ROW: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -13,8 +12,7 @@ fn tracer(start_new: bool, room: usize) -> (Tracer, mpsc::Receiver<Span>) {
     let (queue, spans) = mpsc::channel(room);
     let tracer = Tracer {
         queue,
-        metrics: Arc::new(Metrics::new(&[], &Routes::default())),
-        systems: vec!["kafka"],
+        metrics: Arc::new(Metrics::new()),
         start_new,
     };
     (tracer, spans)
@@ -37,7 +35,7 @@ fn message(headers: &str) -> Message {
 
 fn attempt(outcome: &Outcome) -> Attempt<'_> {
     Attempt {
-        transport: 0,
+        system: "kafka",
         destination: "shop.orders",
         outcome,
         took: Duration::from_millis(5),

@@ -39,7 +39,7 @@ impl Real {
             identity: Identity::by(name),
             delete_relayed,
             durable_marks: false,
-            listen: Some(connect::parse_url(&relay).unwrap().named("listener")),
+            listen: Some(connect::parse_url(&relay).unwrap().named("listener").into()),
         };
         Arc::new(PostgresStore::new(self.connections(&relay), names(), options))
     }

@@ -160,7 +160,7 @@ impl Settling<'_> {
 
     async fn cancel(&self) {
         let cancel = self.connection.cancel_token();
-        drop(cancel.cancel_query(self.database.tls.clone()).await);
+        drop(cancel.cancel_query(self.database.way.tls()).await);
     }
 
     /// Gives the connection back; dropped without, it is thrown away.

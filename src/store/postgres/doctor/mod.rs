@@ -172,7 +172,7 @@ impl Examination<'_> {
             text: self.names.fill(include_str!("../../../../sql/probe_listen.sql")),
             types: const { &[Type::TEXT] },
         };
-        let deaf = match listen::hears(connection, sql, self.database.clone(), probe).await {
+        let deaf = match listen::hears(connection.into(), sql, self.database.clone(), probe).await {
             Ok(true) => return None,
             Ok(false) => "a notification does not arrive: a pooler in transaction mode is in between".to_owned(),
             Err(error) => format!("it is impossible to listen: {error}"),
