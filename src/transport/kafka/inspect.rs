@@ -1,11 +1,20 @@
-//! What may be wrong with Kafka topics, for people who ask.
+//! What may be wrong with Kafka topics, and with what the user may do, for people who ask.
 
-use rdkafka::admin::ConfigResource;
+use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
+use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::Kafka;
+use super::classify::code_name;
 use crate::delivery::Failure;
 use crate::finding::Finding;
 use crate::transport::{Transport, Use};
+
+/// A topic's settings, as far as they can be had.
+enum Settings {
+    Known(ConfigResource),
+    Refused,
+    Unknown,
+}
 
 impl Kafka {
     /// See [`Transport::inspect`].
@@ -14,24 +23,62 @@ impl Kafka {
         let mut found = Vec::new();
         for used in uses {
             let topic = &*used.destination;
-            let settings = self.topics.settings(topic, self.ack_timeout).await;
             if let Err(failure) = self.probe(topic).await {
-                found.push(Finding::fault(
-                    "destination",
-                    failure.error,
-                    "its messages wait in the database until that is mended",
-                    format!("kafka-topics.sh --create --topic {topic}, or correct the route's destination"),
-                ));
+                found.push(unusable(topic, failure));
+                continue;
             }
-            if let (Some(settings), Ok(metadata)) = (settings, self.metadata(Some(topic)).await) {
-                let topics = metadata.topics().iter().find(|known| known.name() == topic);
-                let partitions = topics.map(|known| known.partitions()).unwrap_or_default();
-                let replicas = partitions.iter().map(|one| one.replicas().len()).min();
-                found.extend(judge(used, &settings, replicas.unwrap_or_default()));
+            match self.settings(topic).await {
+                Settings::Known(settings) => {
+                    if let Ok(metadata) = self.metadata(Some(topic)).await {
+                        let topics = metadata.topics().iter().find(|known| known.name() == topic);
+                        let partitions = topics.map(|known| known.partitions()).unwrap_or_default();
+                        let replicas = partitions.iter().map(|one| one.replicas().len()).min();
+                        found.extend(judge(used, &settings, replicas.unwrap_or_default()));
+                    }
+                }
+                Settings::Refused => found.push(unreadable(topic)),
+                Settings::Unknown => {}
             }
         }
         Ok(found)
     }
+
+    async fn settings(&self, topic: &str) -> Settings {
+        let Ok(asking) = self.topics.asking() else {
+            return Settings::Unknown;
+        };
+        let options = AdminOptions::new().request_timeout(Some(self.ack_timeout));
+        let resource = [ResourceSpecifier::Topic(topic)];
+        let answers = asking.client.describe_configs(&resource, &options).await;
+        match answers.ok().and_then(|answers| answers.into_iter().next()) {
+            Some(Ok(settings)) => Settings::Known(settings),
+            Some(Err(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)) => Settings::Refused,
+            Some(Err(_)) | None => Settings::Unknown,
+        }
+    }
+}
+
+fn unusable(topic: &str, failure: Failure) -> Finding {
+    let fix = if failure.code == code_name(Code::TopicAuthorizationFailed) {
+        format!("kafka-acls.sh --add --allow-principal User:NAME --producer --topic {topic}")
+    } else {
+        format!("kafka-topics.sh --create --topic {topic}, or correct the route's destination")
+    };
+    Finding::fault(
+        "destination",
+        failure.error,
+        "its messages wait in the database until that is mended",
+        fix,
+    )
+}
+
+fn unreadable(topic: &str) -> Finding {
+    Finding::warning(
+        "broker_rights",
+        format!("the kafka user may not read the settings of topic {topic}"),
+        "a message larger than it takes is sent all the same, and too few replicas in sync are not seen before one is refused",
+        format!("kafka-acls.sh --add --allow-principal User:NAME --operation DescribeConfigs --topic {topic}"),
+    )
 }
 
 fn judge(used: &Use, settings: &ConfigResource, replicas: usize) -> Vec<Finding> {
