@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::Visit;
 
 fn package() -> &'static Path {
@@ -53,6 +54,23 @@ struct Codes {
     texts: BTreeSet<String>,
 }
 
+impl Codes {
+    /// What stands in a macro's brackets is not parsed any further.
+    fn read_tokens(&mut self, tokens: TokenStream) {
+        for token in tokens {
+            match token {
+                TokenTree::Group(group) => self.read_tokens(group.stream()),
+                TokenTree::Literal(literal) => {
+                    if let syn::Lit::Str(text) = syn::Lit::new(literal) {
+                        self.texts.insert(text.value());
+                    }
+                }
+                TokenTree::Ident(_) | TokenTree::Punct(_) => {}
+            }
+        }
+    }
+}
+
 impl<'a> Visit<'a> for Codes {
     fn visit_expr_call(&mut self, call: &'a syn::ExprCall) {
         if let syn::Expr::Path(function) = &*call.func {
@@ -74,6 +92,10 @@ impl<'a> Visit<'a> for Codes {
 
     fn visit_lit_str(&mut self, text: &'a syn::LitStr) {
         self.texts.insert(text.value());
+    }
+
+    fn visit_macro(&mut self, called: &'a syn::Macro) {
+        self.read_tokens(called.tokens.clone());
     }
 }
 

@@ -1,6 +1,6 @@
 //! What may be wrong with Kafka topics, and with what the user may do, for people who ask.
 
-use rdkafka::admin::{AdminOptions, ConfigResource, ResourceSpecifier};
+use rdkafka::admin::ConfigResource;
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::Kafka;
@@ -8,13 +8,6 @@ use super::classify::code_name;
 use crate::delivery::Failure;
 use crate::finding::Finding;
 use crate::transport::{Transport, Use};
-
-/// A topic's settings, as far as they can be had.
-enum Settings {
-    Known(ConfigResource),
-    Refused,
-    Unknown,
-}
 
 impl Kafka {
     /// See [`Transport::inspect`].
@@ -27,34 +20,20 @@ impl Kafka {
                 found.push(unusable(topic, failure));
                 continue;
             }
-            match self.settings(topic).await {
-                Settings::Known(settings) => {
-                    if let Ok(metadata) = self.metadata(Some(topic)).await {
-                        let topics = metadata.topics().iter().find(|known| known.name() == topic);
-                        let partitions = topics.map(|known| known.partitions()).unwrap_or_default();
-                        let replicas = partitions.iter().map(|one| one.replicas().len()).min();
-                        found.extend(judge(used, &settings, replicas.unwrap_or_default()));
-                    }
-                }
-                Settings::Refused => found.push(unreadable(topic)),
-                Settings::Unknown => {}
+            let Some(settings) = self.topics.settings(topic, self.ack_timeout).await else {
+                continue;
+            };
+            // Every topic has some; the client says no other way that the broker refused to name them.
+            if settings.entries.is_empty() {
+                found.push(unreadable(topic));
+            } else if let Ok(metadata) = self.metadata(Some(topic)).await {
+                let topics = metadata.topics().iter().find(|known| known.name() == topic);
+                let partitions = topics.map(|known| known.partitions()).unwrap_or_default();
+                let replicas = partitions.iter().map(|one| one.replicas().len()).min();
+                found.extend(judge(used, &settings, replicas.unwrap_or_default()));
             }
         }
         Ok(found)
-    }
-
-    async fn settings(&self, topic: &str) -> Settings {
-        let Ok(asking) = self.topics.asking() else {
-            return Settings::Unknown;
-        };
-        let options = AdminOptions::new().request_timeout(Some(self.ack_timeout));
-        let resource = [ResourceSpecifier::Topic(topic)];
-        let answers = asking.client.describe_configs(&resource, &options).await;
-        match answers.ok().and_then(|answers| answers.into_iter().next()) {
-            Some(Ok(settings)) => Settings::Known(settings),
-            Some(Err(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)) => Settings::Refused,
-            Some(Err(_)) | None => Settings::Unknown,
-        }
     }
 }
 

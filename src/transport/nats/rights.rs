@@ -192,7 +192,8 @@ impl Nats {
         let own = self.client.server_info();
         let question = Question {
             subject: SERVERS.to_owned(),
-            body: String::new(),
+            // Else who has no client of our account says nothing.
+            body: serde_json::json!({ "include_unused": true }).to_string(),
         };
         let read = |message: &Message| serde_json::from_slice::<Served>(&message.payload).unwrap_or_default();
         // Who is alone says so at once; how many others there are, nobody knows.
