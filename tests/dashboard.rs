@@ -215,6 +215,25 @@ async fn a_failed_message_is_looked_at_and_retried() {
     stage.content();
 }
 
+/// Whoever may insert rows writes what an operator reads.
+#[tokio::test]
+async fn a_topic_of_markup_is_shown_and_not_run() {
+    let _guard = together().await;
+    let mut stage = Stage::set().await;
+    let markup = "<img src=x onerror=\"document.title=1\">";
+    stage.fail(markup, markup, 1).await;
+    let topic = format!("update outbox_messages set topic = '{markup}'");
+    stage.session.run(&topic).await;
+    stage.shows("#failed-rows", markup);
+    stage.browser.click("button.expand");
+    stage.shows(".detail", markup);
+    stage.wait(
+        "no element was made of it",
+        "document.querySelectorAll('#failed-rows img, .detail img').length === 0 && document.title !== '1'",
+    );
+    stage.content();
+}
+
 #[tokio::test]
 async fn several_are_discarded_after_a_confirmation() {
     let _guard = together().await;

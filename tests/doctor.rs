@@ -18,27 +18,27 @@ use crate::support::redis::RedisServer;
 use crate::support::{eventually, together};
 
 /// With fsync, as a healthy one is.
-static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::own);
+pub(crate) static CLUSTER: LazyLock<Cluster> = LazyLock::new(Cluster::own);
 
 const AN_HOUR_AHEAD: &str = "language sql as 'select pg_catalog.clock_timestamp() + interval ''1 hour'''";
 
 /// An installation on a database of its own, and a subject of its own on the shared nats-server.
-struct Patient {
-    database: Database,
-    session: Session,
-    site: Site,
-    subject: String,
+pub(crate) struct Patient {
+    pub(crate) database: Database,
+    pub(crate) session: Session,
+    pub(crate) site: Site,
+    pub(crate) subject: String,
 }
 
 /// What a check found.
-struct Report {
-    code: Option<i32>,
-    findings: Vec<Value>,
+pub(crate) struct Report {
+    pub(crate) code: Option<i32>,
+    pub(crate) findings: Vec<Value>,
 }
 
 impl Report {
     /// The codes of all findings.
-    fn codes(&self) -> Vec<&str> {
+    pub(crate) fn codes(&self) -> Vec<&str> {
         self.findings
             .iter()
             .filter_map(|finding| finding["code"].as_str())
@@ -47,7 +47,7 @@ impl Report {
 
     /// What to do about the finding of this code and level, which must be there and say everything.
     #[track_caller]
-    fn fix(&self, level: &str, code: &str) -> String {
+    pub(crate) fn fix(&self, level: &str, code: &str) -> String {
         let found = self.findings.iter().find(|finding| finding["code"] == code);
         let found = found.unwrap_or_else(|| panic!("{code} is not found: {:#?}", self.findings));
         assert_eq!(found["level"], level, "{found}");
@@ -62,7 +62,7 @@ impl Report {
     }
 }
 
-fn check(site: &Site) -> Report {
+pub(crate) fn check(site: &Site) -> Report {
     let output = site.outboxd(&["check", "--connect", "--json"]);
     let said = String::from_utf8_lossy(&output.stdout);
     let report: Value = serde_json::from_str(&said)
@@ -74,7 +74,7 @@ fn check(site: &Site) -> Report {
 }
 
 /// A stream for `subject`.
-fn stream(subject: &str) -> Stream {
+pub(crate) fn stream(subject: &str) -> Stream {
     Stream {
         name: subject.replace('.', "_"),
         subjects: vec![subject.to_owned()],
@@ -83,25 +83,29 @@ fn stream(subject: &str) -> Stream {
     }
 }
 
-fn sections(subject: &str, rest: &str) -> String {
-    let url = NatsServer::shared().url();
-    format!(
-        "[transports.main.nats]\nurl = \"{url}\"\n[[routes]]\ntopic = \"{subject}\"\ntransport = \"main\"\n{rest}\n"
-    )
+/// One transport, `kind` with `keys`, and a route that sends `subject` there.
+pub(crate) fn sections(kind: &str, keys: &str, subject: &str) -> String {
+    format!("[transports.main.{kind}]\n{keys}\n[[routes]]\ntopic = \"{subject}\"\ntransport = \"main\"\n")
 }
 
 impl Patient {
-    async fn healthy() -> Self {
+    pub(crate) async fn healthy() -> Self {
         Self::on(&CLUSTER).await
     }
 
     async fn on(cluster: &Cluster) -> Self {
+        Self::before(cluster, NatsServer::shared()).await
+    }
+
+    /// One that relays to `nats`.
+    pub(crate) async fn before(cluster: &Cluster, nats: &NatsServer) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let subject = format!("doctor.{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let database = cluster.database().await;
-        let site = Site::new(&database, &sections(&subject, ""));
+        let keys = format!("url = \"{}\"", nats.url());
+        let site = Site::new(&database, &sections("nats", &keys, &subject));
         site.migrate();
-        let jetstream = NatsServer::shared().jetstream().await;
+        let jetstream = nats.jetstream().await;
         jetstream.create_stream(stream(&subject)).await.expect("a new stream");
         Self {
             session: database.connect().await,
@@ -149,6 +153,12 @@ impl Patient {
         self.session.run(&statements).await;
     }
 
+    /// Relays to another broker instead: `kind` with `keys`.
+    pub(crate) fn relays_to(&self, kind: &str, keys: &str) {
+        let text = format!("{}{}", self.head(), sections(kind, keys, &self.subject));
+        self.site.configure(&text);
+    }
+
     /// The configuration before its transports.
     fn head(&self) -> String {
         let text = std::fs::read_to_string(self.site.config()).expect("a configuration");
@@ -157,7 +167,7 @@ impl Patient {
     }
 
     #[track_caller]
-    fn is_healthy(&self) {
+    pub(crate) fn is_healthy(&self) {
         let report = check(&self.site);
         assert_eq!(
             (report.code, report.codes()),
@@ -554,8 +564,14 @@ async fn a_pooler_that_swallows_notifications() {
 #[tokio::test]
 async fn faults_of_jetstream() {
     let _guard = together().await;
-    let patient = Patient::healthy().await;
-    let jetstream = NatsServer::shared().jetstream().await;
+    for nats in NatsServer::every_version() {
+        have_faults(nats).await;
+    }
+}
+
+async fn have_faults(nats: &NatsServer) {
+    let patient = Patient::before(&CLUSTER, nats).await;
+    let jetstream = nats.jetstream().await;
     let base = stream(&patient.subject);
     let size = format!(
         "insert into outbox_messages (topic, payload) values ('{}', to_jsonb(repeat('x', 2000)))",

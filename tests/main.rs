@@ -15,6 +15,7 @@ mod config;
 mod conformance;
 mod dashboard;
 mod doctor;
+mod doctor_brokers;
 mod duplicates;
 mod engine;
 mod failed;
@@ -58,6 +59,7 @@ mod stuck;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
 mod tidy;
+mod tidy_documents;
 mod traces;
 mod units;
 mod unreadable;

@@ -6,7 +6,7 @@ use crate::support::command::Site as Called;
 use crate::support::daemon::Site;
 use crate::support::logins::as_login;
 use crate::support::postgres::{Cluster, Database, psql};
-use crate::support::together;
+use crate::support::{eventually, together};
 
 const NOWHERE: &str = "[transports.main.stdout]\n";
 
@@ -405,4 +405,29 @@ fn each_right_of_the_operator_is_some_verbs_own() {
         );
         site.grant();
     }
+}
+
+/// What keeps a role that may create objects in `public` from putting its own functions in the place of the server's.
+#[tokio::test]
+async fn a_relay_needs_no_search_path() {
+    let _guard = together().await;
+    let (database, site) = granted().await;
+    let session = database.connect().await;
+    let name = &database.name;
+    session
+        .run(&format!(
+            "alter role tests_relay in database {name} set search_path = ''"
+        ))
+        .await;
+    session
+        .run("insert into outbox_messages (topic, payload) select 'orders', '1' from generate_series(1, 10)")
+        .await;
+    let daemon = site.start().await;
+    eventually("all are relayed", Duration::from_secs(30), || async {
+        let relayed = "select count(*) from outbox_messages where relayed_at is not null";
+        (session.count(relayed).await == 10).then_some(())
+    })
+    .await;
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+    site.succeed(&["check", "--connect"]);
 }

@@ -5,15 +5,34 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
 use super::ports;
-use super::process::Server;
+use super::process::{Server, on_path};
 use super::processes::{package, run};
 
-/// A current release, built by `dev/nats` when first needed: it can what Debian's cannot.
+/// The name of Debian's nats-server, on the `PATH`.
+pub const DEBIAN: &str = "nats-server";
+
+/// A current release, built by `dev/nats` when first needed and kept outside of the clone: it can what Debian's cannot.
 pub fn current() -> String {
-    let mut script = Command::new(package().join("dev/nats"));
-    run(script.arg("binary").env("NATS_VERSION", "v2.15.2"))
-        .trim()
-        .to_owned()
+    static CURRENT: OnceLock<String> = OnceLock::new();
+    let build = || {
+        let mut script = Command::new(package().join("dev/nats"));
+        run(script.arg("binary").env("NATS_VERSION", "v2.15.2"))
+            .trim()
+            .to_owned()
+    };
+    CURRENT.get_or_init(build).clone()
+}
+
+/// The programs of every version a test is to hold for: Debian's and the current one. The second is left out, aloud, where
+/// there is no Go to build it with.
+pub fn programs() -> Vec<String> {
+    let mut programs = vec![DEBIAN.to_owned()];
+    if on_path("go") {
+        programs.push(current());
+    } else {
+        eprintln!("no Go here to build today's nats-server with: NOT TESTED with it");
+    }
+    programs
 }
 
 const HINT: &str = "apt-get install nats-server (or put one on the PATH)";
@@ -35,17 +54,27 @@ impl NatsServer {
 
     /// Starts one with extra lines in its configuration file.
     pub fn with(extra: &str) -> Self {
-        Self::of("nats-server", extra)
+        Self::of(DEBIAN, extra)
     }
 
     /// Starts one of another version: its `program`.
     pub fn of(program: &str, extra: &str) -> Self {
+        Self::in_domain(program, "", extra)
+    }
+
+    /// Starts one whose JetStream is a `domain` of its own; empty: of none.
+    pub fn in_domain(program: &str, domain: &str, extra: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = ports::free();
         let config = folder.path().join("nats.conf");
         let store = folder.path().join("store");
+        let domain = match domain {
+            "" => String::new(),
+            named => format!(", domain: {named}"),
+        };
         let lines = format!(
-            "listen: 127.0.0.1:{port}\nserver_name: test\njetstream {{ store_dir: {store:?}, max_mem: 64MB, max_file: 8GB }}\n{extra}\n"
+            "listen: 127.0.0.1:{port}\nserver_name: test-{port}\n\
+             jetstream {{ store_dir: {store:?}, max_mem: 64MB, max_file: 8GB{domain} }}\n{extra}\n"
         );
         std::fs::write(&config, lines).unwrap();
         let server = Self {
@@ -63,6 +92,20 @@ impl NatsServer {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<NatsServer> = OnceLock::new();
         SHARED.get_or_init(Self::start)
+    }
+
+    /// The server of the current version that all tests share that do not stop it.
+    pub fn shared_current() -> &'static Self {
+        static SHARED: OnceLock<NatsServer> = OnceLock::new();
+        SHARED.get_or_init(|| Self::of(&current(), ""))
+    }
+
+    /// The shared server of every version: see [`programs`].
+    pub fn every_version() -> Vec<&'static Self> {
+        let current = programs().len() > 1;
+        let mut servers = vec![Self::shared()];
+        servers.extend(current.then(Self::shared_current));
+        servers
     }
 
     /// `nats://127.0.0.1:<port>`.

@@ -1,8 +1,10 @@
-//! What may be wrong with Kafka topics, for people who ask.
+//! What may be wrong with Kafka topics, and with what the user may do, for people who ask.
 
 use rdkafka::admin::ConfigResource;
+use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::Kafka;
+use super::classify::code_name;
 use crate::delivery::Failure;
 use crate::finding::Finding;
 use crate::transport::{Transport, Use};
@@ -14,16 +16,17 @@ impl Kafka {
         let mut found = Vec::new();
         for used in uses {
             let topic = &*used.destination;
-            let settings = self.topics.settings(topic, self.ack_timeout).await;
             if let Err(failure) = self.probe(topic).await {
-                found.push(Finding::fault(
-                    "destination",
-                    failure.error,
-                    "its messages wait in the database until that is mended",
-                    format!("kafka-topics.sh --create --topic {topic}, or correct the route's destination"),
-                ));
+                found.push(unusable(topic, failure));
+                continue;
             }
-            if let (Some(settings), Ok(metadata)) = (settings, self.metadata(Some(topic)).await) {
+            let Some(settings) = self.topics.settings(topic, self.ack_timeout).await else {
+                continue;
+            };
+            // Every topic has some; the client says no other way that the broker refused to name them.
+            if settings.entries.is_empty() {
+                found.push(unreadable(topic));
+            } else if let Ok(metadata) = self.metadata(Some(topic)).await {
                 let topics = metadata.topics().iter().find(|known| known.name() == topic);
                 let partitions = topics.map(|known| known.partitions()).unwrap_or_default();
                 let replicas = partitions.iter().map(|one| one.replicas().len()).min();
@@ -32,6 +35,29 @@ impl Kafka {
         }
         Ok(found)
     }
+}
+
+fn unusable(topic: &str, failure: Failure) -> Finding {
+    let fix = if failure.code == code_name(Code::TopicAuthorizationFailed) {
+        format!("kafka-acls.sh --add --allow-principal User:NAME --producer --topic {topic}")
+    } else {
+        format!("kafka-topics.sh --create --topic {topic}, or correct the route's destination")
+    };
+    Finding::fault(
+        "destination",
+        failure.error,
+        "its messages wait in the database until that is mended",
+        fix,
+    )
+}
+
+fn unreadable(topic: &str) -> Finding {
+    Finding::warning(
+        "broker_rights",
+        format!("the kafka user may not read the settings of topic {topic}"),
+        "a message larger than it takes is sent all the same, and too few replicas in sync are not seen before one is refused",
+        format!("kafka-acls.sh --add --allow-principal User:NAME --operation DescribeConfigs --topic {topic}"),
+    )
 }
 
 fn judge(used: &Use, settings: &ConfigResource, replicas: usize) -> Vec<Finding> {

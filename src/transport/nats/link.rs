@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::Event;
 
+use super::rights::Rights;
 use crate::delivery::{Failure, FailureClass};
 use crate::transport::blame::Blame;
 use crate::transport::throttle::Throttle;
@@ -27,6 +28,7 @@ pub(super) struct Link {
     elections: AtomicU64,
     /// The user may not ask about streams.
     info_denied: AtomicBool,
+    rights: Rights,
     reason: Mutex<Option<Arc<str>>>,
     log: Throttle,
 }
@@ -40,6 +42,7 @@ impl Link {
             breaks: AtomicU64::new(0),
             elections: AtomicU64::new(0),
             info_denied: AtomicBool::new(false),
+            rights: Rights::default(),
             reason: Mutex::default(),
             log: Throttle::default(),
         }
@@ -65,14 +68,20 @@ impl Link {
         self.info_denied.load(Ordering::Acquire)
     }
 
+    /// What was tried of what the user may do.
+    pub(super) fn rights(&self) -> &Rights {
+        &self.rights
+    }
+
     /// Whether `error` says that the user may not do what the transport can do without; said once.
     fn is_denied_extra(&self, error: &str) -> bool {
+        let tried = self.rights.note(error);
         let error = error.to_lowercase();
         if !error.contains("permissions violation") {
             return false;
         }
         let info = error.contains("$js.api.stream.info");
-        if info && !self.info_denied.swap(true, Ordering::AcqRel) {
+        if info && !self.info_denied.swap(true, Ordering::AcqRel) && !tried {
             tracing::warn!(
                 transport = self.name,
                 "the user may not publish on $JS.API.STREAM.INFO.*: a stream without a leader is not noticed as an outage"
@@ -85,7 +94,7 @@ impl Link {
                 "the user may not subscribe to $JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*: messages lost with a stream's leader time out"
             );
         }
-        info || elections
+        info || elections || tried
     }
 
     /// Notes an event; `true` when batches in flight must look again.

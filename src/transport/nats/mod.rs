@@ -28,6 +28,7 @@ mod flight;
 mod inspect;
 mod link;
 mod reply;
+mod rights;
 pub mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -68,3 +68,50 @@ pub(super) fn read(reply: &Message, subject: &str) -> Outcome {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(payload: &str) -> Message {
+        Message {
+            subject: "_INBOX.x".into(),
+            reply: None,
+            payload: payload.to_owned().into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: payload.len(),
+        }
+    }
+
+    #[test]
+    fn only_a_puback_acknowledges() {
+        let acknowledged = Outcome::Acknowledged { duplicate: false };
+        assert_eq!(read(&reply(r#"{"stream":"S","seq":1}"#), "s"), acknowledged);
+        for other in [
+            "",
+            "{}",
+            "ok",
+            "+OK",
+            "null",
+            r#"{"seq":1}"#,
+            r#"{"stream":"S"}"#,
+            r#"{"stream":"S","seq":0}"#,
+        ] {
+            let outcome = read(&reply(other), "s");
+            assert!(
+                matches!(&outcome, Outcome::Refused(failure) if failure.code == "NO_PUBACK"),
+                "{other}: {outcome:?}"
+            );
+        }
+        let both = read(
+            &reply(r#"{"stream":"S","seq":1,"error":{"code":503,"err_code":10077}}"#),
+            "s",
+        );
+        assert!(
+            matches!(both, Outcome::Refused(_)),
+            "an error is no acknowledgement: {both:?}"
+        );
+    }
+}

@@ -1,4 +1,4 @@
-//! NATS JetStream against a real nats-server.
+//! NATS JetStream against real nats-servers: Debian's, and the current release.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::laws::uphold;
 use super::{Fixture, Seen};
-use crate::support::nats::NatsServer;
+use crate::support::nats::{DEBIAN, NatsServer, current};
 
 enum Server {
     Shared(&'static NatsServer),
@@ -43,12 +43,12 @@ impl OverNats {
         fixture
     }
 
-    async fn shared() -> Self {
-        Self::on(Server::Shared(NatsServer::shared())).await
+    async fn shared(server: &'static NatsServer) -> Self {
+        Self::on(Server::Shared(server)).await
     }
 
-    async fn own() -> Self {
-        Self::on(Server::Own(NatsServer::start())).await
+    async fn own(program: &str) -> Self {
+        Self::on(Server::Own(NatsServer::of(program, ""))).await
     }
 
     fn server(&self) -> &NatsServer {
@@ -137,4 +137,14 @@ impl Fixture for OverNats {
     }
 }
 
-uphold!(OverNats::shared(), OverNats::own());
+uphold!(OverNats::shared(NatsServer::shared()), OverNats::own(DEBIAN));
+
+mod current_release {
+    use super::super::laws::uphold;
+    use super::{NatsServer, OverNats, current};
+
+    uphold!(
+        OverNats::shared(NatsServer::shared_current()),
+        OverNats::own(&current())
+    );
+}
