@@ -254,6 +254,7 @@ async fn a_new_plan_waits_for_what_is_in_flight_by_the_old_one() {
         }],
         routes: Routes::new(vec![world.routes[0].clone()]),
         batch_size: 10,
+        unrouted: Unrouted::Wait,
         window: Room {
             rows: 50,
             bytes: 1 << 20,

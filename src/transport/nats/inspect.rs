@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::rights::{Answer, Elsewhere, Question};
+use super::tried::{Answer, Elsewhere, Question};
 use super::{ELECTIONS, Nats};
 use crate::delivery::{Failure, FailureClass};
 use crate::finding::Finding;
@@ -125,7 +125,7 @@ impl Nats {
             ));
         }
         let clustered = self.client.server_info().cluster.is_some();
-        if clustered && self.link.rights().is_refused(ELECTIONS) {
+        if clustered && self.link.tried().is_refused(ELECTIONS) {
             found.push(Finding::warning(
                 "broker_rights",
                 format!("the nats user may not subscribe to {ELECTIONS}"),

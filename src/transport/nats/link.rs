@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::Event;
 
-use super::rights::Rights;
+use super::tried::Tried;
 use crate::delivery::{Failure, FailureClass};
 use crate::transport::blame::Blame;
 use crate::transport::throttle::Throttle;
@@ -28,7 +28,7 @@ pub(super) struct Link {
     elections: AtomicU64,
     /// The user may not ask about streams.
     info_denied: AtomicBool,
-    rights: Rights,
+    tried: Tried,
     reason: Mutex<Option<Arc<str>>>,
     log: Throttle,
 }
@@ -42,7 +42,7 @@ impl Link {
             breaks: AtomicU64::new(0),
             elections: AtomicU64::new(0),
             info_denied: AtomicBool::new(false),
-            rights: Rights::default(),
+            tried: Tried::default(),
             reason: Mutex::default(),
             log: Throttle::default(),
         }
@@ -69,13 +69,13 @@ impl Link {
     }
 
     /// What was tried of what the user may do.
-    pub(super) fn rights(&self) -> &Rights {
-        &self.rights
+    pub(super) fn tried(&self) -> &Tried {
+        &self.tried
     }
 
     /// Whether `error` says that the user may not do what the transport can do without; said once.
     fn is_denied_extra(&self, error: &str) -> bool {
-        let tried = self.rights.note(error);
+        let tried = self.tried.note(error);
         let error = error.to_lowercase();
         if !error.contains("permissions violation") {
             return false;

@@ -28,7 +28,7 @@ mod flight;
 mod inspect;
 mod link;
 mod reply;
-mod rights;
+mod tried;
 pub mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};

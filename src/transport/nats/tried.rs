@@ -20,13 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Which subjects were tried, and whether the server refused them.
 #[derive(Debug)]
-pub(super) struct Rights {
+pub(super) struct Tried {
     tried: Mutex<BTreeMap<String, bool>>,
     /// Told when one is refused.
     changed: Notify,
 }
 
-impl Default for Rights {
+impl Default for Tried {
     /// The transport subscribes to elections as soon as it is connected.
     fn default() -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Default for Rights {
     }
 }
 
-impl Rights {
+impl Tried {
     /// From now on `subject` is one that is tried only to know.
     fn tries(&self, subject: &str) {
         self.lock().insert(subject.to_owned(), false);
@@ -147,13 +147,13 @@ impl Nats {
         enough: impl Fn(&[Message]) -> bool,
     ) -> Vec<Answer> {
         let mut answers: Vec<Answer> = questions.iter().map(|_| Answer::default()).collect();
-        let rights = self.link.rights();
+        let tried = self.link.tried();
         let inbox = self.client.new_inbox();
         let Ok(mut replies) = self.client.subscribe(format!("{inbox}.*")).await else {
             return answers;
         };
         for (index, question) in questions.iter().enumerate() {
-            rights.tries(&question.subject);
+            tried.tries(&question.subject);
             let (subject, body) = (question.subject.clone(), question.body.clone().into());
             let reply = format!("{inbox}.{index}");
             // What cannot be sent is not answered.
@@ -162,7 +162,7 @@ impl Nats {
         let until = Instant::now() + patience;
         loop {
             for (answer, question) in answers.iter_mut().zip(questions) {
-                answer.refused = rights.is_refused(&question.subject);
+                answer.refused = tried.is_refused(&question.subject);
             }
             if answers.iter().all(|answer| answer.refused || enough(&answer.said)) {
                 return answers;
@@ -175,7 +175,7 @@ impl Nats {
                         answer.said.push(reply);
                     }
                 }
-                () = rights.changed.notified() => {}
+                () = tried.changed.notified() => {}
                 () = tokio::time::sleep_until(until) => return answers,
             }
         }
@@ -282,16 +282,16 @@ mod tests {
 
     #[test]
     fn a_refusal_names_what_was_tried_and_nothing_else_is_kept() {
-        let rights = Rights::default();
-        rights.tries("$JS.API.INFO");
+        let tried = Tried::default();
+        tried.tries("$JS.API.INFO");
         let refusal = |subject: &str| format!("nats: Permissions Violation for Publish to \"{subject}\"");
-        assert!(rights.note(&refusal("$JS.API.INFO")));
-        assert!(rights.is_refused("$JS.API.INFO"));
-        assert!(!rights.note(&refusal("orders.created")), "somebody meant it");
-        assert!(!rights.is_refused("orders.created"));
-        assert!(!rights.note("nats: authorization violation"));
-        assert!(!rights.is_refused(ELECTIONS));
-        assert!(rights.note(&format!("Permissions Violation for Subscription to \"{ELECTIONS}\"")));
-        assert!(rights.is_refused(ELECTIONS));
+        assert!(tried.note(&refusal("$JS.API.INFO")));
+        assert!(tried.is_refused("$JS.API.INFO"));
+        assert!(!tried.note(&refusal("orders.created")), "somebody meant it");
+        assert!(!tried.is_refused("orders.created"));
+        assert!(!tried.note("nats: authorization violation"));
+        assert!(!tried.is_refused(ELECTIONS));
+        assert!(tried.note(&format!("Permissions Violation for Subscription to \"{ELECTIONS}\"")));
+        assert!(tried.is_refused(ELECTIONS));
     }
 }
