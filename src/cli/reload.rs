@@ -122,7 +122,8 @@ impl Reload {
             systemd::reloading();
         }
         let deadline = started.then(|| Instant::now() + READY_WITHIN);
-        match self.take_up(deadline).await {
+        // Boxed: connecting is large, and hardly ever done.
+        match Box::pin(self.take_up(deadline)).await {
             Ok(news) if self.coming.is_none() => say(&news),
             Ok(news) => self.coming.iter_mut().for_each(|coming| add(&mut coming.news, &news)),
             Err(error) => {

@@ -44,28 +44,21 @@ const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// Runs until told to stop.
 pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode> {
     let level = log::start(config.log.level, config.log.format)?;
-    let transport_names: Vec<Arc<str>> = config
-        .transports
-        .iter()
-        .map(|transport| Arc::clone(&transport.name))
-        .collect();
+    let transport_names: Vec<_> = config.transports.iter().map(|one| Arc::clone(&one.name)).collect();
     let (telemetry, exporter) = traced(Telemetry::new(&transport_names, &config.routes), &config);
     let (mut signals, hangup) = (Signals::new()?, signal(SignalKind::hangup())?);
     let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
     let database = database(&config)?;
     tell_locks(&database, &telemetry);
     let listen = listen(&config, &database)?;
-    let mut reload = Reload::new(
-        &config,
-        path.to_owned(),
-        Parts {
-            hangup,
-            level,
-            health: Arc::clone(&telemetry.health),
-            database: database.way().clone(),
-            listen: listen.clone().filter(|_| config.database.listen_url.is_some()),
-        },
-    );
+    let parts = Parts {
+        hangup,
+        level,
+        health: Arc::clone(&telemetry.health),
+        database: database.way().clone(),
+        listen: listen.clone().filter(|_| config.database.listen_url.is_some()),
+    };
+    let mut reload = Reload::new(&config, path.to_owned(), parts);
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
@@ -77,12 +70,8 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     }
     if let Some(listener) = listener {
         let state = web::state(&config, reload.routes(), &database, &telemetry);
-        tasks.spawn(web::serve(
-            listener,
-            state,
-            config.http.token_file.clone(),
-            stop.clone(),
-        ));
+        let token_file = config.http.token_file.clone();
+        tasks.spawn(web::serve(listener, state, token_file, stop.clone()));
     }
     let names = super::names(&config);
     tokio::select! {
@@ -101,14 +90,15 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         telemetry.clone(),
         stop.clone(),
     ));
-    let house = keep_house(
+    let pools = (database, names);
+    let house = Box::pin(keep_house(
         &config,
         reload.routes(),
-        (database, names),
+        pools,
         telemetry.clone(),
         stop.clone(),
-    );
-    let relay = relay(&mut reload, store, telemetry).await?;
+    ));
+    let relay = Box::pin(relay(&mut reload, store, telemetry)).await?;
     tasks.spawn(house);
     tasks.spawn(keep_reloading(reload, stop.clone()));
     let ended = drive(relay, &mut signals).await;

@@ -1,5 +1,6 @@
 //! Whether a section says the same as before, contents of the files it names included, without keeping any of it.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::LazyLock;
 
@@ -7,8 +8,15 @@ use config::{Value, ValueKind};
 
 /// Of a section of the configuration: the same only where everything in it is. Means nothing outside of this process, and
 /// nothing can be learnt from it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fingerprint(u64);
+
+/// What it is made of may be secret, and its number is different each time.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint")
+    }
+}
 
 static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
@@ -23,23 +31,22 @@ impl Fingerprint {
 
 /// `is_file`: a text is the name of a file that counts by its content.
 fn hash(value: &Value, is_file: bool, hasher: &mut impl Hasher) {
-    match &value.kind {
-        ValueKind::Table(table) => {
-            let mut keys: Vec<_> = table.iter().collect();
-            keys.sort_by_key(|(key, _)| key.as_str());
-            keys.len().hash(hasher);
-            for (key, child) in keys {
-                key.hash(hasher);
-                hash(child, key.ends_with("_file"), hasher);
-            }
+    if let ValueKind::Table(table) = &value.kind {
+        let mut keys: Vec<_> = table.iter().collect();
+        keys.sort_by_key(|(key, _)| key.as_str());
+        keys.len().hash(hasher);
+        for (key, child) in keys {
+            key.hash(hasher);
+            hash(child, key.ends_with("_file"), hasher);
         }
-        ValueKind::Array(list) => {
-            list.len().hash(hasher);
-            list.iter().for_each(|child| hash(child, false, hasher));
-        }
-        ValueKind::String(path) if is_file => (path, std::fs::read(path).ok()).hash(hasher),
+    } else if let ValueKind::Array(list) = &value.kind {
+        list.len().hash(hasher);
+        list.iter().for_each(|child| hash(child, false, hasher));
+    } else if let (ValueKind::String(path), true) = (&value.kind, is_file) {
+        (path, std::fs::read(path).ok()).hash(hasher);
+    } else {
         // Numbers and text are told apart by their type.
-        kind => format!("{kind:?}").hash(hasher),
+        format!("{:?}", value.kind).hash(hasher);
     }
 }
 
@@ -48,7 +55,9 @@ mod tests {
     use super::super::parse;
     use std::path::Path;
 
-    fn of(text: &str, folder: &Path) -> (super::Fingerprint, super::Fingerprint) {
+    use super::Fingerprint;
+
+    fn of(text: &str, folder: &Path) -> (Fingerprint, Fingerprint) {
         let text = format!("[database]\nurl = \"postgres://u@h/db?sslmode=disable\"\n{text}");
         let config = parse(&text, &folder.join("outboxd.toml"), std::iter::empty()).unwrap();
         (config.transports[0].fingerprint, config.transports[1].fingerprint)

@@ -161,18 +161,15 @@ fn merge(text: &str, directory: &Path, variables: &Variables) -> Result<Raw, con
 }
 
 /// Of each transport's section.
-fn fingerprints(value: &Value) -> BTreeMap<String, Fingerprint> {
-    let section = |value: &Value, name: &str| match &value.kind {
-        ValueKind::Table(table) => table.get(name).cloned(),
-        _ => None,
+fn fingerprints(whole: &Value) -> BTreeMap<String, Fingerprint> {
+    let ValueKind::Table(sections) = &whole.kind else {
+        return BTreeMap::new();
     };
-    match section(value, "transports").map(|transports| transports.kind) {
-        Some(ValueKind::Table(table)) => table
-            .iter()
-            .map(|(name, section)| (name.clone(), Fingerprint::of(section)))
-            .collect(),
-        _ => BTreeMap::new(),
-    }
+    let Some(ValueKind::Table(transports)) = sections.get("transports").map(|section| &section.kind) else {
+        return BTreeMap::new();
+    };
+    let of = |(name, section): (&String, &Value)| (name.clone(), Fingerprint::of(section));
+    transports.iter().map(of).collect()
 }
 
 /// Makes relative paths under `*_file` keys relative to `directory`.
