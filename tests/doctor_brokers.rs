@@ -83,10 +83,7 @@ async fn a_nats_login_that_could_delete_streams_was_not_said() {
         let streams: Vec<String> = jetstream.stream_names().try_collect().await.expect("it answers");
         assert_eq!(streams, ["orders_created"], "{program}: no other stream was made");
 
-        let more = format!(
-            "{{ user: mended, password: p, {} }}",
-            fix.replacen("permissions", "permissions:", 1)
-        );
+        let more = format!("{{ user: mended, password: p, {fix} }}");
         let mended = NatsServer::of(&program, &USERS.replace("{more}", &more));
         let made = chief(&mended).await.create_stream(stream("orders.created")).await;
         made.expect("a stream");

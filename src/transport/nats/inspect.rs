@@ -216,9 +216,9 @@ fn administrates(apis: &[String], subjects: &[&str]) -> Finding {
     Finding::warning(
         "stream_admin",
         format!("the nats user may delete, empty or change streams: {}", apis.join(", ")),
-        "no row reaches that (a destination that begins with $ is refused), but whoever has the relay's login does",
+        "no row reaches that unless a route names such a subject, but whoever has the relay's login does",
         format!(
-            "permissions {{ publish: [{}], subscribe: [\"_INBOX.>\", {ELECTIONS:?}] }}",
+            "permissions: {{ publish: [{}], subscribe: [\"_INBOX.>\", {ELECTIONS:?}] }}",
             publish.join(", ")
         ),
     )
