@@ -34,6 +34,7 @@ mod logs;
 mod loss;
 mod loud;
 mod migrate;
+mod misleading;
 mod monitoring;
 mod numbers;
 mod openapi;
@@ -56,6 +57,7 @@ mod simulation;
 mod stuck;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
+mod thin_line;
 mod tidy;
 mod traces;
 mod units;

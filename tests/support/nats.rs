@@ -43,11 +43,6 @@ impl NatsServer {
         let folder = tempfile::tempdir().unwrap();
         let port = ports::free();
         let config = folder.path().join("nats.conf");
-        let store = folder.path().join("store");
-        let lines = format!(
-            "listen: 127.0.0.1:{port}\nserver_name: test\njetstream {{ store_dir: {store:?}, max_mem: 64MB, max_file: 8GB }}\n{extra}\n"
-        );
-        std::fs::write(&config, lines).unwrap();
         let server = Self {
             program: program.to_owned(),
             port,
@@ -55,8 +50,23 @@ impl NatsServer {
             folder,
             server: Mutex::new(None),
         };
+        server.configure(extra);
         server.up();
         server
+    }
+
+    fn configure(&self, extra: &str) {
+        let (port, store) = (self.port, self.folder.path().join("store"));
+        let lines = format!(
+            "listen: 127.0.0.1:{port}\nserver_name: test\njetstream {{ store_dir: {store:?}, max_mem: 64MB, max_file: 8GB }}\n{extra}\n"
+        );
+        std::fs::write(&self.config, lines).unwrap();
+    }
+
+    /// Has it read other extra lines, without a restart.
+    pub fn reload(&self, extra: &str) {
+        self.configure(extra);
+        self.signal("HUP");
     }
 
     /// The server all tests share that do not stop it.
