@@ -35,6 +35,7 @@ mod logs;
 mod loss;
 mod loud;
 mod migrate;
+mod misleading;
 mod monitoring;
 mod numbers;
 mod openapi;
@@ -58,6 +59,7 @@ mod simulation;
 mod stuck;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
+mod thin_line;
 mod tidy;
 mod tidy_documents;
 mod traces;

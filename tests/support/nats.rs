@@ -42,6 +42,8 @@ pub struct NatsServer {
     program: String,
     port: u16,
     config: PathBuf,
+    /// Of its JetStream; empty: none.
+    domain: String,
     folder: tempfile::TempDir,
     server: Mutex<Option<Server>>,
 }
@@ -67,8 +69,22 @@ impl NatsServer {
         let folder = tempfile::tempdir().unwrap();
         let port = ports::free();
         let config = folder.path().join("nats.conf");
-        let store = folder.path().join("store");
-        let domain = match domain {
+        let server = Self {
+            program: program.to_owned(),
+            port,
+            config,
+            domain: domain.to_owned(),
+            folder,
+            server: Mutex::new(None),
+        };
+        server.configure(extra);
+        server.up();
+        server
+    }
+
+    fn configure(&self, extra: &str) {
+        let (port, store) = (self.port, self.folder.path().join("store"));
+        let domain = match &*self.domain {
             "" => String::new(),
             named => format!(", domain: {named}"),
         };
@@ -76,16 +92,13 @@ impl NatsServer {
             "listen: 127.0.0.1:{port}\nserver_name: test-{port}\n\
              jetstream {{ store_dir: {store:?}, max_mem: 64MB, max_file: 8GB{domain} }}\n{extra}\n"
         );
-        std::fs::write(&config, lines).unwrap();
-        let server = Self {
-            program: program.to_owned(),
-            port,
-            config,
-            folder,
-            server: Mutex::new(None),
-        };
-        server.up();
-        server
+        std::fs::write(&self.config, lines).unwrap();
+    }
+
+    /// Has it read other extra lines, without a restart.
+    pub fn reload(&self, extra: &str) {
+        self.configure(extra);
+        self.signal("HUP");
     }
 
     /// The server all tests share that do not stop it.

@@ -24,6 +24,8 @@ pub(crate) enum Weather {
     Refuse,
     /// They go through, each piece so much later.
     Delay(Duration),
+    /// They go through, so many a second to the server on each connection.
+    Thin(usize),
     /// Connections are accepted and stay open, and nothing goes through in either direction.
     BlackHole,
     /// What the client sends is swallowed; the server is heard.
@@ -41,7 +43,7 @@ enum Direction {
 impl Weather {
     fn swallows(self, direction: Direction) -> bool {
         match self {
-            Self::Fair | Self::Refuse | Self::Delay(_) => false,
+            Self::Fair | Self::Refuse | Self::Delay(_) | Self::Thin(_) => false,
             Self::BlackHole => true,
             Self::DeafServer => direction == Direction::ToServer,
             Self::DeafClient => direction == Direction::ToClient,
@@ -194,7 +196,17 @@ async fn pump(
     let mut buffer = vec![0; 64 * 1024];
     let mut swallows = false;
     loop {
-        let read = from.read(&mut buffer).await.unwrap_or(0);
+        let now = rules.borrow().weather;
+        let thin = if let (Weather::Thin(rate), Direction::ToServer) = (now, direction) {
+            Some(rate)
+        } else {
+            None
+        };
+        let room = thin.map_or(buffer.len(), |rate| (rate / 50).clamp(1, buffer.len()));
+        let read = from.read(&mut buffer[..room]).await.unwrap_or(0);
+        if let Some(rate) = thin {
+            tokio::time::sleep(Duration::from_secs_f64(read as f64 / rate as f64)).await;
+        }
         let weather = rules.borrow().weather;
         swallows |= weather.swallows(direction);
         if swallows {

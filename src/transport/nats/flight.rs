@@ -1,12 +1,15 @@
 //! One batch on its way: a small state machine that sends what may be sent and waits for the answers.
 //!
 //! ```text
-//!  ready --permit--> in flight --ack--> next of its key becomes ready
-//!                        |--refusal, timeout, broken link--> answered; the rest of its key is withheld
+//!  ready --room--> in flight --ack--> next of its key becomes ready
+//!                      |--refusal, timeout, broken link--> answered; the rest of its key is withheld
 //! ```
-//! Times: each message waits `ack_timeout` for its acknowledgement; nothing new is sent once half of `ack_timeout` has
-//! passed since the batch began (what is left is withheld and comes again), so a batch is answered within 1.5 times
-//! `ack_timeout`. Once a stream has a new leader, what was sent before has [`GRACE`] left.
+//! Room is a permit of the window, and bytes that the server answers for within a moment ([`Flow`]).
+//!
+//! Times: each message waits `ack_timeout` for its acknowledgement, from when everything sent before it was answered
+//! ([`Flow::turn`]); nothing new is sent once half of `ack_timeout` has passed since the batch began (what is left is withheld
+//! and comes again). So a batch is answered within 1.5 times `ack_timeout`, or later while answers go on coming. Once a stream
+//! has a new leader, what was sent before has [`GRACE`] left.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,7 +18,7 @@ use std::time::Duration;
 
 use async_nats::Message;
 use async_nats::client::PublishErrorKind;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout_at};
 
 use super::Nats;
 use super::acks::Inbox;
@@ -24,6 +27,7 @@ use super::wire;
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::transport::Envelope;
 use crate::transport::chain::{Ledger, is_ordered};
+use crate::transport::flow::Ticket;
 
 /// Acknowledgements of messages that a new leader has after all come within this time.
 const GRACE: Duration = Duration::from_secs(1);
@@ -34,17 +38,21 @@ pub(super) struct Flight<'a> {
     ledger: Ledger,
     /// May be sent, in this order.
     ready: VecDeque<u32>,
-    /// Sent, and when; oldest first. Answered ones stay until they reach the front.
-    sent: VecDeque<(Instant, u32)>,
+    /// Sent; oldest first. Answered ones stay until they reach the front.
+    sent: VecDeque<u32>,
+    /// Of each message that is in flight.
+    tickets: Vec<Option<Ticket>>,
     /// Permits of the window this batch holds.
     permits: usize,
     number: u64,
     inbox: Arc<Inbox>,
     breaks: u64,
     elections: u64,
+    denials: u64,
     abandoned: u64,
     /// When a stream last got a new leader: messages sent until then may have gone to the old one.
     elected: Option<Instant>,
+    began: Instant,
     send_until: Instant,
     timer: Pin<Box<Sleep>>,
 }
@@ -54,20 +62,24 @@ impl<'a> Flight<'a> {
         let ledger = Ledger::new(batch, is_ordered);
         let ready = ledger.heads().iter().copied().collect();
         let (number, inbox) = nats.inboxes.open();
-        let send_until = Instant::now() + nats.ack_timeout / 2;
+        let began = Instant::now();
+        let send_until = began + nats.ack_timeout / 2;
         Self {
             nats,
             batch,
             ledger,
             ready,
             sent: VecDeque::new(),
+            tickets: vec![None; batch.len()],
             permits: 0,
             number,
             inbox,
             breaks: nats.link.breaks(),
             elections: nats.link.elections(),
+            denials: nats.link.rights.denials(),
             abandoned: nats.abandoned(),
             elected: None,
+            began,
             send_until,
             timer: Box::pin(tokio::time::sleep_until(send_until)),
         }
@@ -81,13 +93,13 @@ impl<'a> Flight<'a> {
             if self.ledger.open() == 0 {
                 break;
             }
+            let next = self.next_size();
             tokio::select! {
                 () = self.inbox.changed.notified() => {}
                 () = self.timer.as_mut() => self.expire(),
-                permit = self.nats.window.acquire(), if !self.ready.is_empty() => {
-                    permit.expect("the window is never closed").forget();
+                ticket = self.nats.room(next.unwrap_or(0)), if next.is_some() => {
                     self.permits += 1;
-                    self.send_next().await;
+                    self.send_next(ticket).await;
                 }
             }
             self.inbox.take(&mut replies);
@@ -96,6 +108,10 @@ impl<'a> Flight<'a> {
             }
             if self.nats.link.breaks() != self.breaks {
                 self.link_broke();
+            }
+            if self.nats.link.rights.denials() != self.denials {
+                self.denials = self.nats.link.rights.denials();
+                self.heed_denials();
             }
             if self.nats.link.elections() != self.elections {
                 self.elections = self.nats.link.elections();
@@ -106,14 +122,18 @@ impl<'a> Flight<'a> {
         std::mem::replace(&mut self.ledger, Ledger::new(&[], is_ordered)).finish()
     }
 
+    /// Bytes of the message to be sent next.
+    fn next_size(&self) -> Option<usize> {
+        self.ready.front().map(|index| wire::size(&self.batch[*index as usize]))
+    }
+
     async fn send_ready(&mut self) {
-        while !self.ready.is_empty() {
-            let Ok(permit) = self.nats.window.try_acquire() else {
+        while let Some(size) = self.next_size() {
+            let Some(ticket) = self.nats.room_now(size) else {
                 return;
             };
-            permit.forget();
             self.permits += 1;
-            self.send_next().await;
+            self.send_next(ticket).await;
         }
     }
 
@@ -127,53 +147,73 @@ impl<'a> Flight<'a> {
         now < self.send_until
     }
 
-    /// Sends the next ready message with a permit already taken, or gives the permit back.
-    async fn send_next(&mut self) {
+    /// Sends the next ready message in the room already taken, or gives that back.
+    async fn send_next(&mut self, ticket: Ticket) {
         if !self.may_send() {
-            self.give_back(1);
+            self.give_back(ticket);
             return self.expire();
         }
         let Some(index) = self.ready.pop_front() else {
-            return self.give_back(1);
+            return self.give_back(ticket);
         };
-        let outcome = match self.send(index).await {
-            Ok(()) => {
-                self.sent.push_back((Instant::now(), index));
-                return;
+        match self.send(index).await {
+            Ok(true) => {
+                self.tickets[index as usize] = Some(ticket);
+                self.sent.push_back(index);
             }
-            Err(failure) => Outcome::Refused(failure),
-        };
-        self.give_back(1);
-        self.settle(index, outcome);
+            Ok(false) => {
+                self.give_back(ticket);
+                self.unsent(index);
+            }
+            Err(failure) => {
+                self.give_back(ticket);
+                self.settle(index, Outcome::Refused(failure));
+            }
+        }
     }
 
-    async fn send(&mut self, index: u32) -> Result<(), Failure> {
+    /// Hands it to the client; `false`: the time to send was over before there was room.
+    async fn send(&mut self, index: u32) -> Result<bool, Failure> {
         let envelope = &self.batch[index as usize];
         wire::check_subject(&envelope.destination)?;
+        if let Some(denied) = self.nats.link.rights.denied(&envelope.destination) {
+            return Err(denied);
+        }
         let headers = wire::headers(envelope, &self.nats.allow_headers)?;
         let reply = self.nats.inboxes.reply_to(self.number, index);
         let subject: async_nats::Subject = envelope.destination.as_ref().into();
         let payload = envelope.message.payload.clone();
-        let send = self
-            .nats
-            .client
-            .publish_with_reply_and_headers(subject, reply, headers, payload);
-        tokio::select! {
-            biased;
-            sent = send => sent.map_err(|error| refusal(&error, self.nats)),
-            () = self.timer.as_mut() => {
-                self.timer.as_mut().reset(Instant::now());
-                Err(Failure::new(FailureClass::Unavailable, "NO_ROOM", "nats takes no more data: the connection is stuck"))
-            }
+        let client = &self.nats.client;
+        let send = client.publish_with_reply_and_headers(subject, reply, headers, payload);
+        match timeout_at(self.send_until, send).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) => Err(refusal(error.kind(), client.max_payload())),
+            Err(_) => Ok(false),
         }
+    }
+
+    /// The time to send is over. A server that answers is merely slow; where it has said nothing all the while, something is
+    /// wrong with it.
+    fn unsent(&mut self, index: u32) {
+        if self.nats.flow.last_answer().is_some_and(|at| at >= self.began) {
+            return self.ledger.withhold_from(index);
+        }
+        let error = "nats takes no more data: nothing of what was sent before is answered";
+        self.ledger
+            .refuse(index, Failure::new(FailureClass::Unavailable, "NO_ROOM", error));
     }
 
     fn receive(&mut self, index: u32, reply: &Message) {
         if !self.ledger.is_open(index) {
             return;
         }
-        self.give_back(1);
-        self.settle(index, read(reply, &self.batch[index as usize].destination));
+        if let Some(ticket) = self.tickets[index as usize].take() {
+            self.nats.flow.answered(ticket);
+            self.release(1);
+        }
+        let destination = &self.batch[index as usize].destination;
+        self.nats.link.rights.granted(destination);
+        self.settle(index, read(reply, destination));
     }
 
     fn settle(&mut self, index: u32, outcome: Outcome) {
@@ -191,26 +231,21 @@ impl<'a> Flight<'a> {
         let now = Instant::now();
         if now >= self.send_until {
             for index in std::mem::take(&mut self.ready) {
-                let full = "the window of messages in flight is full (max_in_flight)";
-                self.ledger
-                    .refuse(index, Failure::new(FailureClass::Unavailable, "NO_ROOM", full));
+                self.unsent(index);
             }
         }
-        while let Some(&(since, index)) = self.sent.front() {
-            if self.ledger.is_open(index) {
-                let (deadline, failure) = self.deadline(since);
+        let mut oldest = now + self.nats.ack_timeout;
+        while let Some(&index) = self.sent.front() {
+            if let Some(ticket) = self.tickets[index as usize] {
+                let (deadline, failure) = self.deadline(ticket);
                 if now < deadline {
+                    oldest = deadline;
                     break;
                 }
-                self.give_back(1);
-                self.ledger.refuse(index, failure);
+                self.refuse(index, failure);
             }
             self.sent.pop_front();
         }
-        let oldest = self
-            .sent
-            .front()
-            .map_or(now + self.nats.ack_timeout, |(since, _)| self.deadline(*since).0);
         let next = if now < self.send_until {
             oldest.min(self.send_until)
         } else {
@@ -219,12 +254,36 @@ impl<'a> Flight<'a> {
         self.timer.as_mut().reset(next);
     }
 
-    /// How long a message sent at `since` is waited for, and what it met when that has passed.
-    fn deadline(&self, since: Instant) -> (Instant, Failure) {
-        let deadline = since + self.nats.ack_timeout;
+    /// How long a message is waited for, and what it met when that has passed.
+    fn deadline(&self, ticket: Ticket) -> (Instant, Failure) {
+        let deadline = self.nats.flow.turn(ticket) + self.nats.ack_timeout;
         match self.elected {
-            Some(elected) if since <= elected => (deadline.min(elected + GRACE), leader_changed()),
+            Some(elected) if ticket.at() <= elected => (deadline.min(elected + GRACE), leader_changed()),
             Some(_) | None => (deadline, timed_out(self.nats.ack_timeout)),
+        }
+    }
+
+    /// Refuses a message that is in flight.
+    fn refuse(&mut self, index: u32, failure: Failure) {
+        if let Some(ticket) = self.tickets[index as usize].take() {
+            self.give_back(ticket);
+        }
+        if self.ledger.is_open(index) {
+            self.ledger.refuse(index, failure);
+        }
+    }
+
+    /// The server said that it let something fall: what was sent before it said so is answered with that.
+    fn heed_denials(&mut self) {
+        for place in 0..self.sent.len() {
+            let index = self.sent[place];
+            let Some(ticket) = self.tickets[index as usize] else {
+                continue;
+            };
+            let destination = &self.batch[index as usize].destination;
+            if let Some(failure) = self.nats.link.rights.denied_since(destination, ticket.at()) {
+                self.refuse(index, failure);
+            }
         }
     }
 
@@ -239,7 +298,13 @@ impl<'a> Flight<'a> {
         self.ledger.refuse_all(&failure);
     }
 
-    fn give_back(&mut self, permits: usize) {
+    /// Room that is not needed after all, or no longer.
+    fn give_back(&mut self, ticket: Ticket) {
+        self.nats.flow.forget(ticket);
+        self.release(1);
+    }
+
+    fn release(&mut self, permits: usize) {
         self.permits -= permits;
         self.nats.window.add_permits(permits);
     }
@@ -248,6 +313,9 @@ impl<'a> Flight<'a> {
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         self.nats.inboxes.close(self.number);
+        for ticket in self.tickets.iter_mut().filter_map(Option::take) {
+            self.nats.flow.forget(ticket);
+        }
         self.nats.window.add_permits(self.permits);
     }
 }
@@ -265,10 +333,10 @@ fn timed_out(after: Duration) -> Failure {
     Failure::new(FailureClass::TimedOut, "TIMED_OUT", error)
 }
 
-fn refusal(error: &async_nats::PublishError, nats: &Nats) -> Failure {
-    match error.kind() {
+/// What the client itself refuses. `limit`: the server's `max_payload`.
+pub(super) fn refusal(kind: PublishErrorKind, limit: usize) -> Failure {
+    match kind {
         PublishErrorKind::MaxPayloadExceeded => {
-            let limit = nats.client.max_payload();
             let error = format!("payload and headers exceed the server's max_payload of {limit} bytes");
             Failure::new(FailureClass::Rejected, "MAX_PAYLOAD", error)
         }

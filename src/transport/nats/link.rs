@@ -8,13 +8,14 @@
 //! servers it shows before its next attempt, so that is where they are taken from ([`Link::note_attempt`]).
 //!
 //! Streams of a cluster change leaders; what was on its way to the old one may have got lost without any answer. Servers
-//! announce elections, and they are counted here.
+//! announce elections, and they are counted here. What the server refuses this user is in [`Rights`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::Event;
 
+use super::rights::{Denial, ELECTIONS, Rights};
 use super::tried::Tried;
 use crate::delivery::{Failure, FailureClass};
 use crate::transport::blame::Blame;
@@ -26,9 +27,12 @@ pub(super) struct Link {
     blame: Blame,
     breaks: AtomicU64,
     elections: AtomicU64,
-    /// The user may not ask about streams.
-    info_denied: AtomicBool,
+    /// What the user may not do.
+    pub(super) rights: Rights,
+    /// What was tried only to know whether the user may.
     tried: Tried,
+    /// It was said that the user may not ask about streams.
+    told_of_info: AtomicBool,
     reason: Mutex<Option<Arc<str>>>,
     log: Throttle,
 }
@@ -41,8 +45,9 @@ impl Link {
             blame,
             breaks: AtomicU64::new(0),
             elections: AtomicU64::new(0),
-            info_denied: AtomicBool::new(false),
+            rights: Rights::default(),
             tried: Tried::default(),
+            told_of_info: AtomicBool::new(false),
             reason: Mutex::default(),
             log: Throttle::default(),
         }
@@ -63,38 +68,38 @@ impl Link {
         self.elections.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Whether the server refuses to tell this user about streams.
-    pub(super) fn info_denied(&self) -> bool {
-        self.info_denied.load(Ordering::Acquire)
-    }
-
     /// What was tried of what the user may do.
     pub(super) fn tried(&self) -> &Tried {
         &self.tried
     }
 
-    /// Whether `error` says that the user may not do what the transport can do without; said once.
-    fn is_denied_extra(&self, error: &str) -> bool {
-        let tried = self.tried.note(error);
-        let error = error.to_lowercase();
-        if !error.contains("permissions violation") {
-            return false;
+    /// Notes what the server refuses the user; `true` when batches in flight must look again.
+    fn note_denial(&self, denial: Denial, error: &str, tried: bool) -> bool {
+        match &denial {
+            Denial::Subscribe(subject) if subject == ELECTIONS => {
+                tracing::info!(
+                    transport = self.name,
+                    "the user may not subscribe to {ELECTIONS}: messages lost with a stream's leader time out"
+                );
+                return false;
+            }
+            Denial::Publish(_) | Denial::Subscribe(_) if tried => {}
+            Denial::Publish(subject) if subject.starts_with("$JS.API.STREAM.INFO.") => {
+                if !self.told_of_info.swap(true, Ordering::AcqRel) {
+                    tracing::warn!(
+                        transport = self.name,
+                        "the user may not publish on $JS.API.STREAM.INFO.*: a stream without a leader is not noticed as an outage"
+                    );
+                }
+            }
+            Denial::Publish(_) | Denial::Subscribe(_) => {
+                if let Some(held) = self.log.pass() {
+                    tracing::warn!(transport = self.name, held, "{error}");
+                }
+            }
         }
-        let info = error.contains("$js.api.stream.info");
-        if info && !self.info_denied.swap(true, Ordering::AcqRel) && !tried {
-            tracing::warn!(
-                transport = self.name,
-                "the user may not publish on $JS.API.STREAM.INFO.*: a stream without a leader is not noticed as an outage"
-            );
-        }
-        let elections = error.contains("$js.event.advisory");
-        if elections {
-            tracing::info!(
-                transport = self.name,
-                "the user may not subscribe to $JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*: messages lost with a stream's leader time out"
-            );
-        }
-        info || elections || tried
+        self.rights.note(denial);
+        true
     }
 
     /// Notes an event; `true` when batches in flight must look again.
@@ -102,6 +107,7 @@ impl Link {
         match event {
             Event::Connected => {
                 self.set_reason(None);
+                self.rights.forget();
                 self.log.reset();
                 tracing::info!(transport = self.name, "connected to nats");
                 false
@@ -111,10 +117,14 @@ impl Link {
                 self.complain("connection lost");
                 true
             }
-            Event::ServerError(error) if self.is_denied_extra(&error.to_string()) => false,
             Event::ServerError(error) => {
-                self.set_reason(Some(error.to_string().into()));
-                self.complain(&error.to_string());
+                let error = error.to_string();
+                let tried = self.tried.note(&error);
+                if let Some(denial) = Denial::read(&error) {
+                    return self.note_denial(denial, &error, tried);
+                }
+                self.set_reason(Some(error.as_str().into()));
+                self.complain(&error);
                 false
             }
             Event::ClientError(_) => false,

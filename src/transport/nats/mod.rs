@@ -16,18 +16,23 @@
 //!   the leader, fails.
 //! - Shutdown: every batch has answered, the connection is drained.
 //!
-//! Permissions the user needs: publish on the subjects, subscribe to `_INBOX.>`, and publish on `$JS.API.STREAM.NAMES`
-//! for [`Transport::probe`]. In a cluster also publish on `$JS.API.STREAM.INFO.*` and subscribe to
-//! `$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*`; without them a change of leaders costs the messages under way an attempt.
+//! - The server lets a message fall that the user may not publish: `Unavailable` at once, with that reason (`rights`).
+//!
+//! Permissions the user needs: publish on the subjects, subscribe to `_INBOX.>`. For [`Transport::probe`] also publish on
+//! `$JS.API.STREAM.NAMES`; without it only a message can tell ([`Probe::Unknown`]). In a cluster also publish on
+//! `$JS.API.STREAM.INFO.*` and subscribe to `$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*`; without them a change of leaders
+//! costs the messages under way an attempt.
 
 pub mod config;
 
 mod acks;
+mod asking;
 mod classify;
 mod flight;
 mod inspect;
 mod link;
 mod reply;
+mod rights;
 mod tried;
 pub mod wire;
 
@@ -39,20 +44,25 @@ use async_nats::connection::State;
 use async_nats::{Client, Subscriber};
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use classify::classify;
 
 use self::acks::Inboxes;
+use self::asking::unreadable;
 use self::config::NatsConfig;
 use self::flight::Flight;
 use self::link::Link;
+use self::rights::ELECTIONS;
+use super::flow::{Flow, Ticket};
 use super::settings::Section;
 use super::{ConnectError, Envelope, Probe, Transport, Use};
-use crate::delivery::{Failure, FailureClass, Outcome};
+use crate::delivery::{Failure, Outcome};
 use crate::finding::Finding;
+
+/// What is on its way is to be answered within this time.
+const MOMENT_MAX: Duration = Duration::from_secs(1);
 
 /// A JetStream transport. See the module.
 #[derive(Debug)]
@@ -62,6 +72,7 @@ pub struct Nats {
     inboxes: Arc<Inboxes>,
     /// Messages that may be in flight, over all batches.
     window: Semaphore,
+    flow: Flow,
     ack_timeout: Duration,
     allow_headers: Vec<String>,
     abandoned: AtomicU64,
@@ -123,6 +134,7 @@ impl Nats {
             link,
             inboxes,
             window: Semaphore::new(window),
+            flow: Flow::new(MOMENT_MAX.min(config.ack_timeout / 4)),
             ack_timeout: config.ack_timeout,
             allow_headers: config.allow_headers.clone(),
             abandoned: AtomicU64::new(0),
@@ -135,6 +147,22 @@ impl Nats {
         self.abandoned.load(Ordering::Acquire)
     }
 
+    /// Room for a message of `size` bytes, if there is some.
+    fn room_now(&self, size: usize) -> Option<Ticket> {
+        let permit = self.window.try_acquire().ok()?;
+        let ticket = self.flow.try_take(size)?;
+        permit.forget();
+        Some(ticket)
+    }
+
+    /// As [`Self::room_now`], waiting for answers. Dropping the future takes nothing.
+    async fn room(&self, size: usize) -> Ticket {
+        let permit = self.window.acquire().await.expect("the window is never closed");
+        let ticket = self.flow.take(size).await;
+        permit.forget();
+        ticket
+    }
+
     fn connected(&self) -> Result<(), Failure> {
         if self.client.connection_state() == State::Connected {
             Ok(())
@@ -142,67 +170,7 @@ impl Nats {
             Err(self.link.failure())
         }
     }
-
-    /// Whether a stream captures `subject`, and has a leader that answers.
-    async fn stream_of(&self, subject: &str) -> Result<(), Failure> {
-        let stream = self.stream_named(subject).await?;
-        if self.link.info_denied() {
-            return Ok(());
-        }
-        let reply = self.ask(format!("$JS.API.STREAM.INFO.{stream}"), String::new()).await?;
-        match serde_json::from_slice::<StreamInfo<'_>>(&reply.payload) {
-            Ok(StreamInfo { error: Some(error), .. }) => Err(error.failure(subject)),
-            Ok(StreamInfo {
-                cluster: Some(cluster), ..
-            }) => cluster.judge(&stream),
-            Ok(_) => Ok(()),
-            Err(error) => Err(unreadable("description of a stream", &error)),
-        }
-    }
-
-    /// The name of the stream that captures `subject`.
-    async fn stream_named(&self, subject: &str) -> Result<String, Failure> {
-        let request = serde_json::json!({ "subject": subject }).to_string();
-        let reply = self.ask("$JS.API.STREAM.NAMES".to_owned(), request).await?;
-        match serde_json::from_slice::<StreamNames<'_>>(&reply.payload) {
-            Ok(StreamNames { error: Some(error), .. }) => Err(error.failure(subject)),
-            Ok(StreamNames { streams, .. }) => match streams.unwrap_or_default().first() {
-                Some(stream) => Ok(stream.clone().into_owned()),
-                None => Err(reply::no_responders(subject)),
-            },
-            Err(error) => Err(unreadable("list of streams", &error)),
-        }
-    }
-
-    async fn ask(&self, api: String, request: String) -> Result<async_nats::Message, Failure> {
-        let unavailable = |code: &'static str, error: String| Failure::new(FailureClass::Unavailable, code, error);
-        self.client
-            .request(api, request.into())
-            .await
-            .map_err(|error| match error.kind() {
-                async_nats::RequestErrorKind::NoResponders => unavailable(
-                    "NO_RESPONDERS",
-                    "jetstream is not enabled on the nats server".to_owned(),
-                ),
-                async_nats::RequestErrorKind::TimedOut => {
-                    Failure::new(FailureClass::TimedOut, "TIMED_OUT", "no answer from jetstream's API")
-                }
-                async_nats::RequestErrorKind::InvalidSubject
-                | async_nats::RequestErrorKind::MaxPayloadExceeded
-                | async_nats::RequestErrorKind::Other => {
-                    unavailable("REQUEST", format!("cannot ask jetstream: {error}"))
-                }
-            })
-    }
 }
-
-fn unreadable(what: &str, error: &serde_json::Error) -> Failure {
-    let error = format!("cannot read jetstream's {what}: {error}");
-    Failure::new(FailureClass::Failed, "BAD_ANSWER", error)
-}
-
-/// Announcements of new leaders of streams (NATS manual, "JetStream Advisories").
-const ELECTIONS: &str = "$JS.EVENT.ADVISORY.STREAM.LEADER_ELECTED.*";
 
 /// Has every batch look again whenever some stream got a new leader, until the subscription ends with its client.
 async fn note_elections(mut elections: Subscriber, link: Arc<Link>, inboxes: Arc<Inboxes>) {
@@ -212,67 +180,11 @@ async fn note_elections(mut elections: Subscriber, link: Arc<Link>, inboxes: Arc
     }
 }
 
-/// The answer of `$JS.API.STREAM.NAMES`.
-#[derive(Deserialize)]
-struct StreamNames<'a> {
-    #[serde(borrow, default)]
-    streams: Option<Vec<std::borrow::Cow<'a, str>>>,
-    #[serde(borrow, default)]
-    error: Option<reply::ApiError<'a>>,
-}
-
-/// The part of `$JS.API.STREAM.INFO`'s answer that matters. A server on its own says nothing of a cluster.
-#[derive(Deserialize)]
-struct StreamInfo<'a> {
-    #[serde(borrow, default)]
-    cluster: Option<StreamCluster<'a>>,
-    #[serde(borrow, default)]
-    error: Option<reply::ApiError<'a>>,
-}
-
-#[derive(Deserialize)]
-struct StreamCluster<'a> {
-    #[serde(borrow, default)]
-    leader: Option<std::borrow::Cow<'a, str>>,
-    #[serde(default)]
-    replicas: Option<Vec<Replica>>,
-}
-
-/// A copy of the stream beside the leader's.
-#[derive(Deserialize)]
-struct Replica {
-    #[serde(default)]
-    offline: bool,
-    /// Nanoseconds since the leader heard of it.
-    #[serde(default)]
-    active: u64,
-}
-
-/// Replicas answer their leader every second.
-const REPLICA_SILENT: Duration = Duration::from_secs(2);
-
-impl StreamCluster<'_> {
-    /// Whether the stream can acknowledge: a leader that lost its majority goes on answering for another ten seconds.
-    fn judge(&self, stream: &str) -> Result<(), Failure> {
-        let unavailable = |code, error| Err(Failure::new(FailureClass::Unavailable, code, error));
-        if self.leader.is_none() {
-            return unavailable("NO_LEADER", format!("the jetstream stream {stream:?} has no leader"));
-        }
-        let others = self.replicas.as_deref().unwrap_or_default();
-        let heard = |replica: &&Replica| !replica.offline && Duration::from_nanos(replica.active) < REPLICA_SILENT;
-        let (alive, all) = (1 + others.iter().filter(heard).count(), 1 + others.len());
-        if alive * 2 <= all {
-            let error = format!("the jetstream stream {stream:?} has {alive} of {all} replicas: no majority");
-            return unavailable("NO_MAJORITY", error);
-        }
-        Ok(())
-    }
-}
-
 #[async_trait]
 impl Transport for Nats {
     async fn publish(&self, batch: &[Envelope]) -> Vec<Outcome> {
-        if let Err(failure) = self.connected() {
+        let acks_denied = || self.link.rights.acks_denied();
+        if let Some(failure) = self.connected().err().or_else(acks_denied) {
             return vec![Outcome::Refused(failure); batch.len()];
         }
         Flight::new(self, batch).run().await
@@ -281,14 +193,10 @@ impl Transport for Nats {
     async fn probe(&self, destination: &str) -> Result<Probe, Failure> {
         wire::check_subject(destination)?;
         self.connected()?;
-        match tokio::time::timeout(self.ack_timeout, self.stream_of(destination)).await {
-            Ok(answer) => answer.map(|()| Probe::Ready),
-            Err(_) => Err(Failure::new(
-                FailureClass::TimedOut,
-                "TIMED_OUT",
-                "no answer from jetstream's API",
-            )),
-        }
+        self.hears_acks().await?;
+        tokio::time::timeout(self.ack_timeout, self.question(destination))
+            .await
+            .unwrap_or_else(|_| Err(asking::timed_out()))
     }
 
     async fn inspect(&self, uses: &[Use]) -> Result<Vec<Finding>, Failure> {
@@ -311,36 +219,5 @@ impl Transport for Nats {
             tracing::debug!("nats connection closed without draining");
         }
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stream_acknowledges_with_a_leader_and_a_majority() {
-        for (cluster, code) in [
-            (r#"{"leader":"a"}"#, None),
-            (
-                r#"{"leader":"a","replicas":[{"active":1},{"offline":true,"active":1}]}"#,
-                None,
-            ),
-            (
-                r#"{"leader":"a","replicas":[{"active":2500000000},{"offline":true}]}"#,
-                Some("NO_MAJORITY"),
-            ),
-            (r#"{"replicas":[{"active":1},{"active":1}]}"#, Some("NO_LEADER")),
-        ] {
-            let cluster: StreamCluster<'_> = serde_json::from_str(cluster).unwrap();
-            assert_eq!(
-                cluster
-                    .judge("s")
-                    .err()
-                    .map(|failure| failure.code.into_owned())
-                    .as_deref(),
-                code
-            );
-        }
     }
 }

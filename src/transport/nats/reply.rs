@@ -52,6 +52,16 @@ pub(super) fn read(reply: &Message, subject: &str) -> Outcome {
     if reply.status == Some(StatusCode::NO_RESPONDERS) {
         return Outcome::Refused(no_responders(subject));
     }
+    if let (Some(status), true) = (reply.status, reply.payload.is_empty()) {
+        let description = reply.description.as_deref().unwrap_or_default().into();
+        let code = u64::from(status.as_u16());
+        let error = ApiError {
+            code,
+            err_code: 0,
+            description,
+        };
+        return Outcome::Refused(error.failure(subject));
+    }
     match serde_json::from_slice::<PubAck<'_>>(&reply.payload) {
         Ok(PubAck { error: Some(error), .. }) => Outcome::Refused(error.failure(subject)),
         Ok(PubAck {
@@ -64,7 +74,7 @@ pub(super) fn read(reply: &Message, subject: &str) -> Outcome {
             let error = format!(
                 "the answer on subject {subject:?} is no jetstream acknowledgement: is something else replying there?"
             );
-            Outcome::Refused(Failure::new(FailureClass::Failed, "NO_PUBACK", error))
+            Outcome::Refused(Failure::new(FailureClass::Unavailable, "NO_PUBACK", error))
         }
     }
 }

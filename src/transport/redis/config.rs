@@ -84,6 +84,9 @@ impl RedisConfig {
             let settings = info.redis_settings().clone().set_password(password.expose_secret());
             info = info.set_redis_settings(settings);
         }
+        // The first command is then one whose answer is read: a server without room says so in answer to it.
+        let settings = info.redis_settings().clone().set_skip_set_lib_name();
+        let info = info.set_redis_settings(settings);
         self.open(section, key, info)
     }
 
