@@ -56,6 +56,7 @@ mod simulation;
 mod stuck;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
+mod throttled;
 mod tidy;
 mod traces;
 mod units;
