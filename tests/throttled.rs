@@ -75,7 +75,7 @@ async fn a_quota(lease: &str) {
     scene.judge(&format!("a quota of 400 kB/s {lease}, {took:.1?}")).await;
     assert_within("10 MB at the quota's pace", took, Duration::from_secs(30));
     let log = scene.site.log();
-    assert!(!log.contains("paused"), "nothing was taken for an outage: {log}");
+    assert!(!log.contains("destination paused"), "taken for an outage: {log}");
     assert!(scene.daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
@@ -163,6 +163,7 @@ async fn a_stop(section: &str, hang: impl FnOnce(), topics: &[&str]) -> Duration
     daemon.ended(TIMEOUT * 4).await;
     let took = told.elapsed();
     assert_within("the stop", took, TIMEOUT + Duration::from_secs(1));
+    assert!(took < TIMEOUT * 3, "however busy the machine is: {took:?}");
     let counted = session
         .count("select count(*) from outbox_messages where attempt > 1 or failed_at is not null")
         .await;
@@ -234,7 +235,7 @@ async fn a_thousand_missing_topics_take_neither_threads_nor_the_live_one_s_time(
         .await;
         slowest = slowest.max(inserted.elapsed());
         most = most.max(threads(daemon.pid()));
-        if began.elapsed() < Duration::from_secs(4) {
+        if early == 0 || began.elapsed() < Duration::from_secs(4) {
             early = daemon.peak_rss();
         }
     }

@@ -1,8 +1,11 @@
 //! What the brokers say when they are asked.
 
+use std::sync::PoisonError;
+
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::time::Instant;
 
 use super::Kafka;
 use super::classify::{classify, code_name};
@@ -36,7 +39,9 @@ impl Kafka {
             let limits = topic.limits();
             // Where it is not known how many replicas are wanted, none may be missing.
             let in_sync = limits.in_sync.or(Some(usize::MAX));
-            judge(name, &metadata, Limits { in_sync, ..limits })
+            judge(name, &metadata, Limits { in_sync, ..limits })?;
+            *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            Ok(())
         };
         let verdict = topic.verdict(self.ack_timeout, asking).await;
         verdict.unwrap_or_else(|| Err(self.silence("it does not answer questions either")))

@@ -48,11 +48,13 @@ mod session;
 mod slot;
 mod topics;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
+
 pub use classify::classify;
 
 use self::asking::judge;
@@ -82,6 +84,8 @@ pub struct Kafka {
     health: Arc<Health>,
     topics: Topics,
     flow: Arc<Flow>,
+    /// When the brokers last said that some topic takes messages.
+    heard: Mutex<Option<Instant>>,
     slow: Throttle,
     id_header: String,
     ack_timeout: Duration,
@@ -138,6 +142,7 @@ impl Kafka {
             health: Arc::clone(&health),
             topics: Topics::new(&client, config.patience()),
             flow: Arc::new(Flow::new(moment(config.ack_timeout))),
+            heard: Mutex::default(),
             slow: Throttle::default(),
             id_header: config.id_header.clone(),
             ack_timeout: config.ack_timeout,
@@ -166,6 +171,12 @@ impl Kafka {
     /// Within which answers are to come; also how long to wait for topics' limits before sending without knowing them.
     fn moment(&self) -> Duration {
         moment(self.ack_timeout)
+    }
+
+    /// Whether anything was acknowledged since `then`, or the brokers said that it may be: there is somebody to wait for.
+    fn is_alive_since(&self, then: Instant) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.max(self.flow.last_answer()).is_some_and(|at| at >= then)
     }
 
     /// No acknowledgement for `span`, of brokers that are there.
@@ -239,9 +250,10 @@ impl Transport for Kafka {
     async fn probe(&self, destination: &str) -> Result<Probe, Failure> {
         record::check_topic(destination)?;
         let metadata = self.metadata(Some(destination)).await?;
-        let topic = self.topics.get(&destination.into());
         judge(destination, &metadata, Limits::default())?;
-        let asked: Named<'_> = (destination, &topic);
+        let name: Arc<str> = destination.into();
+        let topic = self.topics.get(&name);
+        let asked: Named<'_> = (&name, &topic);
         self.topics.learn_anew(&[asked], self.moment()).await;
         judge(destination, &metadata, topic.limits())?;
         self.health.success();

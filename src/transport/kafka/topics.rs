@@ -29,6 +29,8 @@ const CARE: Duration = Duration::from_secs(60);
 const REMEMBERED: usize = 10_000;
 /// Questions that block a thread each, at a time: thousands of topics may be asked about at once.
 const QUESTIONS: usize = 4;
+/// Topics in one question about settings: the answer is some kilobytes for each.
+const ASKED_AT_ONCE: usize = 200;
 /// Who asks within so long after somebody else gets the same answer.
 const VERDICT_FOR: Duration = Duration::from_secs(1);
 
@@ -196,6 +198,8 @@ pub(super) struct Topics {
     asking: Mutex<Weak<Asking>>,
     questions: Arc<Semaphore>,
     learning: tokio::sync::Mutex<()>,
+    /// To be asked about with the next question.
+    wanted: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
 }
 
 impl std::fmt::Debug for Topics {
@@ -216,6 +220,7 @@ impl Topics {
             asking: Mutex::default(),
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             learning: tokio::sync::Mutex::default(),
+            wanted: Mutex::default(),
         }
     }
 
@@ -285,26 +290,45 @@ impl Topics {
         self.learn_within(topics, patience, REFRESH_PROBED).await;
     }
 
-    /// All are asked about in one question, and one question is asked at a time: many batches may meet the same new topics.
+    /// One question is asked at a time, about all that anybody wants to know by then: many batches may meet new topics at once.
     async fn learn_within(&self, topics: &[Named<'_>], patience: Duration, age_max: Duration) {
-        if topics.iter().all(|(_, topic)| topic.is_fresh(age_max)) {
-            return;
-        }
-        let until = tokio::time::Instant::now() + patience;
-        let Ok(_turn) = timeout_at(until, self.learning.lock()).await else {
-            return;
+        let stale = || topics.iter().filter(|(_, topic)| !topic.is_fresh(age_max));
+        let want = || {
+            let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.extend(stale().map(|(name, topic)| (Arc::clone(name), Arc::clone(topic))));
         };
-        let stale: Vec<_> = topics.iter().filter(|(_, topic)| !topic.is_fresh(age_max)).collect();
-        if stale.is_empty() {
+        if stale().next().is_none() {
             return;
         }
-        let names: Vec<&str> = stale.iter().map(|(name, _)| *name).collect();
-        let answers = timeout_at(until, self.describe(&names, patience)).await;
-        // In the order of the questions: librdkafka sees to that.
-        let mut answers = answers.ok().flatten().unwrap_or_default().into_iter();
-        for (_, topic) in stale {
-            topic.note(answers.next());
+        want();
+        let until = tokio::time::Instant::now() + patience;
+        while stale().next().is_some() {
+            let Ok(_turn) = timeout_at(until, self.learning.lock()).await else {
+                return;
+            };
+            if stale().next().is_none() {
+                return;
+            }
+            // Again, should whoever asked about them have been dropped meanwhile.
+            want();
+            let asked = self.take_wanted();
+            let names: Vec<&str> = asked.iter().map(|(name, _)| &**name).collect();
+            let answers = timeout_at(until, self.describe(&names, patience)).await;
+            // In the order of the questions: librdkafka sees to that.
+            let mut answers = answers.ok().flatten().unwrap_or_default().into_iter();
+            for (_, topic) in &asked {
+                topic.note(answers.next());
+            }
         }
+    }
+
+    fn take_wanted(&self) -> Vec<(Arc<str>, Arc<Topic>)> {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<Arc<str>> = wanted.keys().take(ASKED_AT_ONCE).cloned().collect();
+        names
+            .into_iter()
+            .filter_map(|name| wanted.remove_entry(&name))
+            .collect()
     }
 
     /// All settings of the topic called `name`; `None` where they cannot be had.
@@ -321,4 +345,4 @@ impl Topics {
 }
 
 /// A topic with its name.
-pub(super) type Named<'a> = (&'a str, &'a Topic);
+pub(super) type Named<'a> = (&'a Arc<str>, &'a Arc<Topic>);

@@ -138,10 +138,10 @@ impl Flight<'_> {
 
     /// The time to send is over. What is left goes with a later batch, unless nothing is answered at all.
     pub(super) fn stop_sending(&mut self, now: Instant) {
-        let since = now
-            .checked_sub(self.kafka.ack_timeout)
+        let lately = now
+            .checked_sub(2 * self.kafka.ack_timeout)
             .map_or(self.began, |at| at.min(self.began));
-        let answers = self.kafka.flow.last_answer().is_some_and(|at| at >= since);
+        let answers = self.kafka.is_alive_since(lately);
         for index in std::mem::take(&mut self.ready) {
             if !self.ledger.is_open(index) {
                 continue;
