@@ -64,6 +64,8 @@ pub(super) struct Flight<'a> {
     doubts: Doubts,
     began: Instant,
     send_until: Instant,
+    /// When to see what becomes of those that were not sent; later than `send_until`: nothing more is sent.
+    stop_at: Instant,
 }
 
 /// A message that librdkafka has.
@@ -97,6 +99,7 @@ impl<'a> Flight<'a> {
             doubts: Doubts::new(began, kafka),
             began,
             send_until: began + kafka.ack_timeout / 2,
+            stop_at: began + kafka.ack_timeout / 2,
         };
         flight.find_waiting();
         let goes_singly = |topic: &Arc<Topic>| {
@@ -166,7 +169,7 @@ impl<'a> Flight<'a> {
                 self.receive(index, code);
             }
             let now = Instant::now();
-            if now >= self.send_until && !self.ready.is_empty() {
+            if now >= self.stop_at && !self.ready.is_empty() {
                 self.stop_sending(now);
             }
             if asking.is_some() {
@@ -189,7 +192,7 @@ impl<'a> Flight<'a> {
     fn look_again(&self, wait: Wait) -> Instant {
         let mut at = self.doubts.look_at;
         if !self.ready.is_empty() {
-            at = at.min(self.send_until);
+            at = at.min(self.stop_at);
         }
         if wait == Wait::Queue {
             at = at.min(Instant::now() + ROOM);

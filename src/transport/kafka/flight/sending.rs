@@ -40,6 +40,9 @@ impl Flight<'_> {
                 self.ledger.withhold_from(index);
             }
         }
+        if self.stop_at > self.send_until {
+            return Wait::Nothing;
+        }
         while let Some(&index) = self.ready.front() {
             if self.ledger.is_open(index) {
                 match self.send(index) {
@@ -136,17 +139,24 @@ impl Flight<'_> {
         }
     }
 
-    /// The time to send is over. What is left goes with a later batch, unless nothing is answered at all.
+    /// The time to send is over. What is left goes with a later batch, once there is any sign of life; without one for as long
+    /// as what was sent is waited for, it is answered as that is.
     pub(super) fn stop_sending(&mut self, now: Instant) {
-        let lately = now
-            .checked_sub(2 * self.kafka.ack_timeout)
-            .map_or(self.began, |at| at.min(self.began));
-        let answers = self.kafka.is_alive_since(lately);
+        let ack_timeout = self.kafka.ack_timeout;
+        let lately = now.checked_sub(2 * ack_timeout);
+        let alive = self
+            .kafka
+            .is_alive_since(lately.map_or(self.began, |at| at.min(self.began)));
+        let end = self.send_until + ack_timeout;
+        if !alive && now < end {
+            self.stop_at = (now + self.kafka.moment()).min(end);
+            return;
+        }
         for index in std::mem::take(&mut self.ready) {
             if !self.ledger.is_open(index) {
                 continue;
             }
-            if answers {
+            if alive {
                 self.ledger.withhold_from(index);
             } else {
                 let failure = self.kafka.health.outage().unwrap_or_else(|| {
