@@ -60,6 +60,7 @@ mod stuck;
 #[expect(dead_code, reason = "the benchmark uses the rest")]
 mod support;
 mod thin_line;
+mod throttled;
 mod tidy;
 mod tidy_documents;
 mod traces;

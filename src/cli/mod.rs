@@ -146,26 +146,27 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let config = config::load(&cli.config, std::env::vars_os())?;
     // One thread: the engine is one task, and a connection polled on its thread needs no wake-up across threads.
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(async {
-            match cli.verb {
-                Verb::Run => run::run(config, &cli.config).await,
-                Verb::Check(args) => check::check(&config, &args).await,
-                Verb::Migrate(args) => migrate::migrate(&config, &args).await,
-                Verb::Roles(_) => roles::print(&config),
-                Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
-                Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
-                Verb::Replay(args) => explain(&config, replay::replay(&config, args).await).await,
-                Verb::Prune(args) => explain(&config, prune::prune(&config, &args).await).await,
-                Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
-                Verb::Pause(args) => explain(&config, pause::pause(&config, &args).await).await,
-                Verb::Resume(args) => explain(&config, pause::resume(&config, &args).await).await,
-                Verb::Wait(args) => explain(&config, wait::wait(&config, args).await).await,
-                Verb::Reference(verb) => reference::print(&verb),
-            }
-        })
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        match cli.verb {
+            Verb::Run => run::run(config, &cli.config).await,
+            Verb::Check(args) => check::check(&config, &args).await,
+            Verb::Migrate(args) => migrate::migrate(&config, &args).await,
+            Verb::Roles(_) => roles::print(&config),
+            Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
+            Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
+            Verb::Replay(args) => explain(&config, replay::replay(&config, args).await).await,
+            Verb::Prune(args) => explain(&config, prune::prune(&config, &args).await).await,
+            Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
+            Verb::Pause(args) => explain(&config, pause::pause(&config, &args).await).await,
+            Verb::Resume(args) => explain(&config, pause::resume(&config, &args).await).await,
+            Verb::Wait(args) => explain(&config, wait::wait(&config, args).await).await,
+            Verb::Reference(verb) => reference::print(&verb),
+        }
+    });
+    // A question that a broker or a name server does not answer holds a thread: nobody waits for that.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Where the database or the role lacks something, says what and what to do, instead of what the statement that noticed said.

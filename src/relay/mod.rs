@@ -74,6 +74,7 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -193,24 +194,44 @@ impl Relay {
         };
         release.cancel();
         while tasks.join_next().await.is_some() {}
-        let leaving = Duration::from_secs(5).min(ttl);
-        let left = tokio::select! {
-            left = tokio::time::timeout(leaving, leases.leave()) => left,
-            _ = lock_after(LEAVING_MIN, &health) => Ok(Err(StoreError::Unavailable("a lock is held".into()))),
+        let patience = match &ended {
+            Err(RelayError::ShutdownTimedOut(_)) => ENDING_OVERDUE,
+            Ok(()) | Err(RelayError::Store(_) | RelayError::Locked(..) | RelayError::Task(_)) => ENDING,
         };
-        match left {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(
-                error = chain(&error),
-                "lanes not handed back: others take them when the lease ends"
-            ),
-            Err(_) => tracing::warn!("lanes not handed back in time: others take them when the lease ends"),
+        // First, so that nothing is sent any more when others have the lanes.
+        let transports = engine.plans.transports(&engine.transports);
+        let closing = async {
+            join_all(transports.iter().map(|transport| transport.close())).await;
+            engine.plans.closed().await;
+        };
+        let (closed, ()) = tokio::join!(
+            tokio::time::timeout(patience, closing),
+            hand_back(&*leases, patience.min(ttl), &health)
+        );
+        if closed.is_err() {
+            tracing::warn!("connections to brokers not closed in time: they end with the process");
         }
-        for transport in engine.plans.transports(&engine.transports) {
-            transport.close().await;
-        }
-        engine.plans.closed().await;
         ended
+    }
+}
+
+/// Saying goodbye to database and brokers may take so long ...
+const ENDING: Duration = Duration::from_secs(5);
+/// ... and so long where the time for the stop is over: somebody does not answer.
+const ENDING_OVERDUE: Duration = Duration::from_millis(500);
+
+async fn hand_back(leases: &dyn Leases, patience: Duration, health: &Health) {
+    let left = tokio::select! {
+        left = tokio::time::timeout(patience, leases.leave()) => left,
+        _ = lock_after(LEAVING_MIN, health) => Ok(Err(StoreError::Unavailable("a lock is held".into()))),
+    };
+    match left {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(
+            error = chain(&error),
+            "lanes not handed back: others take them when the lease ends"
+        ),
+        Err(_) => tracing::warn!("lanes not handed back in time: others take them when the lease ends"),
     }
 }
 

@@ -14,9 +14,10 @@
 //! - **Cancellation.** A dropped `publish` future leaves its messages ambiguous: sent or not, nobody knows.
 //! - **Identity.** The message id reaches the broker with every copy.
 //! - **No policy.** No retry loops, no counting of attempts, no backoff.
-//! - **Bounded.** `publish` and `probe` answer within the transport's own timeout, whatever the broker does; what is not
-//!   known by then is `TimedOut`. A `publish` may take longer while answers go on coming for what was sent before: a slow
-//!   line is no silence. So does `inspect`, for each thing it asks.
+//! - **Bounded.** A broker that answers nothing costs a bounded time: `publish` and `probe` answer within about the
+//!   transport's own timeout, and what is not known by then is `TimedOut`, or `Unavailable` where silence cannot be the
+//!   message's own. So does `inspect`, for each thing it asks. A broker that goes on answering, however slowly, is waited for:
+//!   a message's time begins with its turn, when what was sent before it is answered.
 
 mod blame;
 pub mod chain;

@@ -11,6 +11,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ports;
 use super::process::Server;
@@ -232,5 +233,76 @@ impl KafkaServer {
             }
         }
         records
+    }
+}
+
+/// Makes the Kafka at `address` take `bytes` a second of each client: an AlterClientQuotas request (KIP-546, version 0), which
+/// rdkafka does not know.
+pub async fn limit_producers(address: &str, bytes: f64) {
+    let mut body = Frame::request(49, 0);
+    // One entry: the default of client ids; one change, which sets the rate; not only a check.
+    body.number(1).number(1).text("client-id").short(-1);
+    body.number(1)
+        .text("producer_byte_rate")
+        .raw(&bytes.to_be_bytes())
+        .raw(&[0, 0]);
+    let answer = body.send(address).await;
+    // Throttle time, number of entries, code.
+    assert_eq!(answer[8..10], [0, 0], "the quota is refused: {answer:?}");
+}
+
+/// Lets `user` write to `topic`, and nothing else: a CreateAcls request (version 1).
+pub async fn allow_writing(address: &str, user: &str, topic: &str) {
+    let mut body = Frame::request(30, 1);
+    // One entry: a topic by its literal name, everywhere, Write, Allow.
+    body.number(1)
+        .raw(&[2])
+        .text(topic)
+        .raw(&[3])
+        .text(&format!("User:{user}"))
+        .text("*")
+        .raw(&[4, 3]);
+    let answer = body.send(address).await;
+    assert_eq!(answer[8..10], [0, 0], "the rule is refused: {answer:?}");
+}
+
+/// A request in Kafka's own protocol.
+struct Frame(Vec<u8>);
+
+impl Frame {
+    fn request(key: i16, version: i16) -> Self {
+        let mut frame = Self(Vec::new());
+        frame.short(key).short(version).number(1).text("outboxd-tests");
+        frame
+    }
+
+    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn short(&mut self, value: i16) -> &mut Self {
+        self.raw(&value.to_be_bytes())
+    }
+
+    fn number(&mut self, value: i32) -> &mut Self {
+        self.raw(&value.to_be_bytes())
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.short(i16::try_from(text.len()).unwrap()).raw(text.as_bytes())
+    }
+
+    /// Sends it; answers what comes behind the correlation id.
+    async fn send(&self, address: &str) -> Vec<u8> {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let length = u32::try_from(self.0.len()).unwrap();
+        stream
+            .write_all(&[&length.to_be_bytes(), &self.0[..]].concat())
+            .await
+            .unwrap();
+        let mut answer = vec![0; usize::try_from(stream.read_u32().await.unwrap()).unwrap()];
+        stream.read_exact(&mut answer).await.unwrap();
+        answer.split_off(4)
     }
 }

@@ -171,6 +171,11 @@ pub(crate) fn peak_rss(pid: u32) -> u64 {
     kilobytes * 1024
 }
 
+/// How many threads `pid` has.
+pub(crate) fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
+}
+
 /// CPU time `pid` and its reaped children have used, in seconds.
 pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {

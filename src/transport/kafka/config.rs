@@ -98,8 +98,8 @@ const FIXED: [(&str, &str); 13] = [
     ),
     ("message.timeout.ms", "set ack_timeout instead"),
     ("delivery.timeout.ms", "set ack_timeout instead"),
-    ("retries", "librdkafka retries until ack_timeout"),
-    ("message.send.max.retries", "librdkafka retries until ack_timeout"),
+    ("retries", "librdkafka retries for as long as it waits"),
+    ("message.send.max.retries", "librdkafka retries for as long as it waits"),
     ("transactional.id", "belongs to delivery = \"exactly_once\""),
     ("bootstrap.servers", "set brokers instead"),
     ("metadata.broker.list", "set brokers instead"),
@@ -109,6 +109,14 @@ const FIXED: [(&str, &str); 13] = [
 /// The most one produce request's record set may weigh by our own doing, bytes: below every default
 /// `max.message.bytes` of a topic (1,048,588).
 pub(super) const BATCH_BYTES: u64 = 1_000_000;
+
+/// A message that librdkafka has held for so long is given up by it: as long as the Java client waits. Whatever it gives up
+/// before may still be on its way to a broker that throttles, and a copy sent then would be one too many.
+const MESSAGE_TIMEOUT_MIN: Duration = Duration::from_secs(120);
+
+/// A request without an answer for so long means that the connection is dead. A quota makes a broker answer nothing on a
+/// connection for as long as its window (11 seconds by default) before it knows how much is offered.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl KafkaConfig {
     /// Checks everything that can be checked without a broker, librdkafka's own settings included.
@@ -126,7 +134,7 @@ impl KafkaConfig {
     pub(super) fn client(&self, name: &str) -> Result<ClientConfig, ConnectError> {
         let section = Section { name, kind: "kafka" };
         self.check(section)?;
-        let patience = (self.ack_timeout.as_millis() / 2).clamp(1_000, 10_000);
+        let patience = self.patience().to_string();
         let mut config = ClientConfig::new();
         config
             .set("client.id", format!("outboxd-{name}"))
@@ -140,7 +148,7 @@ impl KafkaConfig {
             .set("message.max.bytes", "104857600")
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "131072")
-            .set("message.timeout.ms", (3 * self.ack_timeout.as_millis()).to_string())
+            .set("message.timeout.ms", self.message_timeout().as_millis().to_string())
             .set("reconnect.backoff.ms", "50")
             // Recovery within a second is promised, and the next probe of a topic is to come too.
             .set("reconnect.backoff.max.ms", "200")
@@ -148,9 +156,9 @@ impl KafkaConfig {
             .set("socket.keepalive.enable", "true")
             // A broker that vanished without closing its sockets is noticed by a request without an answer, and the request
             // goes to its successor well before its messages expire.
-            .set("socket.timeout.ms", patience.to_string())
-            .set("request.timeout.ms", patience.to_string())
-            .set("socket.connection.setup.timeout.ms", patience.to_string())
+            .set("socket.timeout.ms", SOCKET_TIMEOUT.as_millis().to_string())
+            .set("request.timeout.ms", &patience)
+            .set("socket.connection.setup.timeout.ms", &patience)
             .set("log.connection.close", "false");
         self.secure(section, &mut config)?;
         for (key, value) in &self.librdkafka {
@@ -160,6 +168,16 @@ impl KafkaConfig {
             config.set(key, value.expose_secret());
         }
         Ok(config)
+    }
+
+    /// Milliseconds: a broker that lives answers a question within them, and takes a connection.
+    pub(super) fn patience(&self) -> u128 {
+        (self.ack_timeout.as_millis() / 2).clamp(1_000, 10_000)
+    }
+
+    /// How long librdkafka holds a message at most.
+    pub(super) fn message_timeout(&self) -> Duration {
+        (3 * self.ack_timeout).max(MESSAGE_TIMEOUT_MIN)
     }
 
     /// Whether the operator has chosen how long record sets are gathered.
@@ -299,7 +317,7 @@ mod tests {
         let client = config.client("main").unwrap();
         assert_eq!(client.get("linger.ms"), Some("5"));
         assert_eq!(client.get("partitioner"), Some("murmur2_random"));
-        assert_eq!(client.get("message.timeout.ms"), Some("30000"));
+        assert_eq!(client.get("message.timeout.ms"), Some("120000"));
         assert_eq!(client.get("security.protocol"), Some("plaintext"));
         assert!(config.compresses());
         assert_eq!(

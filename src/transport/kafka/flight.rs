@@ -1,25 +1,32 @@
 //! One batch on its way through librdkafka: sends what may be sent, waits for the reports.
 //!
-//! Times: a message waits at least `ack_timeout` for its report; nothing new is handed over once half of `ack_timeout` has
-//! passed since the batch began, so a batch is answered within 1.5 times `ack_timeout`, or twice that when records have to
-//! be sent again one by one.
+//! A message is handed over when the [`Flow`](crate::transport::flow::Flow) has room for it; nothing new is once half of
+//! `ack_timeout` has passed since the batch began. Then it is waited for, as [`overdue`] says: a batch is answered within about
+//! twice `ack_timeout` where brokers answer nothing, or twice that when records have to be sent again one by one. Brokers that
+//! are only slow are waited for until librdkafka gives the message up.
 
-use std::collections::{HashMap, VecDeque};
+mod overdue;
+mod sending;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use futures_util::future::OptionFuture;
 use rdkafka::error::KafkaError;
-use rdkafka::producer::BaseRecord;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::time::Instant;
 
 use super::classify::{classify, code_name, is_collateral};
-use super::record;
-use super::session::{Report, Reports, Session};
+use super::session::{Report, Reports};
 use super::topics::Topic;
 use super::{Kafka, Slot};
-use crate::delivery::{Failure, FailureClass, Order, Outcome};
+use crate::delivery::{Failure, Order, Outcome};
 use crate::transport::Envelope;
 use crate::transport::chain::{Ledger, is_ordered};
+use crate::transport::flow::Ticket;
+use overdue::{Asking, Doubts};
+use sending::Wait;
 
 /// How long to wait for room in librdkafka's queue before looking again.
 const ROOM: std::time::Duration = std::time::Duration::from_millis(5);
@@ -35,6 +42,10 @@ pub(super) struct Flight<'a> {
     one_by_one: bool,
     /// The producer of those that do not go alone.
     main: &'a Slot,
+    /// These do: record sets with them could be refused for one of them. Chosen once, as a key is to have one producer.
+    singly: Vec<bool>,
+    /// As long as the transport's is the same, the lease is held.
+    tenure: usize,
     ledger: Ledger,
     /// May be handed over, in this order.
     ready: VecDeque<u32>,
@@ -46,19 +57,27 @@ pub(super) struct Flight<'a> {
     /// Refused together with others, to be sent once more alone.
     suspects: Vec<u32>,
     reports: Arc<Reports>,
+    /// All that was handed over and may be without a report, in that order.
+    handed: VecDeque<Handed>,
+    /// Room for the first that is ready.
+    spare: Option<(u32, Ticket)>,
+    doubts: Doubts,
+    began: Instant,
     send_until: Instant,
-    /// When the batch was handed over.
-    started: std::time::Instant,
+    /// When to see what becomes of those that were not sent; later than `send_until`: nothing more is sent.
+    stop_at: Instant,
 }
 
-enum Sent {
-    Yes,
-    NoRoom,
-    No(Failure),
+/// A message that librdkafka has.
+struct Handed {
+    index: u32,
+    at: Instant,
+    ticket: Option<Ticket>,
 }
 
 impl<'a> Flight<'a> {
     pub(super) fn new(kafka: &'a Kafka, batch: &'a [Envelope], topics: Vec<Arc<Topic>>, alone: bool) -> Self {
+        let began = Instant::now();
         let mut flight = Self {
             kafka,
             batch,
@@ -66,17 +85,31 @@ impl<'a> Flight<'a> {
             alone,
             one_by_one: false,
             main: &kafka.main,
+            singly: Vec::new(),
+            tenure: kafka.tenure.load(Ordering::Acquire),
             ledger: Ledger::new(batch, is_ordered),
             ready: VecDeque::with_capacity(batch.len()),
             waits: vec![false; batch.len()],
             out: vec![false; batch.len()],
             out_count: 0,
             suspects: Vec::new(),
-            reports: Arc::default(),
-            send_until: Instant::now() + kafka.ack_timeout / 2,
-            started: std::time::Instant::now(),
+            reports: Arc::new(Reports::new(&kafka.flow)),
+            handed: VecDeque::with_capacity(batch.len()),
+            spare: None,
+            doubts: Doubts::new(began, kafka),
+            began,
+            send_until: began + kafka.ack_timeout / 2,
+            stop_at: began + kafka.ack_timeout / 2,
         };
         flight.find_waiting();
+        let goes_singly = |topic: &Arc<Topic>| {
+            let small = topic
+                .limits()
+                .message_bytes
+                .is_some_and(|limit| limit < kafka.batch_bytes);
+            alone || small || topic.is_careful()
+        };
+        flight.singly = flight.topics.iter().map(goes_singly).collect();
         if !flight.one_by_one {
             flight.main = kafka.main();
         }
@@ -109,32 +142,40 @@ impl<'a> Flight<'a> {
 
     /// Sends everything and answers.
     pub(super) async fn run(mut self) -> Vec<Outcome> {
-        let give_up = self.send_until + self.kafka.ack_timeout;
+        let (kafka, reported) = (self.kafka, Arc::clone(&self.reports));
         let mut reports: Vec<Report> = Vec::new();
+        let mut asking: Option<Asking<'a>> = None;
         loop {
-            let full = self.send_ready();
+            let wait = self.send_ready();
             if self.out_count == 0 && self.ready.is_empty() {
                 break;
             }
-            self.reports.wake_at(if self.one_by_one { 1 } else { self.out_count });
-            let look_again = if full {
-                (Instant::now() + ROOM).min(give_up)
-            } else {
-                give_up
-            };
-            // A timeout is nothing to act on here: what is due is looked at below.
-            let _woken = tokio::time::timeout_at(look_again, self.reports.changed.notified()).await;
-            self.reports.take(&mut reports);
+            reported.wake_at(if self.one_by_one { 1 } else { self.out_count });
+            let room = OptionFuture::from(match wait {
+                Wait::Answers(index, bytes) => Some(async move { (index, kafka.flow.take(bytes).await) }),
+                Wait::Nothing | Wait::Queue => None,
+            });
+            tokio::select! {
+                () = reported.changed.notified() => {}
+                Some(room) = room => self.spare = Some(room),
+                Some(verdicts) = OptionFuture::from(asking.as_mut()) => {
+                    asking = None;
+                    self.judge(verdicts);
+                }
+                () = tokio::time::sleep_until(self.look_again(wait)) => {}
+            }
+            reported.take(&mut reports);
             for (index, code) in reports.drain(..) {
                 self.receive(index, code);
             }
             let now = Instant::now();
-            if now >= self.send_until && !self.ready.is_empty() {
-                self.stop_sending();
+            if now >= self.stop_at && !self.ready.is_empty() {
+                self.stop_sending(now);
             }
-            if now >= give_up {
-                self.give_up();
-                break;
+            if asking.is_some() {
+                self.doubts.look_at = now + kafka.ack_timeout;
+            } else if now >= self.doubts.look_at {
+                asking = self.look(now);
             }
         }
         if !self.suspects.is_empty() {
@@ -143,84 +184,28 @@ impl<'a> Flight<'a> {
         std::mem::replace(&mut self.ledger, Ledger::new(&[], is_ordered)).finish()
     }
 
-    /// Hands over what is ready; `true` when librdkafka has no room for more.
-    fn send_ready(&mut self) -> bool {
-        while let Some(&index) = self.ready.front() {
-            if self.ledger.is_open(index) {
-                match self.send(index) {
-                    Sent::Yes => {
-                        self.out[index as usize] = true;
-                        self.out_count += 1;
-                    }
-                    Sent::No(failure) => self.ledger.refuse(index, failure),
-                    Sent::NoRoom => return true,
-                }
-            }
-            self.ready.pop_front();
-        }
-        false
+    /// Somebody else may be sending: nothing more is handed over.
+    fn has_lost_the_lease(&self) -> bool {
+        self.tenure != self.kafka.tenure.load(Ordering::Acquire)
     }
 
-    fn send(&self, index: u32) -> Sent {
-        let envelope = &self.batch[index as usize];
-        let topic = &self.topics[index as usize];
-        let id = envelope.message.id.to_string();
-        let headers = match self.check(envelope, topic, &id) {
-            Ok(headers) => headers,
-            Err(failure) => return Sent::No(failure),
-        };
-        let session = match self.session(topic) {
-            Ok(session) => session,
-            Err(failure) => return Sent::No(failure),
-        };
-        let opaque = Box::new((Arc::clone(&self.reports), index));
-        let mut record: BaseRecord<'_, str, [u8], _> = BaseRecord::with_opaque_to(&envelope.destination, opaque)
-            .payload(&envelope.message.payload[..])
-            .headers(headers);
-        record.key = envelope.message.key.as_deref();
-        match session.producer.send(record) {
-            Ok(()) => Sent::Yes,
-            Err((KafkaError::MessageProduction(Code::QueueFull), _)) => Sent::NoRoom,
-            Err((error, _)) => Sent::No(failure(
-                error.rdkafka_error_code().unwrap_or(Code::Unknown),
-                &envelope.destination,
-            )),
+    fn look_again(&self, wait: Wait) -> Instant {
+        let mut at = self.doubts.look_at;
+        if !self.ready.is_empty() {
+            at = at.min(self.stop_at);
         }
-    }
-
-    fn check(&self, envelope: &Envelope, topic: &Topic, id: &str) -> Result<rdkafka::message::OwnedHeaders, Failure> {
-        record::check_topic(&envelope.destination)?;
-        let headers = record::headers(envelope, &self.kafka.id_header, id)?;
-        if let Some((size, limit)) = self.kafka.exceeds(envelope, topic) {
-            let error = format!(
-                "record of {size} bytes is too large: it exceeds max.message.bytes = {limit} of kafka topic {:?}",
-                &*envelope.destination
-            );
-            return Err(Failure::new(FailureClass::Rejected, "MSG_SIZE_TOO_LARGE", error));
+        if wait == Wait::Queue {
+            at = at.min(Instant::now() + ROOM);
         }
-        match topic.stuck() {
-            Some(failure) => Err(failure),
-            None => Ok(headers),
-        }
-    }
-
-    /// The producer for a topic: records go alone where a record set could be refused for one of them.
-    fn session(&self, topic: &Topic) -> Result<Arc<Session>, Failure> {
-        let small = topic
-            .limits()
-            .message_bytes
-            .is_some_and(|limit| limit < self.kafka.batch_bytes);
-        if self.alone || small || topic.is_careful() {
-            self.kafka.single.get()
-        } else {
-            self.main.get()
-        }
+        at
     }
 
     fn receive(&mut self, index: u32, code: Code) {
         self.out[index as usize] = false;
         self.out_count -= 1;
-        if code == Code::NoError {
+        // A sequence number the broker has seen before is this very record's, sent again by librdkafka.
+        if matches!(code, Code::NoError | Code::DuplicateSequenceNumber) {
+            self.topics[index as usize].exists();
             let acknowledged = Outcome::Acknowledged { duplicate: false };
             if !self.waits[index as usize] {
                 self.ledger.answer_alone(index, acknowledged);
@@ -254,62 +239,12 @@ impl<'a> Flight<'a> {
         }
     }
 
-    fn stop_sending(&mut self) {
-        for index in std::mem::take(&mut self.ready) {
-            if self.ledger.is_open(index) {
-                let error = "librdkafka's queue is full: kafka takes no more now";
-                self.ledger
-                    .refuse(index, Failure::new(FailureClass::Unavailable, "QUEUE_FULL", error));
-            }
-        }
-    }
-
-    /// The deadline: what librdkafka still holds is stuck in its topic, and nobody knows whether it arrived.
-    fn give_up(&mut self) {
-        for (index, code) in self.abandon(true) {
-            self.receive(index, code);
-        }
-        self.ready.clear();
-        let after = humantime::format_duration(self.kafka.ack_timeout);
-        let silent = || {
-            // A broker that died and came back meanwhile is an outage too, though it answers probes again.
-            let died = self.kafka.health.was_down_since(self.started);
-            let class = if died {
-                FailureClass::Unavailable
-            } else {
-                FailureClass::TimedOut
-            };
-            Failure::new(
-                class,
-                "MSG_TIMED_OUT",
-                format!("no acknowledgement from kafka within {after}"),
-            )
-        };
-        let failure = self.kafka.health.outage().unwrap_or_else(silent);
-        for index in 0..u32::try_from(self.batch.len()).expect("checked in new") {
-            if self.out[index as usize] {
-                self.ledger.answer_alone(index, Outcome::Refused(failure.clone()));
-            }
-        }
-        self.out.fill(false);
-        self.out_count = 0;
-        self.ledger.withhold_all();
-        self.suspects.clear();
-    }
-
-    fn abandon(&mut self, count: bool) -> Vec<Report> {
-        let mut stuck = HashMap::new();
-        if count {
-            for (index, topic) in self.topics.iter().enumerate().filter(|(index, _)| self.out[*index]) {
-                stuck.insert(u32::try_from(index).expect("checked in new"), Arc::clone(topic));
-            }
-        }
-        self.reports.abandon(stuck)
-    }
-
     /// The broker refused record sets: each of their records goes once more, alone, so that only the guilty are refused.
     async fn send_suspects_alone(&mut self) {
         let mut suspects = std::mem::take(&mut self.suspects);
+        if self.has_lost_the_lease() {
+            suspects.clear();
+        }
         suspects.sort_unstable();
         let again: Vec<Envelope> = suspects
             .iter()
@@ -328,9 +263,15 @@ impl<'a> Flight<'a> {
 }
 
 impl Drop for Flight<'_> {
-    /// Dropped before it was answered: reports that still come go nowhere.
+    /// Answered, or dropped before it was: reports that still come go nowhere, and nobody waits for the room they take.
     fn drop(&mut self) {
-        let _nobody_waits = self.abandon(false);
+        let out = self.handed.iter().filter(|handed| self.out[handed.index as usize]);
+        self.reports
+            .give_back(out.filter_map(|handed| Some((handed.index, handed.ticket?))));
+        self.reports.close();
+        if let Some((_, ticket)) = self.spare.take() {
+            self.kafka.flow.forget(ticket);
+        }
     }
 }
 

@@ -22,8 +22,6 @@ pub(super) struct Health {
     blame: Blame,
     troubled: AtomicBool,
     trouble: Mutex<Trouble>,
-    /// When brokers were last reported down; kept when they answer again.
-    last_down: Mutex<Option<Instant>>,
     log: Throttle,
 }
 
@@ -40,7 +38,6 @@ impl Health {
             blame,
             troubled: AtomicBool::new(false),
             trouble: Mutex::default(),
-            last_down: Mutex::default(),
             log: Throttle::default(),
         }
     }
@@ -59,22 +56,12 @@ impl Health {
         }
     }
 
-    /// Whether brokers were reported down at any time since `since`: what was sent before and got no answer since then fell
-    /// into that outage, even if it is over.
-    pub(super) fn was_down_since(&self, since: Instant) -> bool {
-        let last = *self.last_down.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|at| at >= since)
-    }
-
     /// librdkafka reports `code`.
     pub(super) fn note(&self, code: Code, reason: &str) {
         let now = Instant::now();
         let reason = &reason.replace(['\r', '\n'], " ");
         let blamed = self.blame.line(reason);
         let reason = blamed.as_ref().unwrap_or(reason);
-        if matches!(code, Code::AllBrokersDown | Code::BrokerTransportFailure) {
-            *self.last_down.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-        }
         {
             let mut trouble = self.lock();
             if code == Code::AllBrokersDown {

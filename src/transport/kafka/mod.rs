@@ -1,19 +1,28 @@
 //! Kafka, through librdkafka's idempotent producer with `acks=all`.
 //!
 //! `publish` hands a batch to a producer and waits for its delivery reports (`flight`, `session`); librdkafka
-//! retries what is transient, until `ack_timeout`. Three producers: the main one sends record sets almost at once, the bulk
-//! one (made when needed) gathers larger ones while much is under way (half the CPU per message), the single one (made when
-//! needed) sends every record alone. A key has one batch under way, so it never is with two of them at a time.
+//! retries what is transient, for as long as it holds a message. Three producers: the main one sends record sets almost at
+//! once, the bulk one (made when needed) gathers larger ones while much is under way (half the CPU per message), the single one
+//! (made when needed) sends every record alone. A key has one batch under way, so it never is with two of them at a time.
+//!
+//! **Slow is not dead.** librdkafka is given about as much as brokers answer for within a moment ([`Flow`](super::flow)); the
+//! rest stays in the batch and, when its time to be sent is over, goes with a later one (`Withheld`). A broker whose quota is
+//! used up answers at once and then does not read from that connection until the average is right, which may take far longer
+//! than `ack_timeout`. So what librdkafka holds is waited for as long as the brokers say that they are there
+//! (`flight::overdue`), until librdkafka gives up (`message.timeout.ms`, two minutes or more). In Kafka a message never times
+//! out for its own sake: the broker appends a record set or refuses it with a code, and the requests of a connection are
+//! answered in their order, whatever they hold. Silence is a broker, a leader, a replica or a network that is away or slow, for
+//! all alike. So no time-out here is ever a message's failure, and none is counted.
 //!
 //! **Prefix per key.** [`Order::Strict`](crate::delivery::Order) goes one message at a time. With `Order::Key` the
 //! messages of a key are pipelined: one key is one partition, librdkafka keeps a partition's order through its retries,
 //! and the sequence numbers of the idempotent producer make the broker refuse what comes after a gap. What does not stop
 //! the later ones is a gap librdkafka accepts itself:
-//! - *A message expires* (`message.timeout.ms`, three times `ack_timeout`). By then its batch was answered: all of its
-//!   key's open messages as timed out. The topic takes nothing more until librdkafka is done with all of them ("stuck"),
-//!   so copies cannot pile up and no new message enters between. Messages of one batch are handed over within
-//!   milliseconds and expire in one-second scans: only if a scan falls between two of a key and the partition comes back
-//!   within that very second, after being away for all that time, the later one arrives first.
+//! - *A message expires* (`message.timeout.ms`). Under a quota it does not: what waits in librdkafka goes within seconds. In an
+//!   outage its batch was answered long before: all of its key's open messages as unavailable. The topic takes nothing more
+//!   until librdkafka is done with all of them ("stuck"), so copies cannot pile up and no new message enters between. Messages
+//!   of one batch are handed over within half of `ack_timeout` and expire in one-second scans: only if a scan falls between two
+//!   of a key and the partition comes back before the next, after being away for two minutes, the later one arrives first.
 //! - *The broker refuses a record set for good.* Records too large for the topic, which is the usual cause, are rejected
 //!   before they are sent (`max.message.bytes` is read from the topic). Otherwise all records of a refused set are sent
 //!   once more, alone, so that only the guilty are refused, and for a minute the topic goes one record a request and one
@@ -21,43 +30,44 @@
 //!   were on their way already (five at most per broker).
 //!
 //! **Outages.** librdkafka reports brokers that are down or refuse the password only on the side (`health`); while that
-//! is so, `publish` answers `Unavailable` at once. A message without a report after `ack_timeout` is `TimedOut`, or
-//! `Unavailable` when the brokers are known to be down. Replicas missing, or a partition without leader, is found by
-//! [`Transport::probe`].
+//! is so, `publish` answers `Unavailable` at once. Replicas missing, or a partition without leader, is found by
+//! [`Transport::probe`]. Questions are few at a time, as each takes a thread.
 //!
 //! A producer that met a fatal error is replaced by the next `publish`. [`Transport::abandon`] purges the producers and
-//! replaces them. Shutdown flushes what is left, for at most `ack_timeout`.
+//! replaces them. What they still hold at the end was answered as unavailable and will be sent again: it is purged.
 
 pub mod config;
 
+mod asking;
 mod classify;
 mod flight;
 mod health;
 mod inspect;
 pub mod record;
 mod session;
+mod slot;
 mod topics;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use rdkafka::ClientConfig;
-use rdkafka::error::KafkaError;
-use rdkafka::metadata::Metadata;
-use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::time::Instant;
 
 pub use classify::classify;
 
-use self::classify::code_name;
+use self::asking::judge;
 use self::config::KafkaConfig;
 use self::flight::Flight;
 use self::health::Health;
 use self::session::Session;
-use self::topics::{Limits, Topics};
+use self::slot::{Slot, retire};
+use self::topics::{Limits, Named, Topic, Topics};
+use super::flow::Flow;
+use super::throttle::Throttle;
 use super::{ConnectError, Envelope, Probe, Transport, Use};
-use crate::delivery::{Failure, FailureClass, Outcome};
+use crate::delivery::{Failure, Outcome};
 use crate::finding::Finding;
 
 /// A Kafka transport. See the module.
@@ -69,10 +79,17 @@ pub struct Kafka {
     single: Slot,
     /// Messages of all batches under way.
     under_way: AtomicUsize,
+    /// How often the lease was lost.
+    tenure: AtomicUsize,
     health: Arc<Health>,
     topics: Topics,
+    flow: Arc<Flow>,
+    /// When the brokers last said that some topic takes messages.
+    heard: Mutex<Option<Instant>>,
+    slow: Throttle,
     id_header: String,
     ack_timeout: Duration,
+    message_timeout: Duration,
     compresses: bool,
     batch_bytes: u64,
 }
@@ -99,63 +116,9 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// A producer that is made when first needed and replaced when dead.
-#[derive(Debug)]
-struct Slot {
-    config: ClientConfig,
-    health: Arc<Health>,
-    session: Mutex<Option<Arc<Session>>>,
-}
-
-impl Slot {
-    fn new(config: ClientConfig, health: &Arc<Health>) -> Self {
-        Self {
-            config,
-            health: Arc::clone(health),
-            session: Mutex::default(),
-        }
-    }
-
-    fn get(&self) -> Result<Arc<Session>, Failure> {
-        let mut slot = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = &*slot
-            && !session.is_dead()
-        {
-            return Ok(Arc::clone(session));
-        }
-        let session = Session::new(&self.config, Arc::clone(&self.health))
-            .map(Arc::new)
-            .map_err(|error| {
-                Failure::new(
-                    FailureClass::Unavailable,
-                    "CLIENT",
-                    format!("cannot make a kafka producer: {error}"),
-                )
-            })?;
-        retire(slot.replace(Arc::clone(&session)));
-        Ok(session)
-    }
-
-    /// Whether it may be used without waiting; makes it where there is none.
-    fn is_warm(&self) -> bool {
-        self.get().is_ok_and(|session| session.is_warm())
-    }
-
-    fn take(&self) -> Option<Arc<Session>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// Purges a producer and ends it on a thread of its own: librdkafka joins its threads, which must not hold anybody up.
-fn retire(session: Option<Arc<Session>>) {
-    let Some(session) = session else { return };
-    session.purge();
-    let ended = std::thread::Builder::new()
-        .name("kafka-retire".to_owned())
-        .spawn(move || drop(session));
-    if let Err(error) = ended {
-        tracing::warn!(%error, "no thread to end a kafka producer: it was ended in place");
-    }
+/// Within which answers are to come.
+fn moment(ack_timeout: Duration) -> Duration {
+    (ack_timeout / 4).min(Duration::from_secs(1))
 }
 
 impl Kafka {
@@ -174,17 +137,22 @@ impl Kafka {
             main: Slot::new(client.clone(), &health),
             bulk: (!config.sets_linger()).then(|| Slot::new(bulk, &health)),
             under_way: AtomicUsize::new(0),
+            tenure: AtomicUsize::new(0),
             single: Slot::new(single, &health),
             health: Arc::clone(&health),
-            topics: Topics::new(&client),
+            topics: Topics::new(&client, config.patience()),
+            flow: Arc::new(Flow::new(moment(config.ack_timeout))),
+            heard: Mutex::default(),
+            slow: Throttle::default(),
             id_header: config.id_header.clone(),
             ack_timeout: config.ack_timeout,
+            message_timeout: config.message_timeout(),
             compresses: config.compresses(),
             batch_bytes: config.batch_bytes(),
         };
         // Made at once: the first message is not to wait for it.
         let session = Session::new(&client, health).map_err(|error| config::client_error(name, &error))?;
-        *kafka.main.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(session));
+        kafka.main.put(session);
         Ok(kafka)
     }
 
@@ -200,68 +168,56 @@ impl Kafka {
         }
     }
 
-    /// How long to wait for a topic's limits before sending without knowing them.
-    fn patience(&self) -> Duration {
-        (self.ack_timeout / 4).min(Duration::from_secs(1))
+    /// Within which answers are to come; also how long to wait for topics' limits before sending without knowing them.
+    fn moment(&self) -> Duration {
+        moment(self.ack_timeout)
     }
 
-    /// What the brokers say of `topic`; without one, of all they have.
-    async fn metadata(&self, topic: Option<&str>) -> Result<Metadata, Failure> {
-        let client_failure = |error: KafkaError| {
-            let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
-            let subject = topic.map_or_else(String::new, |topic| format!(" about topic {topic:?}"));
-            let failure = Failure::new(
-                classify(code),
-                code_name(code),
-                format!("cannot ask kafka{subject}: {error}"),
-            );
-            self.health.outage().unwrap_or(failure)
-        };
-        let asking = self.topics.asking().map_err(client_failure)?;
-        let (name, timeout) = (topic.map(str::to_owned), self.ack_timeout);
-        tokio::task::spawn_blocking(move || asking.client.inner().fetch_metadata(name.as_deref(), timeout))
-            .await
-            .expect("fetch_metadata does not panic")
-            .map_err(client_failure)
+    /// Whether anything was acknowledged since `then`, or the brokers said that it may be: there is somebody to wait for.
+    fn is_alive_since(&self, then: Instant) -> bool {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.max(self.flow.last_answer()).is_some_and(|at| at >= then)
     }
-}
 
-/// Whether every partition of `topic` could take messages.
-fn judge(topic: &str, metadata: &Metadata, limits: Limits) -> Result<(), Failure> {
-    let unavailable = |code: Code, what: String| {
-        let error = format!("kafka topic {topic:?} {what}");
-        Err(Failure::new(FailureClass::Unavailable, code_name(code), error))
-    };
-    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
-        return unavailable(Code::UnknownTopicOrPartition, "does not exist".to_owned());
-    };
-    if let Some(error) = found.error() {
-        let code = Code::from(error);
-        let error = format!("kafka topic {topic:?}: {}", KafkaError::MetadataFetch(code));
-        return Err(Failure::new(classify(code), code_name(code), error));
-    }
-    if found.partitions().is_empty() {
-        return unavailable(Code::UnknownTopicOrPartition, "has no partitions".to_owned());
-    }
-    for partition in found.partitions() {
-        if partition.leader() < 0 {
-            return unavailable(
-                Code::LeaderNotAvailable,
-                format!("partition {} has no leader", partition.id()),
+    /// No acknowledgement for `span`, of brokers that are there.
+    fn say_slow(&self, topic: &str, span: Duration) {
+        if let Some(held) = self.slow.pass() {
+            tracing::warn!(
+                transport = self.health.name(),
+                topic,
+                held,
+                "kafka is slow: it is there, but has acknowledged nothing for {}; messages wait for it (is there a quota, \
+                 producer_byte_rate, or a slow disk?)",
+                humantime::format_duration(Duration::from_secs(span.as_secs()))
             );
         }
-        let in_sync = partition.isr().len();
-        // Brokers since KIP-966 ask for no more replicas than a partition has.
-        let possible = partition.replicas().len();
-        if limits.in_sync.is_some_and(|needed| in_sync < needed.min(possible)) {
-            let what = format!(
-                "partition {} has {in_sync} replicas in sync, fewer than min.insync.replicas",
-                partition.id()
-            );
-            return unavailable(Code::NotEnoughReplicas, what);
-        }
     }
-    Ok(())
+
+    /// The topics of a batch, with what can be known of them.
+    async fn topics(&self, batch: &[Envelope]) -> Vec<Arc<Topic>> {
+        let mut topics: Vec<Arc<Topic>> = Vec::with_capacity(batch.len());
+        let mut new: Vec<usize> = Vec::new();
+        for (index, envelope) in batch.iter().enumerate() {
+            if index > 0 && batch[index - 1].destination == envelope.destination {
+                topics.push(Arc::clone(&topics[index - 1]));
+                continue;
+            }
+            let topic = self.topics.get(&envelope.destination);
+            if !topic.is_known() && record::check_topic(&envelope.destination).is_ok() {
+                new.push(index);
+            }
+            topics.push(topic);
+        }
+        let named = |index: &usize| -> Named<'_> { (&batch[*index].destination, &topics[*index]) };
+        let unknown: Vec<Named<'_>> = new.iter().map(named).collect();
+        self.topics.learn(&unknown, self.moment()).await;
+        // An operator may have raised a limit since: who is turned away by it is turned away by today's.
+        let large = (0..batch.len()).filter(|index| self.exceeds(&batch[*index], &topics[*index]).is_some());
+        let large: Vec<usize> = large.collect();
+        let large: Vec<Named<'_>> = large.iter().map(named).collect();
+        self.topics.learn_anew(&large, self.moment()).await;
+        topics
+    }
 }
 
 /// What a record holds beside what [`Message::size`](crate::message::Message::size) counts: lengths, the id's header.
@@ -269,7 +225,7 @@ const AROUND_MAX: u64 = 4_096;
 
 impl Kafka {
     /// Bytes of a record that is larger than its topic's limit, as last read, and that limit. Compressed, it may fit after all.
-    fn exceeds(&self, envelope: &Envelope, topic: &topics::Topic) -> Option<(u64, u64)> {
+    fn exceeds(&self, envelope: &Envelope, topic: &Topic) -> Option<(u64, u64)> {
         let limit = topic.limits().message_bytes.filter(|_| !self.compresses)?;
         // Hardly any comes near it: they are not measured.
         if envelope.message.size() as u64 + AROUND_MAX <= limit {
@@ -286,25 +242,7 @@ impl Transport for Kafka {
         if let Some(failure) = self.health.outage() {
             return vec![Outcome::Refused(failure); batch.len()];
         }
-        let mut topics = Vec::with_capacity(batch.len());
-        for (index, envelope) in batch.iter().enumerate() {
-            if index > 0 && batch[index - 1].destination == envelope.destination {
-                topics.push(Arc::clone(&topics[index - 1]));
-                continue;
-            }
-            let topic = self.topics.get(&envelope.destination);
-            if record::check_topic(&envelope.destination).is_ok() {
-                self.topics.learn(&envelope.destination, &topic, self.patience()).await;
-            }
-            topics.push(topic);
-        }
-        for (envelope, topic) in batch.iter().zip(&topics) {
-            // An operator may have raised the limit since: who is turned away by it is turned away by today's.
-            if self.exceeds(envelope, topic).is_some() {
-                let patience = self.patience();
-                self.topics.learn_anew(&envelope.destination, topic, patience).await;
-            }
-        }
+        let topics = self.topics(batch).await;
         let _counted = UnderWay::count(&self.under_way, batch.len());
         Flight::new(self, batch, topics, false).run().await
     }
@@ -312,8 +250,11 @@ impl Transport for Kafka {
     async fn probe(&self, destination: &str) -> Result<Probe, Failure> {
         record::check_topic(destination)?;
         let metadata = self.metadata(Some(destination)).await?;
-        let topic = self.topics.get(&destination.into());
-        self.topics.learn_anew(destination, &topic, self.patience()).await;
+        judge(destination, &metadata, Limits::default())?;
+        let name: Arc<str> = destination.into();
+        let topic = self.topics.get(&name);
+        let asked: Named<'_> = (&name, &topic);
+        self.topics.learn_anew(&[asked], self.moment()).await;
         judge(destination, &metadata, topic.limits())?;
         self.health.success();
         topic.stuck().map_or(Ok(Probe::Ready), Err)
@@ -324,23 +265,13 @@ impl Transport for Kafka {
     }
 
     fn abandon(&self) {
-        for slot in self.slots() {
-            retire(slot.take());
-        }
+        self.tenure.fetch_add(1, Ordering::AcqRel);
+        retire(self.slots().filter_map(Slot::take).collect());
     }
 
     async fn close(&self) {
-        let sessions: Vec<Arc<Session>> = self.slots().filter_map(Slot::take).collect();
-        let until = Instant::now() + self.ack_timeout;
-        let ended = tokio::task::spawn_blocking(move || {
-            for session in &sessions {
-                if let Err(error) = session.flush(until.saturating_duration_since(Instant::now())) {
-                    tracing::warn!(%error, "kafka producer closed with messages unsent");
-                }
-                session.purge();
-                session.end();
-            }
-        });
-        ended.await.expect("closing a producer does not panic");
+        let ended = retire(self.slots().filter_map(Slot::take).collect());
+        // Nothing is ever sent: its end is the answer.
+        let _ended = ended.await;
     }
 }

@@ -1,10 +1,10 @@
 //! One librdkafka producer and the accounting of what it holds.
 //!
 //! Every message carries its batch and index; the delivery report (on librdkafka's polling thread) puts the answer into
-//! the batch. A batch that stopped waiting (its deadline passed) hands what is still in librdkafka to its topics as
-//! *stuck*; a stuck message leaves its topic's count when librdkafka is done with it.
+//! the batch, and gives the message's bytes back to the [`Flow`]. What a batch stopped waiting for is handed to its topic
+//! as *stuck*; a stuck message leaves its topic's count when librdkafka is done with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,27 +20,43 @@ use tokio::sync::Notify;
 
 use super::health::Health;
 use super::topics::Topic;
+use crate::transport::flow::{Flow, Ticket};
 
 /// What a delivery report said of one message: its index and its code (`NoError`: acknowledged).
 pub(super) type Report = (u32, Code);
 
 /// The reports of one batch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reports {
     state: Mutex<State>,
     /// How many reports are worth waking the batch for.
     enough: AtomicUsize,
     pub(super) changed: Notify,
+    flow: Arc<Flow>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     done: Vec<Report>,
-    /// Set when the batch stopped waiting: what is still out, by topic.
-    stuck: Option<HashMap<u32, Arc<Topic>>>,
+    /// What the batch stopped waiting for, and its topic.
+    stuck: HashMap<u32, Arc<Topic>>,
+    /// What no answer is expected of any more: its bytes were given back.
+    given_back: HashSet<u32>,
+    /// The batch has gone.
+    closed: bool,
 }
 
 impl Reports {
+    /// For a batch whose messages take room in `flow`.
+    pub(super) fn new(flow: &Arc<Flow>) -> Self {
+        Self {
+            state: Mutex::default(),
+            enough: AtomicUsize::new(0),
+            changed: Notify::new(),
+            flow: Arc::clone(flow),
+        }
+    }
+
     /// Wakes the batch once `count` reports are there.
     pub(super) fn wake_at(&self, count: usize) {
         self.enough.store(count, Ordering::Release);
@@ -51,39 +67,73 @@ impl Reports {
         into.append(&mut self.lock().done);
     }
 
-    /// Nobody waits any more: what is still out counts as stuck in its topic. Returns reports that came in time.
-    pub(super) fn abandon(&self, out: HashMap<u32, Arc<Topic>>) -> Vec<Report> {
+    /// Others may have the room of what has no report yet.
+    pub(super) fn give_back(&self, tickets: impl Iterator<Item = (u32, Ticket)>) {
+        let mut state = self.lock();
+        let done: HashSet<u32> = state.done.iter().map(|(index, _)| *index).collect();
+        for (index, ticket) in tickets {
+            if !done.contains(&index) && state.given_back.insert(index) {
+                self.flow.forget(ticket);
+            }
+        }
+    }
+
+    /// These are not waited for any more and count as stuck in their topics, unless their reports are there already: all that
+    /// are, are returned. Others may have their room.
+    pub(super) fn abandon(&self, mut out: HashMap<u32, (Arc<Topic>, Option<Ticket>)>) -> Vec<Report> {
         let mut state = self.lock();
         let done = std::mem::take(&mut state.done);
-        let mut out = out;
         for (index, _) in &done {
             out.remove(index);
         }
-        for topic in out.values() {
+        for (index, (topic, ticket)) in out {
             topic.add_stuck();
+            state.stuck.insert(index, topic);
+            if let Some(ticket) = ticket
+                && state.given_back.insert(index)
+            {
+                self.flow.forget(ticket);
+            }
         }
-        // Called again when the batch is dropped: what it handed over before stays.
-        state.stuck.get_or_insert_default().extend(out);
         done
     }
 
-    fn report(&self, index: u32, code: Code) {
+    /// Nobody is there to read reports.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    fn report(&self, index: u32, code: Code, ticket: Option<Ticket>) {
         let mut state = self.lock();
-        if let Some(stuck) = &mut state.stuck {
-            if let Some(topic) = stuck.remove(&index) {
-                topic.remove_stuck();
+        let ticket = ticket.filter(|_| !state.given_back.contains(&index));
+        if let Some(topic) = state.stuck.remove(&index) {
+            topic.remove_stuck();
+        } else if !state.closed {
+            state.done.push((index, code));
+            if state.done.len() >= self.enough.load(Ordering::Acquire) {
+                self.changed.notify_one();
             }
-            return;
         }
-        state.done.push((index, code));
-        if state.done.len() >= self.enough.load(Ordering::Acquire) {
-            self.changed.notify_one();
+        drop(state);
+        // Negative codes are librdkafka's own: no broker has answered.
+        match ticket {
+            Some(ticket) if code as i32 >= 0 => self.flow.answered(ticket),
+            Some(ticket) => self.flow.forget(ticket),
+            None => {}
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What librdkafka carries beside a message: whose it is.
+pub(super) struct Carried {
+    pub(super) reports: Arc<Reports>,
+    pub(super) index: u32,
+    /// Its room; `None`: it takes none.
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// What librdkafka calls back.
@@ -108,10 +158,10 @@ impl ClientContext for Callbacks {
 }
 
 impl ProducerContext for Callbacks {
-    type DeliveryOpaque = Box<(Arc<Reports>, u32)>;
+    type DeliveryOpaque = Box<Carried>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
-        let (reports, index) = *opaque;
+        let Carried { reports, index, ticket } = *opaque;
         let code = match result {
             Ok(_) => {
                 self.health.success();
@@ -119,7 +169,7 @@ impl ProducerContext for Callbacks {
             }
             Err((error, _)) => error.rdkafka_error_code().unwrap_or(Code::Unknown),
         };
-        reports.report(index, code);
+        reports.report(index, code, ticket);
     }
 }
 
@@ -194,11 +244,6 @@ impl Session {
     pub(super) fn purge(&self) {
         self.producer.purge(PurgeConfig::default().queue().inflight());
     }
-
-    /// Waits until nothing is held, at most `patience`. Blocks.
-    pub(super) fn flush(&self, patience: Duration) -> KafkaResult<()> {
-        self.producer.flush(patience)
-    }
 }
 
 impl Drop for Session {
@@ -210,5 +255,37 @@ impl Drop for Session {
         {
             tracing::error!("the thread of kafka's delivery reports panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Room that is given back twice would make the flow forget what is on its way.
+    #[tokio::test(start_paused = true)]
+    async fn room_is_given_back_once_whoever_comes_first() {
+        let flow = Arc::new(Flow::new(Duration::from_secs(1)));
+        let reports = Reports::new(&flow);
+        let topic = Arc::new(Topic::default());
+        let tickets: Vec<Ticket> = (0..4).map(|_| flow.try_take(1_000).unwrap()).collect();
+        let all = |range: std::ops::Range<u32>| range.map(|index| (index, tickets[index as usize]));
+        reports.report(0, Code::NoError, Some(tickets[0]));
+        reports.give_back(all(0..2));
+        reports.report(1, Code::NoError, Some(tickets[1]));
+        let out = all(2..4).map(|(index, ticket)| (index, (Arc::clone(&topic), Some(ticket))));
+        assert_eq!(
+            reports.abandon(out.collect()),
+            [(0, Code::NoError), (1, Code::NoError)],
+            "what came in time"
+        );
+        assert!(topic.stuck().is_some());
+        reports.close();
+        for index in 2..4 {
+            reports.give_back(all(index..index + 1));
+            reports.report(index, Code::MessageTimedOut, Some(tickets[index as usize]));
+        }
+        assert_eq!(topic.stuck(), None, "librdkafka is done with both");
+        assert!(flow.try_take(usize::MAX / 2).is_some(), "nothing is on its way");
     }
 }

@@ -1,7 +1,8 @@
-//! What is known of each topic: its limits, whether it is handled with care, and what is stuck on its way to it.
+//! What is known of each topic: whether it is there, its limits, whether it is handled with care, and what is stuck on its way
+//! to it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,10 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifie
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::Metadata;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use tokio::sync::Semaphore;
+use tokio::time::timeout_at;
 
 use crate::delivery::{Failure, FailureClass};
 
@@ -22,6 +27,12 @@ const REFRESH_PROBED: Duration = Duration::from_millis(500);
 const CARE: Duration = Duration::from_secs(60);
 /// Topics remembered; destination templates can make any number.
 const REMEMBERED: usize = 10_000;
+/// Questions that block a thread each, at a time: thousands of topics may be asked about at once.
+const QUESTIONS: usize = 4;
+/// Topics in one question about settings: the answer is some kilobytes for each.
+const ASKED_AT_ONCE: usize = 200;
+/// Who asks within so long after somebody else gets the same answer.
+const VERDICT_FOR: Duration = Duration::from_secs(1);
 
 /// Limits of a topic; `None` where unknown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,8 +49,12 @@ pub(super) struct Topic {
     stuck: AtomicUsize,
     limits: Mutex<Option<(Instant, Limits)>>,
     careful: Mutex<Option<Instant>>,
-    fetching: tokio::sync::Mutex<()>,
+    missing: AtomicBool,
+    verdict: tokio::sync::Mutex<Option<(Instant, Verdict)>>,
 }
+
+/// What came of asking whether a topic takes messages.
+type Verdict = Result<(), Failure>;
 
 impl Topic {
     pub(super) fn add_stuck(&self) {
@@ -72,12 +87,64 @@ impl Topic {
             .is_some_and(|since| since.elapsed() < CARE)
     }
 
+    /// Whether the brokers did not know it when they were last asked: what is sent to it waits in librdkafka, for nobody.
+    pub(super) fn is_missing(&self) -> bool {
+        self.missing.load(Ordering::Relaxed)
+    }
+
+    /// A message to it was acknowledged.
+    pub(super) fn exists(&self) {
+        if self.is_missing() {
+            self.missing.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The last verdict, or what comes of `asking` now. One asks at a time; after `patience` there is none.
+    pub(super) async fn verdict(&self, patience: Duration, asking: impl Future<Output = Verdict>) -> Option<Verdict> {
+        let mut last = tokio::time::timeout(patience, self.verdict.lock()).await.ok()?;
+        if let Some((at, verdict)) = &*last
+            && at.elapsed() < VERDICT_FOR
+        {
+            return Some(verdict.clone());
+        }
+        let verdict = asking.await;
+        *last = Some((Instant::now(), verdict.clone()));
+        Some(verdict)
+    }
+
+    /// What the brokers answered to the question about its settings; `None`: nothing.
+    fn note(&self, answer: Option<Result<ConfigResource, Code>>) {
+        let limits = match answer {
+            Some(Ok(ref settings)) => {
+                let read = |key: &str| settings.get(key).and_then(|entry| entry.value.as_deref());
+                Limits {
+                    message_bytes: read("max.message.bytes").and_then(|value| value.parse().ok()),
+                    in_sync: read("min.insync.replicas").and_then(|value| value.parse().ok()),
+                }
+            }
+            Some(Err(_)) | None => Limits {
+                message_bytes: None,
+                ..self.limits()
+            },
+        };
+        if let Some(answer) = answer {
+            let missing = matches!(answer, Err(Code::UnknownTopicOrPartition));
+            self.missing.store(missing, Ordering::Relaxed);
+        }
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), limits));
+    }
+
     /// The limits as last read.
     pub(super) fn limits(&self) -> Limits {
         self.limits
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .map_or_else(Limits::default, |(_, limits)| limits)
+    }
+
+    /// Whether its limits need not be read (again).
+    pub(super) fn is_known(&self) -> bool {
+        self.is_fresh(REFRESH)
     }
 
     fn is_fresh(&self, age_max: Duration) -> bool {
@@ -111,7 +178,7 @@ const KEPT: Duration = Duration::from_secs(10);
 /// A client that asks questions. It never makes a broker create a topic. Idle, its threads would cost more than the relay
 /// itself, so it ends when nobody has asked for a while.
 pub(super) struct Asking {
-    pub(super) client: AdminClient<Quiet>,
+    client: AdminClient<Quiet>,
     made: Instant,
     /// When it was wanted last, in seconds since it was made.
     used: AtomicU64,
@@ -129,6 +196,10 @@ pub(super) struct Topics {
     known: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
     config: ClientConfig,
     asking: Mutex<Weak<Asking>>,
+    questions: Arc<Semaphore>,
+    learning: tokio::sync::Mutex<()>,
+    /// To be asked about with the next question.
+    wanted: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
 }
 
 impl std::fmt::Debug for Topics {
@@ -138,19 +209,41 @@ impl std::fmt::Debug for Topics {
 }
 
 impl Topics {
-    /// `config`: the producer's settings.
-    pub(super) fn new(config: &ClientConfig) -> Self {
+    /// `config`: the producer's settings; `patience`: milliseconds within which a broker that lives answers.
+    pub(super) fn new(config: &ClientConfig, patience: u128) -> Self {
         let mut config = config.clone();
         config.set("allow.auto.create.topics", "false");
+        config.set("socket.timeout.ms", patience.to_string());
         Self {
             known: Mutex::default(),
             config,
             asking: Mutex::default(),
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            learning: tokio::sync::Mutex::default(),
+            wanted: Mutex::default(),
         }
     }
 
+    /// What the brokers say of `topic`, or of all topics, within `patience`.
+    pub(super) async fn metadata(&self, topic: Option<&str>, patience: Duration) -> Result<Metadata, KafkaError> {
+        let until = tokio::time::Instant::now() + patience;
+        let none_left = |_| KafkaError::MetadataFetch(Code::TimedOutQueue);
+        let turn = timeout_at(until, Arc::clone(&self.questions).acquire_owned()).await;
+        let turn = turn.map_err(none_left)?.expect("it is never closed");
+        let (asking, name) = (self.asking()?, topic.map(str::to_owned));
+        let ask = move || {
+            // Held by the thread: it may outlive whoever asked.
+            let _turn = turn;
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            asking.client.inner().fetch_metadata(name.as_deref(), left)
+        };
+        tokio::task::spawn_blocking(ask)
+            .await
+            .expect("fetch_metadata does not panic")
+    }
+
     /// The client that asks questions, made where there is none.
-    pub(super) fn asking(&self) -> Result<Arc<Asking>, KafkaError> {
+    fn asking(&self) -> Result<Arc<Asking>, KafkaError> {
         let mut kept = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(asking) = kept.upgrade() {
             asking.used.store(asking.made.elapsed().as_secs(), Ordering::Relaxed);
@@ -187,52 +280,69 @@ impl Topics {
         Arc::clone(known.entry(Arc::clone(name)).or_default())
     }
 
-    /// Reads the limits of `topic` unless they are known; after `patience` it goes on without.
-    pub(super) async fn learn(&self, name: &str, topic: &Topic, patience: Duration) {
-        self.learn_within(name, topic, patience, REFRESH).await;
+    /// Reads the limits of `topics` unless they are known; after `patience` it goes on without.
+    pub(super) async fn learn(&self, topics: &[Named<'_>], patience: Duration) {
+        self.learn_within(topics, patience, REFRESH).await;
     }
 
     /// The same, for somebody who looks because something is wrong: an operator may have changed them just now.
-    pub(super) async fn learn_anew(&self, name: &str, topic: &Topic, patience: Duration) {
-        self.learn_within(name, topic, patience, REFRESH_PROBED).await;
+    pub(super) async fn learn_anew(&self, topics: &[Named<'_>], patience: Duration) {
+        self.learn_within(topics, patience, REFRESH_PROBED).await;
     }
 
-    async fn learn_within(&self, name: &str, topic: &Topic, patience: Duration, age_max: Duration) {
-        if topic.is_fresh(age_max) {
-            return;
-        }
-        let _one_at_a_time = topic.fetching.lock().await;
-        if topic.is_fresh(age_max) {
-            return;
-        }
-        let limits = match tokio::time::timeout(patience, self.describe(name, patience)).await {
-            Ok(Some(limits)) => limits,
-            Ok(None) | Err(_) => Limits {
-                message_bytes: None,
-                ..topic.limits()
-            },
+    /// One question is asked at a time, about all that anybody wants to know by then: many batches may meet new topics at once.
+    async fn learn_within(&self, topics: &[Named<'_>], patience: Duration, age_max: Duration) {
+        let stale = || topics.iter().filter(|(_, topic)| !topic.is_fresh(age_max));
+        let want = || {
+            let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.extend(stale().map(|(name, topic)| (Arc::clone(name), Arc::clone(topic))));
         };
-        *topic.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), limits));
+        if stale().next().is_none() {
+            return;
+        }
+        want();
+        let until = tokio::time::Instant::now() + patience;
+        while stale().next().is_some() {
+            let Ok(_turn) = timeout_at(until, self.learning.lock()).await else {
+                return;
+            };
+            if stale().next().is_none() {
+                return;
+            }
+            // Again, should whoever asked about them have been dropped meanwhile.
+            want();
+            let asked = self.take_wanted();
+            let names: Vec<&str> = asked.iter().map(|(name, _)| &**name).collect();
+            let answers = timeout_at(until, self.describe(&names, patience)).await;
+            // In the order of the questions: librdkafka sees to that.
+            let mut answers = answers.ok().flatten().unwrap_or_default().into_iter();
+            for (_, topic) in &asked {
+                topic.note(answers.next());
+            }
+        }
     }
 
-    async fn describe(&self, name: &str, patience: Duration) -> Option<Limits> {
-        let resource = self.settings(name, patience).await?;
-        let read = |key: &str| resource.get(key).and_then(|entry| entry.value.clone());
-        Some(Limits {
-            message_bytes: read("max.message.bytes").and_then(|value| value.parse().ok()),
-            in_sync: read("min.insync.replicas").and_then(|value| value.parse().ok()),
-        })
+    fn take_wanted(&self) -> Vec<(Arc<str>, Arc<Topic>)> {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<Arc<str>> = wanted.keys().take(ASKED_AT_ONCE).cloned().collect();
+        names
+            .into_iter()
+            .filter_map(|name| wanted.remove_entry(&name))
+            .collect()
     }
 
     /// All settings of the topic called `name`; `None` where they cannot be had.
     pub(super) async fn settings(&self, name: &str, patience: Duration) -> Option<ConfigResource> {
+        self.describe(&[name], patience).await?.into_iter().next()?.ok()
+    }
+
+    async fn describe(&self, names: &[&str], patience: Duration) -> Option<Vec<Result<ConfigResource, Code>>> {
         let asking = self.asking().ok()?;
         let options = AdminOptions::new().request_timeout(Some(patience));
-        let answer = asking
-            .client
-            .describe_configs(&[ResourceSpecifier::Topic(name)], &options)
-            .await
-            .ok()?;
-        answer.into_iter().next()?.ok()
+        let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        asking.client.describe_configs(&topics, &options).await.ok()
     }
 }
+
+/// A topic with its name.
+pub(super) type Named<'a> = (&'a Arc<str>, &'a Arc<Topic>);

@@ -113,9 +113,9 @@ pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> Failure {
 
 /// The answer of `$JS.API.STREAM.NAMES`.
 #[derive(Deserialize)]
-struct StreamNames<'a> {
+pub(super) struct StreamNames<'a> {
     #[serde(borrow, default)]
-    streams: Option<Vec<std::borrow::Cow<'a, str>>>,
+    pub(super) streams: Option<Vec<std::borrow::Cow<'a, str>>>,
     #[serde(borrow, default)]
     error: Option<reply::ApiError<'a>>,
 }

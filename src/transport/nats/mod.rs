@@ -50,7 +50,6 @@ use tokio::task::JoinSet;
 pub use classify::classify;
 
 use self::acks::Inboxes;
-use self::asking::unreadable;
 use self::config::NatsConfig;
 use self::flight::Flight;
 use self::link::Link;

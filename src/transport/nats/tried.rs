@@ -13,7 +13,9 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{ELECTIONS, Nats, StreamNames};
+use super::Nats;
+use super::asking::StreamNames;
+use super::rights::ELECTIONS;
 
 /// How long servers on the other side of a leaf connection are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use outboxd::delivery::{FailureClass, Order, Outcome};
 use outboxd::transport::kafka::Kafka;
 use outboxd::transport::kafka::config::KafkaConfig;
-use outboxd::transport::{Envelope, Transport};
+use outboxd::transport::{Envelope, Probe, Transport};
 use uuid::Uuid;
 
 use super::laws::uphold;
@@ -250,4 +250,71 @@ async fn a_wrong_password_is_an_outage_that_says_so() {
     let right = connect("outbox-secret\n").await;
     let outcomes = right.publish(&batch).await;
     assert!(acknowledged(&outcomes[0]), "{outcomes:?}");
+}
+
+/// A login that may write to its topic, and nothing else: not read its settings either. It works, after a hiccup too; and a
+/// topic it may not write to is no message's fault.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_may_only_write_recovers_from_a_hiccup() {
+    let sasl = crate::support::ports::free();
+    let lines = |port: u16, controller: u16| {
+        format!(
+            "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},LOGIN://127.0.0.1:{sasl}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},LOGIN://127.0.0.1:{sasl}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,LOGIN:SASL_PLAINTEXT\n\
+             listener.name.login.sasl.enabled.mechanisms=SCRAM-SHA-512\n\
+             listener.name.login.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+             super.users=User:ANONYMOUS\n"
+        )
+    };
+    let server = tokio::task::block_in_place(|| KafkaServer::listening(("outbox", "outbox-secret"), lines));
+    for topic in ["orders", "payments"] {
+        server.create_topic(topic, 1).await;
+    }
+    crate::support::kafka::allow_writing(&server.brokers(), "outbox", "orders").await;
+    let secrets = tempfile::tempdir().unwrap();
+    let password = secrets.path().join("password");
+    std::fs::write(&password, "outbox-secret").unwrap();
+    let config: KafkaConfig = serde_json::from_value(serde_json::json!({
+        "brokers": format!("127.0.0.1:{sasl}"),
+        "ack_timeout": "2s",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_username": "outbox",
+        "sasl_password_file": password,
+    }))
+    .unwrap();
+    let kafka = Kafka::connect("main", &config).await.unwrap();
+    let batch = [message(&"orders".into(), Some("k"), Order::Key)];
+    crate::support::eventually("the right arrives", Duration::from_secs(20), || async {
+        acknowledged(&kafka.publish(&batch).await[0]).then_some(())
+    })
+    .await;
+    assert_eq!(kafka.probe("orders").await, Ok(Probe::Ready));
+    let outcomes = kafka
+        .publish(&[message(&"payments".into(), Some("k"), Order::Key)])
+        .await;
+    let Outcome::Refused(failure) = &outcomes[0] else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(
+        (failure.class, &*failure.code),
+        (FailureClass::Unavailable, "TOPIC_AUTHORIZATION_FAILED")
+    );
+    assert_eq!(
+        kafka.probe("payments").await.unwrap_err().code,
+        "TOPIC_AUTHORIZATION_FAILED"
+    );
+    server.kill();
+    let outcomes = kafka.publish(&batch).await;
+    assert!(!acknowledged(&outcomes[0]), "{outcomes:?}");
+    tokio::task::block_in_place(|| server.up());
+    crate::support::eventually("the probe succeeds", Duration::from_secs(20), || async {
+        kafka.probe("orders").await.ok()
+    })
+    .await;
+    crate::support::eventually("it writes again", Duration::from_secs(10), || async {
+        acknowledged(&kafka.publish(&batch).await[0]).then_some(())
+    })
+    .await;
 }
