@@ -67,6 +67,11 @@ impl Relay {
         };
         let seen = tokio::time::timeout(Duration::from_secs(20), why).await.is_ok();
         assert!(seen, "no {words:?} in {:?}\n{}", shown.borrow(), self.site.log());
+        // Those of other topics are relayed meanwhile.
+        eventually("the others are relayed", Duration::from_secs(20), || async {
+            (self.session.count(PENDING).await == rows).then_some(())
+        })
+        .await;
         throughout("the rows wait untouched", Duration::from_secs(4), || async {
             self.session.count(COUNTED).await == 0 && self.session.count(PENDING).await == rows
         })
