@@ -14,6 +14,7 @@ mod cli;
 mod config;
 mod conformance;
 mod dashboard;
+mod destinations;
 mod doctor;
 mod doctor_brokers;
 mod duplicates;

@@ -216,48 +216,6 @@ impl Destinations {
         }
     }
 
-    /// Which of `ready` a reread for `first` is for too: those that stand no further back, as long as they have no more than
-    /// `most` topics together. `first` comes first.
-    pub(crate) fn read_with(&self, first: DestinationId, ready: &[DestinationId], most: usize) -> Vec<DestinationId> {
-        let mut together = vec![first];
-        let place = |id: DestinationId| self.get(id).lag.as_ref().map(|lag| lag.next);
-        let Some(from) = place(first).filter(|_| !self.get(first).in_commit_order) else {
-            return together;
-        };
-        let mut left = self.get(first).topics().map(|topics| most.saturating_sub(topics.len()));
-        for id in ready.iter().copied().filter(|id| *id != first) {
-            let destination = self.get(id);
-            if destination.in_commit_order || place(id).is_none_or(|next| next < from) {
-                continue;
-            }
-            match (&mut left, destination.topics()) {
-                (None, _) => {}
-                (Some(left), Some(topics)) if topics.len() <= *left => *left -= topics.len(),
-                (Some(_), Some(_) | None) => continue,
-            }
-            together.push(id);
-        }
-        together
-    }
-
-    /// A reread for these begins.
-    pub(crate) fn begin_reading(&mut self, ids: &[DestinationId]) {
-        for id in ids {
-            if let Some(lag) = &mut self.slots[id.0].lag {
-                lag.begin();
-            }
-        }
-    }
-
-    /// The topics a reread for these looks at; `None`: all.
-    pub(crate) fn topics(&self, ids: &[DestinationId]) -> Option<Vec<Arc<str>>> {
-        let mut topics = BTreeSet::new();
-        for id in ids {
-            topics.extend(self.get(*id).topics()?.iter().map(Arc::clone));
-        }
-        Some(topics.into_iter().collect())
-    }
-
     /// The destination takes nothing now. `true` when that is news.
     pub(crate) fn pause(&mut self, id: DestinationId, now: Instant) -> bool {
         // The first look comes early: most outages are a reconnect long.

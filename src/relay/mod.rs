@@ -68,6 +68,7 @@ mod stuck;
 mod sweep;
 mod tenure;
 mod territory;
+mod together;
 mod unrouted;
 mod window;
 

@@ -1,10 +1,11 @@
 //! When a transport's paused destinations are looked at. However many there are, the broker is asked a bounded number of questions
-//! a second: those asked least often so far and those that have waited longest take turns.
+//! a second: those asked least often so far, the latest first, and those that have waited longest take turns.
 //!
 //! So a destination paused just now is not queued behind ten thousand that have been dead for days, and these are not
 //! forgotten either. What gets through at one destination is a reason to try others of its transport (see `probing`): then
 //! an outage of all ends for all within seconds.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use tokio::time::Instant;
@@ -32,7 +33,7 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) struct Schedule {
     by_time: BTreeSet<(Instant, DestinationId, u32)>,
-    by_looks: BTreeSet<(u32, Instant, DestinationId)>,
+    by_looks: BTreeSet<(u32, Reverse<Instant>, DestinationId)>,
     tokens: f64,
     counted_at: Instant,
     under_way: usize,
@@ -54,13 +55,13 @@ impl Schedule {
     pub(super) fn insert(&mut self, waiting: Waiting) {
         let Waiting { looks, at, id } = waiting;
         self.by_time.insert((at, id, looks));
-        self.by_looks.insert((looks, at, id));
+        self.by_looks.insert((looks, Reverse(at), id));
     }
 
     pub(super) fn remove(&mut self, waiting: Waiting) {
         let Waiting { looks, at, id } = waiting;
         self.by_time.remove(&(at, id, looks));
-        self.by_looks.remove(&(looks, at, id));
+        self.by_looks.remove(&(looks, Reverse(at), id));
     }
 
     /// Takes one that may be looked at now.
@@ -72,10 +73,10 @@ impl Schedule {
         self.longest_next = !self.longest_next;
         let least = || {
             let mut first = self.by_looks.iter().take(LOOKED_THROUGH);
-            first.find(|(_, at, _)| *at <= now).copied()
+            first.find(|(_, Reverse(at), _)| *at <= now).copied()
         };
         let chosen = match least() {
-            Some((looks, at, id)) if self.longest_next => Waiting { looks, at, id },
+            Some((looks, Reverse(at), id)) if self.longest_next => Waiting { looks, at, id },
             Some(_) | None => Waiting { looks, at: longest, id },
         };
         self.remove(chosen);

@@ -32,13 +32,13 @@ pub fn classify(code: Code) -> FailureClass {
         | Code::InvalidArgument
         | Code::Fail
         | Code::Unknown => FailureClass::Failed,
-        _other if is_elsewhere(code) || is_ours(code) => FailureClass::Unavailable,
+        _other if is_of_brokers(code) || is_of_the_place(code) || is_ours(code) => FailureClass::Unavailable,
         _other => FailureClass::Failed,
     }
 }
 
-/// About brokers, topics, partitions, replicas, the way to them, what they allow us.
-fn is_elsewhere(code: Code) -> bool {
+/// About brokers and the way to them.
+fn is_of_brokers(code: Code) -> bool {
     matches!(
         code,
         // Broker, connection, time.
@@ -62,8 +62,15 @@ fn is_elsewhere(code: Code) -> bool {
             | Code::TimedOutQueue
             | Code::RequestTimedOut
             | Code::RebootstrapRequired
-            // Leader, replicas.
-            | Code::ISRInsufficient
+    )
+}
+
+/// About topics, partitions, replicas, and what we may do there.
+fn is_of_the_place(code: Code) -> bool {
+    matches!(
+        code,
+        // Leader, replicas.
+        Code::ISRInsufficient
             | Code::LeaderNotAvailable
             | Code::NotLeaderForPartition
             | Code::ReplicaNotAvailable
