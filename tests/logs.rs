@@ -166,7 +166,7 @@ async fn a_topic_with_a_line_feed_forges_no_line_of_the_log() {
     let _guard = together().await;
     let broker = Broker::start(Kind::Nats);
     let database = Cluster::shared().database().await;
-    let routes = "[[routes]]\ntopic = \"no.such.topic\"\ntransport = \"main\"\n";
+    let routes = "[relay]\nunrouted = \"fail\"\n[[routes]]\ntopic = \"no.such.topic\"\ntransport = \"main\"\n";
     let site = Site::new(&database, &(broker.section("main") + routes));
     site.migrate();
     let session = database.connect().await;
