@@ -624,7 +624,11 @@ async fn have_faults(nats: &NatsServer) {
     ];
     for (level, code, config) in cases {
         jetstream.delete_stream(&base.name).await.expect("it was there");
-        jetstream.create_stream(&config).await.expect("a stream");
+        // What is deleted may be on the disk still.
+        eventually("there is a stream", Duration::from_secs(10), || async {
+            jetstream.create_stream(&config).await.ok().map(drop)
+        })
+        .await;
         if code == "stream_sealed" {
             let sealed = Stream { sealed: true, ..config };
             jetstream.update_stream(&sealed).await.expect("it can be sealed");

@@ -41,7 +41,7 @@ fn enqueue(site: &Site, topic: &str) -> String {
 #[tokio::test]
 async fn wait_ends_when_messages_are_relayed_or_failed() {
     let _guard = together().await;
-    let (site, daemon, session) = scene("").await;
+    let (site, daemon, session) = scene("[relay]\nunrouted = \"fail\"\n").await;
     let (one, two) = (enqueue(&site, "orders.a"), enqueue(&site, "orders.b"));
     assert_eq!(
         call(&site, &["wait", "--id", &one, &two]).done(),

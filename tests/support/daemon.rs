@@ -94,7 +94,10 @@ impl Site {
 
     /// Replaces the configuration file.
     pub(crate) fn configure(&self, text: &str) {
-        std::fs::write(self.config(), text).expect("the scratch directory is writable");
+        // As editors and packages do it: a daemon that reads meanwhile reads the one or the other.
+        let new = self.config().with_extension("new");
+        std::fs::write(&new, text).expect("the scratch directory is writable");
+        std::fs::rename(new, self.config()).expect("the scratch directory is writable");
     }
 
     /// The configuration file.

@@ -5,7 +5,7 @@
 //! once, the bulk one (made when needed) gathers larger ones while much is under way (half the CPU per message), the single one
 //! (made when needed) sends every record alone. A key has one batch under way, so it never is with two of them at a time.
 //!
-//! **Slow is not dead.** librdkafka is given about as much as brokers answer for within a moment ([`Flow`](super::flow)); the
+//! **Slow is not dead.** librdkafka is given about as much as brokers answer for within a moment (`flow`); the
 //! rest stays in the batch and, when its time to be sent is over, goes with a later one (`Withheld`). A broker whose quota is
 //! used up answers at once and then does not read from that connection until the average is right, which may take far longer
 //! than `ack_timeout`. So what librdkafka holds is waited for as long as the brokers say that they are there
