@@ -166,6 +166,9 @@ async fn a_topic_without_a_route_waits_for_one() {
     })
     .await;
     assert!(site.log().contains("no route matches topic"), "{}", site.log());
+    let shown = site.succeed(&["status"]);
+    assert!(shown.contains(&format!("no route: topic {new}\n")), "{shown}");
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
     let config = std::fs::read_to_string(site.config()).unwrap();
     site.configure(&(config + &route(&new)));
     signal(daemon.pid(), "HUP");

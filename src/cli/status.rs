@@ -82,6 +82,7 @@ pub(super) fn rule_of(routes: &Routes, topic: &str) -> Rule {
     Rule {
         order: route.map_or(Order::None, |route| route.order),
         paused: route.is_some_and(|route| route.limits.paused),
+        routed: route.is_some(),
     }
 }
 
@@ -142,6 +143,7 @@ fn show(out: &mut Out, status: &Status) -> io::Result<()> {
     stuck(out, status.stuck_count, &status.stuck)?;
     lock_waits(out, &status.lock_waits)?;
     instances(out, status)?;
+    unrouted(out, &status.unrouted_topics)?;
     paused_topics(out, &status.paused_topics)?;
     held(out, &status.held_keys)?;
     open_transactions(out, &status.open_transactions)
@@ -180,6 +182,23 @@ fn lock_waits(out: &mut Out, waits: &[BlockedSession]) -> io::Result<()> {
         let BlockedSession { session, what, todo } = wait;
         out.line(format!("{title} {}: {}", safe(session), safe(what)))?;
         out.line(format!("    Next: {}", safe(todo)))?;
+    }
+    Ok(())
+}
+
+fn unrouted(out: &mut Out, topics: &[String]) -> io::Result<()> {
+    for topic in topics.iter().take(HELD_SHOWN) {
+        let title = out.paint(Tone::Bad, "no route:");
+        out.line(format!("{title} topic {}", safe(topic)))?;
+    }
+    if topics.len() > HELD_SHOWN {
+        out.line(format!(
+            "... and {} more topics (--json shows all)",
+            topics.len() - HELD_SHOWN
+        ))?;
+    }
+    if !topics.is_empty() {
+        out.line("    Next: add [[routes]] for them, then: systemctl reload outboxd")?;
     }
     Ok(())
 }

@@ -314,6 +314,8 @@ impl Engine {
             self.not_before = now + DATABASE_RETRY;
         }
         self.drain("another table stands behind the name");
+        // Its rows have the numbers of those on their way: all of these are answered for before it is read.
+        self.phase = Phase::Draining(now + self.options.lease_ttl);
     }
 
     /// Forgets what is queued and reads nothing more; what is in flight is still answered and settled.

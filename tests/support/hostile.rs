@@ -292,6 +292,7 @@ pub fn router() -> axum::Router {
         rule_of: Arc::new(|_| Rule {
             order: Order::Key,
             paused: false,
+            routed: true,
         }),
         any_paused: Arc::new(|| false),
     };

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::database::{Database, Role};
 use super::rows::legible;
 use super::sql::{Names, Statement};
-use super::status::unless_unreadable;
+use super::status::{Rules, unless_unreadable};
 use crate::store::StoreError;
 
 const PAUSE: &str = include_str!("../../../sql/pause.sql");
@@ -16,6 +16,9 @@ const RESUME: &str = include_str!("../../../sql/resume.sql");
 const LIST: &str = include_str!("../../../sql/status_paused.sql");
 const TOPICS: &str = include_str!("../../../sql/status_topics.sql");
 const SHUT: &str = include_str!("../../../sql/status_shut.sql");
+
+/// Pending messages looked at for topics without a route.
+const UNROUTED_SEARCH: i64 = 10_000;
 
 /// A topic whose messages are held back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,6 +29,19 @@ pub struct PausedTopic {
     pub since: Option<String>,
     /// Who paused it. `None`: its route says so.
     pub who: Option<String>,
+}
+
+/// A destination that takes no messages.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PausedDestination {
+    /// The transport's name.
+    pub transport: String,
+    /// Kafka topic, NATS subject or Redis stream.
+    pub destination: String,
+    /// The failure that paused it.
+    pub error: String,
+    /// For how long, in seconds.
+    pub since_seconds: f64,
 }
 
 /// Pauses `topics`; answers those that were not paused before.
@@ -100,17 +116,33 @@ pub async fn topics(
     let Some(by_route) = by_route else {
         return Ok(topics);
     };
-    let statement = Statement {
-        text: names.fill(TOPICS),
-        types: &[Type::INT8],
-    };
-    let found = database.query(Role::Side, &statement, &[&search]).await;
-    for topic in unless_unreadable(found)?.iter().filter_map(|row| legible(row, 0)) {
+    for topic in waiting(database, names, search).await? {
         if by_route(&topic) && topics.iter().all(|paused| paused.topic != topic) {
             let (since, who) = (None, None);
             topics.push(PausedTopic { topic, since, who });
         }
     }
+    Ok(topics)
+}
+
+/// The topics of the first `search` pending messages.
+async fn waiting(database: &Database, names: &Names, search: i64) -> Result<Vec<String>, StoreError> {
+    let statement = Statement {
+        text: names.fill(TOPICS),
+        types: &[Type::INT8],
+    };
+    let found = database.query(Role::Side, &statement, &[&search]).await;
+    let topics = unless_unreadable(found)?;
+    Ok(topics.iter().filter_map(|row| legible(row, 0)).collect())
+}
+
+/// Topics that no route matches, as `rules` tell, among the first pending messages.
+///
+/// # Errors
+/// See [`Database::query`].
+pub async fn unrouted(database: &Database, names: &Names, rules: Rules<'_>) -> Result<Vec<String>, StoreError> {
+    let mut topics = waiting(database, names, UNROUTED_SEARCH).await?;
+    topics.retain(|topic| !(rules.of)(topic).routed);
     Ok(topics)
 }
 

@@ -13,7 +13,7 @@ use tokio_postgres::types::Type;
 
 use super::blocked::{self, BlockedSession};
 use super::database::{Database, Param, Role};
-use super::paused::{self, PausedTopic};
+use super::paused::{self, PausedDestination, PausedTopic};
 use super::rows::legible;
 use super::sql::{Names, Statement};
 use super::stuck::{self, Stuck, StuckMessage};
@@ -64,25 +64,14 @@ pub struct Status {
     pub paused_topics: Vec<PausedTopic>,
     /// Always empty here: the daemon knows.
     pub paused_destinations: Vec<PausedDestination>,
+    /// Topics among the first pending messages that no route matches.
+    pub unrouted_topics: Vec<String>,
     /// Messages that are stuck: how many.
     pub stuck_count: u64,
     /// The first of them.
     pub stuck: Vec<StuckMessage>,
     /// Sessions of outboxd that wait for a lock somebody else holds.
     pub lock_waits: Vec<BlockedSession>,
-}
-
-/// A destination that takes no messages.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PausedDestination {
-    /// The transport's name.
-    pub transport: String,
-    /// Kafka topic, NATS subject or Redis stream.
-    pub destination: String,
-    /// The failure that paused it.
-    pub error: String,
-    /// For how long, in seconds.
-    pub since_seconds: f64,
 }
 
 /// Pending messages, each counted once.
@@ -148,6 +137,8 @@ pub struct Rule {
     pub order: Order,
     /// Nothing of it is sent.
     pub paused: bool,
+    /// There is a route.
+    pub routed: bool,
 }
 
 /// The rules of all topics.
@@ -246,6 +237,7 @@ pub async fn status(database: &Database, names: &Names, rules: Rules<'_>) -> Res
         open_transactions: transactions::open(database, names).await?,
         paused_topics,
         paused_destinations: Vec::new(),
+        unrouted_topics: paused::unrouted(database, names, rules).await?,
         stuck_count: count,
         stuck: named,
         lock_waits: blocked::sessions(database).await?,
