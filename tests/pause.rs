@@ -7,28 +7,11 @@ use serde_json::Value;
 use crate::support::broker::{Broker, Kind};
 use crate::support::chaos::judge;
 use crate::support::daemon::Site;
-use crate::support::postgres::{Cluster, Session};
+use crate::support::postgres::Cluster;
+use crate::support::rows::{insert, relayed, until_relayed};
 use crate::support::{eventually, throughout, together};
 
-async fn insert(session: &Session, topic: &str, rows: usize) {
-    let insert = format!(
-        "insert into outbox_messages (topic, key, payload)
-         select '{topic}', 'k' || n % 20, jsonb_build_object('n', n) from generate_series(1, {rows}) as n"
-    );
-    session.run(&insert).await;
-}
-
-async fn relayed(session: &Session, topic: &str) -> i64 {
-    let relayed = format!("select count(*) from outbox_messages where topic = '{topic}' and relayed_at is not null");
-    session.count(&relayed).await
-}
-
-async fn until_relayed(session: &Session, topic: &str, rows: i64) {
-    eventually("the topic's rows are relayed", Duration::from_secs(20), || async {
-        (relayed(session, topic).await == rows).then_some(())
-    })
-    .await;
-}
+const SOON: Duration = Duration::from_secs(20);
 
 fn status(site: &Site) -> Value {
     serde_json::from_str(&site.succeed(&["status", "--json"])).unwrap()
@@ -47,7 +30,7 @@ async fn a_paused_topic_waits_and_arrives_in_order_on_resume() {
     let daemon = site.start().await;
     let session = database.connect().await;
     insert(&session, "held", 100).await;
-    until_relayed(&session, "held", 100).await;
+    until_relayed(&session, "held", 100, SOON).await;
 
     assert_eq!(site.succeed(&["pause", "held"]), "held: paused\n");
     assert_eq!(site.succeed(&["pause", "held"]), "held: paused already\n");
@@ -55,7 +38,7 @@ async fn a_paused_topic_waits_and_arrives_in_order_on_resume() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     insert(&session, "held", 3_000).await;
     insert(&session, "free", 500).await;
-    until_relayed(&session, "free", 500).await;
+    until_relayed(&session, "free", 500, SOON).await;
     throughout("the paused topic waits", Duration::from_secs(6), || async {
         relayed(&session, "held").await == 100
     })
@@ -89,13 +72,13 @@ async fn a_paused_topic_waits_and_arrives_in_order_on_resume() {
     let daemon = site.start().await;
     insert(&session, "held", 500).await;
     insert(&session, "free", 500).await;
-    until_relayed(&session, "free", 1_000).await;
+    until_relayed(&session, "free", 1_000, SOON).await;
     assert_eq!(relayed(&session, "held").await, 100);
 
     assert_eq!(site.succeed(&["resume", "--all"]), "held: resumed\n");
     assert_eq!(site.succeed(&["resume", "held"]), "held: not paused\n");
     insert(&session, "held", 500).await;
-    until_relayed(&session, "held", 4_100).await;
+    until_relayed(&session, "held", 4_100, SOON).await;
     let verdict = judge(&database, &broker, &["held", "free"]).await;
     verdict.assert_nothing_lost();
     verdict.assert_ordered();
@@ -119,7 +102,7 @@ async fn a_route_paused_in_the_configuration_waits_for_a_start_without_it() {
     let session = database.connect().await;
     insert(&session, "orders.new", 300).await;
     insert(&session, "free", 300).await;
-    until_relayed(&session, "free", 300).await;
+    until_relayed(&session, "free", 300, SOON).await;
     assert_eq!(relayed(&session, "orders.new").await, 0);
     let found = status(&site);
     assert_eq!(
@@ -132,7 +115,7 @@ async fn a_route_paused_in_the_configuration_waits_for_a_start_without_it() {
     let text = std::fs::read_to_string(site.config()).unwrap();
     site.configure(&text.replace("paused = true\n", ""));
     let daemon = site.start().await;
-    until_relayed(&session, "orders.new", 300).await;
+    until_relayed(&session, "orders.new", 300, SOON).await;
     judge(&database, &broker, &["orders.new", "free"])
         .await
         .assert_nothing_lost();

@@ -14,9 +14,10 @@ use crate::support::broker::{Broker, Kind};
 use crate::support::checker::{committed, compare};
 use crate::support::daemon::{BINARY, Daemon, Site};
 use crate::support::nats::NatsServer;
-use crate::support::postgres::{Cluster, Database, Session};
+use crate::support::postgres::{Cluster, Database};
 use crate::support::processes::{guarded, scratch, signal, spawn};
 use crate::support::redis::RedisServer;
+use crate::support::rows::{insert, relayed, until_relayed};
 use crate::support::{eventually, together};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -37,26 +38,6 @@ fn change(site: &Site, daemon: &Daemon, old: &str, new: &str) {
 async fn said(site: &Site, what: &str, times: usize) {
     eventually(what, SOON, || async {
         (site.log().matches(what).count() >= times).then_some(())
-    })
-    .await;
-}
-
-async fn insert(session: &Session, topic: &str, rows: usize) {
-    let insert = format!(
-        "insert into outbox_messages (topic, key, payload)
-         select '{topic}', 'k' || n % 20, jsonb_build_object('n', n) from generate_series(1, {rows}) as n"
-    );
-    session.run(&insert).await;
-}
-
-async fn relayed(session: &Session, topic: &str) -> i64 {
-    let relayed = format!("select count(*) from outbox_messages where topic = '{topic}' and relayed_at is not null");
-    session.count(&relayed).await
-}
-
-async fn until_relayed(session: &Session, topic: &str, rows: i64) {
-    eventually("the topic's rows are relayed", SOON * 2, || async {
-        (relayed(session, topic).await == rows).then_some(())
     })
     .await;
 }
@@ -198,12 +179,12 @@ async fn routes_come_and_change_their_limits() {
     );
     said(&site, "configuration reloaded: routes", 1).await;
     insert(&session, "new", 50).await;
-    until_relayed(&session, "held", 100).await;
-    until_relayed(&session, "new", 50).await;
+    until_relayed(&session, "held", 100, SOON * 2).await;
+    until_relayed(&session, "new", 50, SOON * 2).await;
     assert!(relayed(&session, "slow").await < 2_000, "its rate is kept");
 
     change(&site, &daemon, "rate = 20\n", "");
-    until_relayed(&session, "slow", 2_000).await;
+    until_relayed(&session, "slow", 2_000, SOON * 2).await;
     let metrics = daemon.metrics().await;
     for (route, rows) in [("held", 100.0), ("new", 50.0), ("slow", 2_000.0)] {
         let series = format!("outboxd_messages_relayed_total{{transport=\"main\",route=\"{route}\"}}");
@@ -214,7 +195,7 @@ async fn routes_come_and_change_their_limits() {
     said(&site, "configuration reloaded: routes", 3).await;
     insert(&session, "new", 50).await;
     insert(&session, "held", 50).await;
-    until_relayed(&session, "held", 150).await;
+    until_relayed(&session, "held", 150, SOON * 2).await;
     assert_eq!(relayed(&session, "new").await, 50, "paused");
     assert!(site.succeed(&["status"]).contains("PAUSED TOPIC"));
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
@@ -260,7 +241,7 @@ async fn what_cannot_be_taken_up_is_named_and_a_wrong_file_changes_nothing() {
     signal(daemon.pid(), "HUP");
     said(&site, "configuration reloaded: nothing to take up", 1).await;
     insert(&session, "orders", 100).await;
-    until_relayed(&session, "orders", 100).await;
+    until_relayed(&session, "orders", 100, SOON * 2).await;
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
@@ -290,7 +271,7 @@ async fn a_rotated_password_of_the_database_is_taken_up() {
     site.configure(&text(&site).replace(&own, "url_file = \"database-url\""));
     let daemon = site.start().await;
     insert(&session, "orders", 100).await;
-    until_relayed(&session, "orders", 100).await;
+    until_relayed(&session, "orders", 100, SOON * 2).await;
 
     // Connections there are go on; those that are made from now on are refused.
     session.run("alter role rotated password 'second-mArKeR'").await;
@@ -302,7 +283,7 @@ async fn a_rotated_password_of_the_database_is_taken_up() {
     std::fs::write(&file, url("second-mArKeR")).unwrap();
     signal(daemon.pid(), "HUP");
     said(&site, "configuration reloaded: database.url", 1).await;
-    until_relayed(&session, "orders", 200).await;
+    until_relayed(&session, "orders", 200, SOON * 2).await;
     eventually("it listens again", SOON, || async {
         let listening = "select count(*) from pg_stat_activity where application_name like '%/listen'
                          and usename = 'rotated'";
@@ -315,7 +296,7 @@ async fn a_rotated_password_of_the_database_is_taken_up() {
     signal(daemon.pid(), "HUP");
     said(&site, "at the next start", 1).await;
     insert(&session, "orders", 100).await;
-    until_relayed(&session, "orders", 300).await;
+    until_relayed(&session, "orders", 300, SOON * 2).await;
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
     let log = site.log();
     let line = log.lines().find(|line| line.contains("at the next start")).unwrap();
@@ -349,7 +330,7 @@ async fn a_rotated_login_of_a_broker_is_taken_up_and_the_other_transport_keeps_i
     let session = database.connect().await;
     for topic in ["orders", "others"] {
         insert(&session, topic, 100).await;
-        until_relayed(&session, topic, 100).await;
+        until_relayed(&session, topic, 100, SOON * 2).await;
     }
     nats.reconfigure("first-mArKeR", "second-mArKeR");
     insert(&session, "orders", 100).await;
@@ -364,9 +345,9 @@ async fn a_rotated_login_of_a_broker_is_taken_up_and_the_other_transport_keeps_i
     std::fs::write(&secret, "second-mArKeR\n").unwrap();
     signal(daemon.pid(), "HUP");
     said(&site, "configuration reloaded: transport n", 1).await;
-    until_relayed(&session, "orders", 200).await;
+    until_relayed(&session, "orders", 200, SOON * 2).await;
     insert(&session, "others", 100).await;
-    until_relayed(&session, "others", 200).await;
+    until_relayed(&session, "others", 200, SOON * 2).await;
     assert_eq!(
         site.log().matches("connected to redis").count(),
         1,
@@ -394,7 +375,7 @@ async fn a_paused_destination_nothing_leads_to_any_more_is_forgotten() {
     insert(&session, "orders", 100).await;
     said(&site, "destination paused", 1).await;
     change(&site, &daemon, "\"wrong\"", "\"right\"");
-    until_relayed(&session, "orders", 100).await;
+    until_relayed(&session, "orders", 100, SOON * 2).await;
     let paused = |name: &&String| name.starts_with("outboxd_destination_paused{");
     assert_eq!(daemon.metrics().await.keys().find(paused), None);
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
@@ -424,14 +405,14 @@ async fn sighup_before_the_database_is_there_and_twenty_in_a_second() {
     let session = database.connect_when_up().await;
     insert(&session, "orders", 100).await;
     daemon.ready(Duration::from_secs(30)).await;
-    until_relayed(&session, "orders", 100).await;
+    until_relayed(&session, "orders", 100, SOON * 2).await;
 
     for round in 0..20 {
         let names = ["\"second\"", "\"third\""];
         change(&site, &daemon, names[round % 2], names[(round + 1) % 2]);
         insert(&session, "orders", 50).await;
     }
-    until_relayed(&session, "orders", 1_100).await;
+    until_relayed(&session, "orders", 1_100, SOON * 2).await;
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
     let seqs: HashMap<Uuid, i64> = committed(&session)
         .await

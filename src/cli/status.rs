@@ -186,17 +186,21 @@ fn lock_waits(out: &mut Out, waits: &[BlockedSession]) -> io::Result<()> {
     Ok(())
 }
 
+/// Of `topics` as many are shown as fit a screen.
+fn and_more(out: &mut Out, topics: usize) -> io::Result<()> {
+    if topics > HELD_SHOWN {
+        let more = topics - HELD_SHOWN;
+        out.line(format!("... and {more} more topics (--json shows all)"))?;
+    }
+    Ok(())
+}
+
 fn unrouted(out: &mut Out, topics: &[String]) -> io::Result<()> {
     for topic in topics.iter().take(HELD_SHOWN) {
         let title = out.paint(Tone::Bad, "no route:");
         out.line(format!("{title} topic {}", safe(topic)))?;
     }
-    if topics.len() > HELD_SHOWN {
-        out.line(format!(
-            "... and {} more topics (--json shows all)",
-            topics.len() - HELD_SHOWN
-        ))?;
-    }
+    and_more(out, topics.len())?;
     if !topics.is_empty() {
         out.line("    Next: add [[routes]] for them, then: systemctl reload outboxd")?;
     }
@@ -218,12 +222,7 @@ fn paused_topics(out: &mut Out, topics: &[PausedTopic]) -> io::Result<()> {
         })
         .collect();
     out.table(["PAUSED TOPIC", "SINCE", "BY"], &rows, [32, 19, 24])?;
-    if topics.len() > HELD_SHOWN {
-        out.line(format!(
-            "... and {} more topics (--json shows all)",
-            topics.len() - HELD_SHOWN
-        ))?;
-    }
+    and_more(out, topics.len())?;
     Ok(())
 }
 

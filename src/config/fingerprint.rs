@@ -43,7 +43,9 @@ fn hash(value: &Value, is_file: bool, hasher: &mut impl Hasher) {
         list.len().hash(hasher);
         list.iter().for_each(|child| hash(child, false, hasher));
     } else if let (ValueKind::String(path), true) = (&value.kind, is_file) {
-        (path, std::fs::read(path).ok()).hash(hasher);
+        // What is no file, a pipe for one, can be read once only: by whom it is for.
+        let is_file = std::fs::metadata(path).is_ok_and(|found| found.is_file());
+        (path, is_file.then(|| std::fs::read(path).ok())).hash(hasher);
     } else {
         // Numbers and text are told apart by their type.
         format!("{:?}", value.kind).hash(hasher);

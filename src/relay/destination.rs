@@ -14,7 +14,7 @@ use super::share::Load;
 const TOPICS_REMEMBERED: usize = 64;
 
 /// A recovered destination is first tried with this many rows.
-pub(super) const TRIAL_ROWS: usize = 16;
+const TRIAL_ROWS: usize = 16;
 
 /// Index of a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,8 +24,8 @@ pub(crate) struct DestinationId(pub(crate) usize);
 pub(crate) enum Breaker {
     /// Rows flow.
     Closed,
-    /// Nothing is sent. Not looked at before `at`.
-    Open { at: Instant, looked_at: bool },
+    /// Nothing is sent. When it is looked at, its transport's schedule knows.
+    Open { looked_at: bool },
     /// A few rows are tried; one, where only a message can tell (`blind`).
     Trial { blind: bool },
 }

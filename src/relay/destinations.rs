@@ -224,15 +224,20 @@ impl Destinations {
             Breaker::Closed => (self.probe_interval / 4, true),
             Breaker::Trial { .. } => (self.probe_interval, false),
         };
-        let destination = &mut self.slots[id.0];
-        destination.looks = if news { 0 } else { destination.looks.saturating_add(1) };
-        let at = now + wait;
-        destination.breaker = Breaker::Open { at, looked_at: false };
-        let looks = destination.looks;
         self.lagging.remove(&id);
+        let destination = &mut self.slots[id.0];
+        destination.breaker = Breaker::Open { looked_at: false };
         self.paused[destination.transport] += 1;
-        self.schedules[destination.transport].insert(Waiting { looks, at, id });
+        let looks = if news { 0 } else { destination.looks.saturating_add(1) };
+        self.look_later(id, looks, now + wait);
         news
+    }
+
+    /// A paused destination is looked at again, at `at` or later; it was in vain `looks` times so far.
+    fn look_later(&mut self, id: DestinationId, looks: u32, at: Instant) {
+        let destination = &mut self.slots[id.0];
+        destination.looks = looks;
+        self.schedules[destination.transport].insert(Waiting { looks, at, id });
     }
 
     /// A paused destination is tried; nobody looks at it any more.
@@ -289,7 +294,7 @@ impl Destinations {
         let mut due = Vec::new();
         for schedule in &mut self.schedules {
             while let Some(id) = schedule.take_due(now) {
-                if let Breaker::Open { looked_at, .. } = &mut self.slots[id.0].breaker {
+                if let Breaker::Open { looked_at } = &mut self.slots[id.0].breaker {
                     *looked_at = true;
                 }
                 due.push(id);
@@ -324,16 +329,14 @@ impl Destinations {
 
     /// A look at a destination was answered.
     pub(crate) fn probed(&mut self, id: DestinationId, answer: &Result<Probe, Failure>, now: Instant) {
-        let interval = self.probe_interval;
         let destination = &mut self.slots[id.0];
-        let transport = destination.transport;
         destination.watched = false;
-        self.schedules[transport].answered();
+        self.schedules[destination.transport].answered();
         if matches!(answer, Ok(Probe::Ready)) {
             destination.alive_at = Some(now);
         }
         // Its rows may have been tried meanwhile, and refused: then it is not the one that was looked at.
-        let Breaker::Open { at, looked_at } = &mut destination.breaker else {
+        let Breaker::Open { looked_at } = &mut destination.breaker else {
             return;
         };
         if !std::mem::take(looked_at) {
@@ -342,10 +345,8 @@ impl Destinations {
         match answer {
             Ok(probe) => self.try_rows(id, matches!(probe, Probe::Unknown(_))),
             Err(_) => {
-                *at = now + interval;
-                destination.looks = destination.looks.saturating_add(1);
-                let (looks, at) = (destination.looks, *at);
-                self.schedules[transport].insert(Waiting { looks, at, id });
+                let looks = destination.looks.saturating_add(1);
+                self.look_later(id, looks, now + self.probe_interval);
             }
         }
     }

@@ -58,7 +58,7 @@ impl Schedule {
         self.by_looks.insert((looks, Reverse(at), id));
     }
 
-    pub(super) fn remove(&mut self, waiting: Waiting) {
+    fn remove(&mut self, waiting: Waiting) {
         let Waiting { looks, at, id } = waiting;
         self.by_time.remove(&(at, id, looks));
         self.by_looks.remove(&(looks, Reverse(at), id));

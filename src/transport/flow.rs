@@ -27,6 +27,11 @@ const DISTANCE_FOR: Duration = Duration::from_secs(60);
 /// Answers that come closer together are one.
 const GRAIN: Duration = Duration::from_millis(10);
 
+/// Within which answers are to come, for a broker that may take `ack_timeout`.
+pub(super) fn moment(ack_timeout: Duration) -> Duration {
+    (ack_timeout / 4).min(Duration::from_secs(1))
+}
+
 /// What was handed over, to be given back by [`Flow::answered`] or [`Flow::forget`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket {
@@ -161,6 +166,11 @@ impl Flow {
     /// When the broker last answered for anything.
     pub(super) fn last_answer(&self) -> Option<Instant> {
         self.lock().answered
+    }
+
+    /// Whether it has answered for anything at `then` or later: it is there, and merely slow.
+    pub(super) fn has_answered_since(&self, then: Instant) -> bool {
+        self.last_answer().is_some_and(|at| at >= then)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -302,6 +312,7 @@ mod tests {
             "what came after it says nothing"
         );
         assert_eq!(flow.last_answer(), Some(start + 300 * MS));
+        assert!(flow.has_answered_since(start + 300 * MS) && !flow.has_answered_since(start + 301 * MS));
     }
 
     #[tokio::test(start_paused = true)]

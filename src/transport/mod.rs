@@ -53,6 +53,14 @@ pub struct Envelope {
     pub order: Order,
 }
 
+impl Envelope {
+    /// Bytes on the line, about: what a [`flow`] counts.
+    #[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
+    fn size(&self) -> usize {
+        self.message.size() + self.destination.len()
+    }
+}
+
 /// A destination somebody means to send to, for [`Transport::inspect`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Use {

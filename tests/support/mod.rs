@@ -35,6 +35,7 @@ pub(crate) mod process;
 pub(crate) mod processes;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod rows;
 pub(crate) mod scene;
 pub(crate) mod stage;
 pub(crate) mod web;

@@ -64,7 +64,7 @@ use self::health::Health;
 use self::session::Session;
 use self::slot::{Slot, retire};
 use self::topics::{Limits, Named, Topic, Topics};
-use super::flow::Flow;
+use super::flow::{Flow, moment};
 use super::throttle::Throttle;
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, Outcome};
@@ -114,11 +114,6 @@ impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
-}
-
-/// Within which answers are to come.
-fn moment(ack_timeout: Duration) -> Duration {
-    (ack_timeout / 4).min(Duration::from_secs(1))
 }
 
 impl Kafka {
@@ -176,7 +171,7 @@ impl Kafka {
     /// Whether anything was acknowledged since `then`, or the brokers said that it may be: there is somebody to wait for.
     fn is_alive_since(&self, then: Instant) -> bool {
         let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.max(self.flow.last_answer()).is_some_and(|at| at >= then)
+        heard.is_some_and(|at| at >= then) || self.flow.has_answered_since(then)
     }
 
     /// No acknowledgement for `span`, of brokers that are there.

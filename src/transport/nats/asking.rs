@@ -10,6 +10,9 @@ use super::{Nats, reply};
 use crate::delivery::{Failure, FailureClass};
 use crate::transport::Probe;
 
+/// Which stream takes a subject.
+pub(super) const NAMES: &str = "$JS.API.STREAM.NAMES";
+
 /// The code of a failure to ask because nobody answers questions in this account.
 const NO_API: &str = "NO_API";
 
@@ -64,7 +67,7 @@ impl Nats {
     /// The name of the stream that captures `subject`.
     pub(super) async fn stream_named(&self, subject: &str) -> Result<String, Failure> {
         let request = serde_json::json!({ "subject": subject }).to_string();
-        let reply = self.ask("$JS.API.STREAM.NAMES".to_owned(), request).await?;
+        let reply = self.ask(NAMES.to_owned(), request).await?;
         match serde_json::from_slice::<StreamNames<'_>>(&reply.payload) {
             Ok(StreamNames { error: Some(error), .. }) => Err(error.failure(subject)),
             Ok(StreamNames { streams, .. }) => match streams.unwrap_or_default().first() {

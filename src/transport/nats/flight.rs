@@ -124,7 +124,7 @@ impl<'a> Flight<'a> {
 
     /// Bytes of the message to be sent next.
     fn next_size(&self) -> Option<usize> {
-        self.ready.front().map(|index| wire::size(&self.batch[*index as usize]))
+        self.ready.front().map(|index| self.batch[*index as usize].size())
     }
 
     async fn send_ready(&mut self) {
@@ -195,7 +195,7 @@ impl<'a> Flight<'a> {
     /// The time to send is over. A server that answers is merely slow; where it has said nothing all the while, something is
     /// wrong with it.
     fn unsent(&mut self, index: u32) {
-        if self.nats.flow.last_answer().is_some_and(|at| at >= self.began) {
+        if self.nats.flow.has_answered_since(self.began) {
             return self.ledger.withhold_from(index);
         }
         let error = "nats takes no more data: nothing of what was sent before is answered";

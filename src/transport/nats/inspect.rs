@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::asking::NAMES;
 use super::tried::{Answer, Elsewhere, Question};
 use super::{ELECTIONS, Nats};
 use crate::delivery::{Failure, FailureClass};
@@ -37,8 +38,6 @@ struct Settings {
 struct Info {
     config: Settings,
 }
-
-const NAMES: &str = "$JS.API.STREAM.NAMES";
 
 impl Nats {
     /// See [`Transport::inspect`].

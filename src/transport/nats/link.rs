@@ -74,7 +74,8 @@ impl Link {
     }
 
     /// Notes what the server refuses the user; `true` when batches in flight must look again.
-    fn note_denial(&self, denial: Denial, error: &str, tried: bool) -> bool {
+    fn note_denial(&self, denial: Denial, error: &str) -> bool {
+        let tried = self.tried.note(&denial);
         match &denial {
             Denial::Subscribe(subject) if subject == ELECTIONS => {
                 tracing::info!(
@@ -119,9 +120,8 @@ impl Link {
             }
             Event::ServerError(error) => {
                 let error = error.to_string();
-                let tried = self.tried.note(&error);
                 if let Some(denial) = Denial::read(&error) {
-                    return self.note_denial(denial, &error, tried);
+                    return self.note_denial(denial, &error);
                 }
                 self.set_reason(Some(error.as_str().into()));
                 self.complain(&error);

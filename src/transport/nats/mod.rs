@@ -54,14 +54,11 @@ use self::config::NatsConfig;
 use self::flight::Flight;
 use self::link::Link;
 use self::rights::ELECTIONS;
-use super::flow::{Flow, Ticket};
+use super::flow::{Flow, Ticket, moment};
 use super::settings::Section;
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, Outcome};
 use crate::finding::Finding;
-
-/// What is on its way is to be answered within this time.
-const MOMENT_MAX: Duration = Duration::from_secs(1);
 
 /// A JetStream transport. See the module.
 #[derive(Debug)]
@@ -133,7 +130,7 @@ impl Nats {
             link,
             inboxes,
             window: Semaphore::new(window),
-            flow: Flow::new(MOMENT_MAX.min(config.ack_timeout / 4)),
+            flow: Flow::new(moment(config.ack_timeout)),
             ack_timeout: config.ack_timeout,
             allow_headers: config.allow_headers.clone(),
             abandoned: AtomicU64::new(0),

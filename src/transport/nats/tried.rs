@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::Nats;
 use super::asking::StreamNames;
-use super::rights::ELECTIONS;
+use super::rights::{Denial, ELECTIONS};
 
 /// How long servers on the other side of a leaf connection are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -44,11 +44,9 @@ impl Tried {
         self.lock().insert(subject.to_owned(), false);
     }
 
-    /// Notes what `error` of the server refuses; `true` where that was tried only to know.
-    pub(super) fn note(&self, error: &str) -> bool {
-        let Some(subject) = error.split('"').nth(1) else {
-            return false;
-        };
+    /// Notes what the server refuses; `true` where that was tried only to know.
+    pub(super) fn note(&self, denial: &Denial) -> bool {
+        let (Denial::Publish(subject) | Denial::Subscribe(subject)) = denial;
         let mut tried = self.lock();
         let Some(refused) = tried.get_mut(subject) else {
             return false;
@@ -286,14 +284,17 @@ mod tests {
     fn a_refusal_names_what_was_tried_and_nothing_else_is_kept() {
         let tried = Tried::default();
         tried.tries("$JS.API.INFO");
+        let note = |error: &str| Denial::read(error).is_some_and(|denial| tried.note(&denial));
         let refusal = |subject: &str| format!("nats: Permissions Violation for Publish to \"{subject}\"");
-        assert!(tried.note(&refusal("$JS.API.INFO")));
+        assert!(note(&refusal("$JS.API.INFO")));
         assert!(tried.is_refused("$JS.API.INFO"));
-        assert!(!tried.note(&refusal("orders.created")), "somebody meant it");
+        assert!(!note(&refusal("orders.created")), "somebody meant it");
         assert!(!tried.is_refused("orders.created"));
-        assert!(!tried.note("nats: authorization violation"));
+        assert!(!note("nats: authorization violation"));
         assert!(!tried.is_refused(ELECTIONS));
-        assert!(tried.note(&format!("Permissions Violation for Subscription to \"{ELECTIONS}\"")));
+        assert!(note(&format!(
+            "Permissions Violation for Subscription to \"{ELECTIONS}\""
+        )));
         assert!(tried.is_refused(ELECTIONS));
     }
 }

@@ -105,21 +105,6 @@ pub fn headers(envelope: &Envelope, allowed: &[String]) -> Result<HeaderMap, Fai
     Ok(map)
 }
 
-/// What its frame and our headers take, about.
-const FRAME: usize = 200;
-
-/// About how many bytes a message takes on the line.
-pub(super) fn size(envelope: &Envelope) -> usize {
-    let message = &envelope.message;
-    let headers: usize = message
-        .headers
-        .iter()
-        .map(|(name, text)| name.len() + text.len() + 4)
-        .sum();
-    let key = message.key.as_ref().map_or(0, |key| key.len());
-    FRAME + envelope.destination.len() + key + headers + message.payload.len()
-}
-
 fn value(what: &str, text: &str) -> Result<HeaderValue, Failure> {
     let failure = || {
         rejected(

@@ -142,7 +142,7 @@ impl<'a> Flight<'a> {
                 ledger.refuse(index, failure);
                 continue;
             }
-            let bytes = wire::size(envelope);
+            let bytes = envelope.size();
             match chunks.last_mut() {
                 Some(chunk) if chunk.bytes + bytes <= CHUNK => {
                     chunk.messages.push(index);
@@ -220,7 +220,7 @@ impl<'a> Flight<'a> {
     /// The time to send is over. A server that answers is merely slow; where it has said nothing all the while, something is
     /// wrong with it.
     fn unsent(&self, index: u32, ledger: &mut Ledger) {
-        let answers = self.redis.flow.last_answer().is_some_and(|at| at >= self.began);
+        let answers = self.redis.flow.has_answered_since(self.began);
         if answers || self.redis.abandoned() != self.abandoned {
             return ledger.withhold_from(index);
         }

@@ -39,13 +39,10 @@ use self::config::RedisConfig;
 use self::flight::Flight;
 use self::link::{Line, Link};
 use super::blame::Blame;
-use super::flow::Flow;
+use super::flow::{Flow, moment};
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::finding::Finding;
-
-/// What is on its way is to be answered within this time.
-const MOMENT_MAX: Duration = Duration::from_secs(1);
 
 /// A Redis Streams transport. See the module.
 #[derive(Debug)]
@@ -68,7 +65,7 @@ impl Redis {
         Ok(Self {
             client: config.client(name)?,
             link: Link::default(),
-            flow: Flow::new(MOMENT_MAX.min(config.ack_timeout / 4)),
+            flow: Flow::new(moment(config.ack_timeout)),
             blame: config.blame(name),
             maxlen: config.maxlen,
             ack_timeout: config.ack_timeout,

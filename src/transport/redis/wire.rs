@@ -8,9 +8,6 @@ use crate::transport::Envelope;
 
 /// `proto-max-bulk-len`'s default, bytes.
 const MAX_BULK: usize = 512 << 20;
-/// What a command's words, lengths and the id take, about.
-const FRAME: usize = 200;
-
 /// Whether Redis can take it.
 ///
 /// # Errors
@@ -27,18 +24,6 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), Failure> {
         return rejected("TOO_LARGE", error);
     }
     Ok(())
-}
-
-/// About how many bytes it takes on the line.
-pub(super) fn size(envelope: &Envelope) -> usize {
-    let message = &envelope.message;
-    let headers: usize = message
-        .headers
-        .iter()
-        .map(|(name, text)| name.len() + text.len() + 6)
-        .sum();
-    let key = message.key.as_ref().map_or(0, |key| key.len());
-    FRAME + envelope.destination.len() + key + headers + message.payload.len()
 }
 
 /// Adds its `XADD` to `pipeline`.

@@ -80,7 +80,7 @@ impl Flight<'_> {
         let ticket = if topic.is_missing() {
             None
         } else {
-            let bytes = envelope.message.size();
+            let bytes = envelope.size();
             match self.take_room(index, bytes) {
                 None => return Sent::NotYet(Wait::Answers(index, bytes)),
                 taken @ Some(_) => taken,
