@@ -3,7 +3,7 @@
 -- Locks nothing. Index: pending, in its order. The conditions are written so that the planner expects many rows of a page to
 -- fit (`= 1` it takes for true of one in 200, `$5 is null` for nearly never): expecting few, it sorts all that is pending.
 -- Law: no gaps (the net), ordered per key.
--- $1 after, $2 up to, $3 rows at most, $4 lanes held, one bit each, $5 topics or null, $6 key or null, $7 and $8 rows that cannot
+-- $1 after, $2 up to, $3 rows at most, $4 lanes held, one bit each, $5 topics or null, $6 what tells a key or null, $7 and $8 rows that cannot
 -- be read (see unreadable.rs)
 select {message}
 from {messages} m
@@ -12,7 +12,6 @@ where m.{c.seq} > $1 and m.{c.seq} <= $2 and {pending} and {ready}
   and (u.places is null or get_bit($4::bytea, {lane}::int) <> 0)
   and coalesce(u.places is null or $5::text[] is null
     or case when m.{c.seq} <> all(u.contents) then m.{c.topic} = any($5::text[]) end, false)
-  and coalesce(u.places is null or $6::text is null
-    or case when m.{c.seq} <> all(u.contents) then m.{c.key} = $6::text end, false)
+  and coalesce(u.places is null or $6::bytea is null or {key_id} = $6::bytea, false)
 order by m.{c.seq}
 limit $3

@@ -3,6 +3,8 @@
 //! Owns no behaviour beyond reading what a row may say wrongly (its headers, its limit of attempts). It knows neither
 //! PostgreSQL nor a broker, and no clock.
 
+mod key_id;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use uuid::Uuid;
+
+pub use key_id::KeyId;
 
 /// A row's place in the outbox: cursor, order within a key, and the key marks are written by. Assigned by the
 /// database's sequence; not commit order.

@@ -21,7 +21,11 @@ struct Scene {
 }
 
 async fn scene(relay: &str) -> Scene {
-    let broker = Broker::start(Kind::Nats);
+    scene_of(Kind::Nats, relay).await
+}
+
+async fn scene_of(kind: Kind, relay: &str) -> Scene {
+    let broker = Broker::start(kind);
     broker.prepare(&["orders"]).await;
     let database = Cluster::shared().database().await;
     let site = Site::new(&database, &(broker.section("main") + relay));
@@ -287,4 +291,64 @@ async fn a_delayed_row_is_sent_when_it_is_due() {
         "a delayed row was marked {late} ms after its time"
     );
     assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+const STRICT: &str =
+    "[relay]\nmax_in_flight_bytes = \"16MiB\"\n[[routes]]\ntopic = \"*\"\ntransport = \"main\"\norder = \"strict\"\n";
+
+/// Rows that hold `keys` keys, one more behind each: a free one arrives, the others take no memory to speak of.
+async fn held_keys(kind: Kind, keys: u32, key: &str) {
+    let scene = scene_of(kind, STRICT).await;
+    let insert = |columns: &str, values: &str| {
+        format!(
+            "insert into outbox_messages (topic, key, payload{columns})
+             select 'orders', {key}, to_jsonb(n){values} from generate_series(1, {keys}) n"
+        )
+    };
+    let failed = insert(", attempt, failed_at, last_error", ", 20, now(), 'refused'");
+    scene.session.run(&failed).await;
+    let daemon = scene.site.start().await;
+    let mut consumer = scene.broker.follow(&["orders"]).await;
+    scene.session.run(&insert("", "")).await;
+    let free = "insert into outbox_messages (topic, key, payload) values ('orders', 'free', '0')";
+    scene.session.run(free).await;
+    let free = consumer.next(Duration::from_secs(120)).await.expect("a free key's row");
+    assert_eq!(free.payload, b"0");
+    // What people and gauges are told of all this.
+    let (_, status) = daemon.get("/api/v1/status").await.expect("it answers");
+    assert!(status.contains("held_keys"), "{status}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let peak = daemon.peak_rss() / MEGABYTE;
+    println!("{keys} held keys, a row behind each: peak RSS {peak} MB");
+    assert!(peak <= 150, "peak RSS {peak} MB with {keys} held keys");
+    let some = keys / 3;
+    let holder = format!("select id::text from outbox_messages where failed_at is not null and payload = '{some}'");
+    let holder: String = scene.session.query_one(&holder, &[]).await.unwrap().get(0);
+    scene.site.succeed(&["failed", "retry", "--id", &holder]);
+    for _ in 0..2 {
+        let freed = consumer
+            .next(Duration::from_secs(60))
+            .await
+            .expect("a key that is free again");
+        assert_eq!(freed.payload, some.to_string().as_bytes());
+    }
+    eventually("those three are marked", Duration::from_secs(5), || async {
+        (relayed(&scene.session).await == 3).then_some(())
+    })
+    .await;
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// Each key was kept three times, with a tree of its own for the row that held it: 375 MB.
+#[tokio::test]
+async fn half_a_million_held_keys_do_not_fill_memory() {
+    let _guard = alone().await;
+    held_keys(Kind::Nats, 500_000, "'customer-' || n").await;
+}
+
+/// However long: 1,500 keys took 2.2 GB, and were all read again each second.
+#[tokio::test]
+async fn held_keys_of_half_a_megabyte_do_not_fill_memory() {
+    let _guard = alone().await;
+    held_keys(Kind::Kafka, 1_500, "repeat(md5(n::text), 15625)").await;
 }

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
+use crate::support::broker::{Broker, Kind};
 use crate::support::daemon::{Daemon, Site};
 use crate::support::nats::NatsServer;
 use crate::support::postgres::{Cluster, Session};
@@ -48,31 +49,25 @@ async fn questions(server: &NatsServer, tasks: &mut JoinSet<()>) -> Arc<AtomicU6
     count
 }
 
-async fn insert_dead(session: &Session) {
+/// What the daemon used while a live topic's rows were sent beside [`DEAD`] dead ones, and what those took.
+#[derive(Debug)]
+struct Beside {
+    p99_ms: i64,
+    cores: f64,
+    /// Questions a second.
+    asked: f64,
+    threads: usize,
+    grown: u64,
+}
+
+/// Starts a daemon on rows of ever so many dead topics, and then writes a live one's. `asked` counts its questions.
+async fn beside_the_dead(site: &Site, session: &Session, asked: &AtomicU64) -> (Daemon, Beside) {
     session
         .run(&format!(
             "insert into outbox_messages (topic, key, payload) select 'dead.' || n, 'k', '{{}}' from generate_series(1, {DEAD}) n"
         ))
         .await;
-}
-
-/// Each was looked at twice a second and read again by itself: none of the others' rows was sent for minutes.
-#[tokio::test]
-async fn twenty_thousand_dead_subjects_harm_no_other() {
-    let _guard = alone().await;
-    let server = NatsServer::start();
-    server.create_stream("live", &["live"]).await;
-    let database = Cluster::shared().database().await;
-    let site = Site::new(
-        &database,
-        &format!("[transports.main.nats]\nurl = \"{}\"\n", server.url()),
-    );
-    site.migrate();
-    let session = database.connect().await;
-    insert_dead(&session).await;
     let daemon = site.start().await;
-    let mut tasks = JoinSet::new();
-    let asked = questions(&server, &mut tasks).await;
     let refused = "outboxd_destination_paused";
     eventually("all that are shown are paused", Duration::from_secs(60), || async {
         let metrics = daemon.metrics().await;
@@ -94,10 +89,8 @@ async fn twenty_thousand_dead_subjects_harm_no_other() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let took = begun.elapsed().as_secs_f64();
-    let (asked, cores) = (
-        asked.load(Ordering::Relaxed) - asked_before,
-        (cpu(&daemon) - cpu_before) / took,
-    );
+    let asked = asked.load(Ordering::Relaxed) - asked_before;
+    let cores = (cpu(&daemon) - cpu_before) / took;
     eventually("the live ones are relayed", Duration::from_secs(10), || async {
         let waiting = "select count(*) from outbox_messages where topic = 'live' and relayed_at is null";
         (session.count(waiting).await == 0).then_some(())
@@ -105,24 +98,89 @@ async fn twenty_thousand_dead_subjects_harm_no_other() {
     .await;
     let p99 = "select (1000 * extract(epoch from percentile_disc(0.99) within group (order by relayed_at - inserted_at)))::bigint
         from (select * from outbox_messages where topic = 'live' order by seq offset 1) live";
-    let p99 = session.count(p99).await;
-    let (threads, grown) = (threads(&daemon), daemon.peak_rss() - memory);
-    println!(
-        "beside {DEAD} dead subjects: p99 {p99} ms, {cores:.2} cores, {:.1} questions a second, {threads} threads, {} kB more",
-        asked as f64 / took,
-        grown / 1024
+    let beside = Beside {
+        p99_ms: session.count(p99).await,
+        cores,
+        asked: asked as f64 / took,
+        threads: threads(&daemon),
+        grown: daemon.peak_rss() - memory,
+    };
+    println!("beside {DEAD} dead topics: {beside:?}");
+    assert!(beside.asked < 20.0 && beside.cores < 0.3, "{beside:?}");
+    assert!(beside.grown < 20 << 20, "{beside:?}");
+    assert!(beside.p99_ms < 2_000, "{beside:?}");
+    (daemon, beside)
+}
+
+/// Each was looked at twice a second and read again by itself: none of the others' rows was sent for minutes.
+#[tokio::test]
+async fn twenty_thousand_dead_subjects_harm_no_other() {
+    let _guard = alone().await;
+    let server = NatsServer::start();
+    server.create_stream("live", &["live"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(
+        &database,
+        &format!("[transports.main.nats]\nurl = \"{}\"\n", server.url()),
     );
-    assert!((asked as f64) < took * 20.0, "{asked} questions in {took:.1} s");
-    assert!(
-        threads < 20 && grown < 20 << 20,
-        "{threads} threads, {grown} bytes more"
-    );
-    assert!(cores < 0.3, "{cores} cores");
-    assert!(p99 < 2_000, "p99 {p99} ms");
+    site.migrate();
+    let session = database.connect().await;
+    let mut tasks = JoinSet::new();
+    let asked = questions(&server, &mut tasks).await;
+    let (daemon, beside) = beside_the_dead(&site, &session, &asked).await;
+    assert!(beside.threads < 20, "{beside:?}");
     server.create_stream("dead", &["dead.>"]).await;
     session.drained(Duration::from_secs(10)).await;
     let counted = "select count(*) from outbox_messages where attempt > 1 or failed_at is not null";
     assert_eq!(session.count(counted).await, 0);
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
+/// Each batch with one of them waited until librdkafka gave it up, and so did what else it carried.
+#[tokio::test]
+async fn twenty_thousand_dead_kafka_topics_harm_no_other() {
+    let _guard = alone().await;
+    let broker = Broker::start_with(Kind::Kafka, "auto.create.topics.enable=false");
+    broker.prepare(&["live"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    let (daemon, beside) = beside_the_dead(&site, &session, &AtomicU64::new(0)).await;
+    assert!(beside.threads < 40, "{beside:?}");
+    let (back, rest): (Vec<String>, _) = (
+        (1..=200).map(|n| format!("dead.{n}")).collect(),
+        "split_part(topic, '.', 2)::int > 200",
+    );
+    session
+        .run(&format!("delete from outbox_messages where topic <> 'live' and {rest}"))
+        .await;
+    broker
+        .prepare(&back.iter().map(String::as_str).collect::<Vec<_>>())
+        .await;
+    session.drained(Duration::from_secs(20)).await;
+    let counted = "select count(*) from outbox_messages where attempt > 1 or failed_at is not null";
+    assert_eq!(session.count(counted).await, 0);
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
+/// Where brokers make topics, one that is not there is made by the first message to it, and nothing pauses.
+#[tokio::test]
+async fn a_topic_that_the_broker_makes_is_made() {
+    let _guard = together().await;
+    let broker = Broker::start_with(Kind::Kafka, "auto.create.topics.enable=true");
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &broker.section("main"));
+    site.migrate();
+    let session = database.connect().await;
+    let daemon = site.start().await;
+    session
+        .run("insert into outbox_messages (topic, key, payload) select 'made.' || n % 20, 'k', '1' from generate_series(1, 200) n")
+        .await;
+    session.drained(Duration::from_secs(30)).await;
+    let counted = "select count(*) from outbox_messages where attempt > 1 or failed_at is not null";
+    assert_eq!(session.count(counted).await, 0);
+    assert!(!site.log().contains("paused"), "{}", site.log());
     assert!(daemon.terminate(Duration::from_secs(20)).await.success());
 }
 

@@ -697,6 +697,66 @@ async fn a_blip_of_the_database_beside_a_hung_broker_does_not_stop_the_healthy_o
     }
 }
 
+/// A plan comes while a broker hangs: everything stood still until that one had answered.
+#[tokio::test(start_paused = true)]
+async fn a_new_plan_beside_a_hung_broker_does_not_stop_the_healthy_one() {
+    for answers_after in [3 * SECOND, MINUTE] {
+        let mut world = World::without_routes();
+        world.transports[0] = Arc::new(ScriptedTransport::new(MINUTE).without_dedupe());
+        world.route("hung", 0, Order::Key);
+        world.route("t", 1, Order::Key);
+        world.transports[0].hold();
+        for n in 0..30 {
+            world.insert(&NewRow::new("hung").key(&format!("k{}", n % 7)));
+        }
+        let (plans, coming) = Plans::channel(vec!["hung".into(), "healthy".into()]);
+        let running = world.start_with("one", coming);
+        until("some are in flight", SECOND, || world.transports[0].published() > 0).await;
+        tokio::time::sleep(SECOND).await;
+        world.route("new", 1, Order::Key);
+        let broker = |at: usize, name: &str| Broker {
+            name: name.into(),
+            system: "test",
+            transport: Arc::clone(&world.transports[at]) as Arc<dyn Transport>,
+        };
+        let plan = Plan {
+            brokers: vec![broker(0, "hung"), broker(1, "healthy")],
+            routes: Routes::new(world.routes.clone()),
+            batch_size: 10,
+            unrouted: Unrouted::Wait,
+            window: Room {
+                rows: 50,
+                bytes: 1 << 20,
+            },
+            in_force: CancellationToken::new(),
+        };
+        let (in_force, came) = (plan.in_force.clone(), tokio::time::Instant::now());
+        assert!(plans.send(plan).is_ok());
+        while came.elapsed() < answers_after.min(5 * SECOND) {
+            let row = world.insert(&good("k"));
+            until("the healthy one goes on", SECOND / 2, || world.relayed(row)).await;
+        }
+        assert!(!in_force.is_cancelled());
+        let new = world.insert(&NewRow::new("new").key("k"));
+        if answers_after == MINUTE {
+            // Not for ever: one that is always slow would keep the plan away.
+            tokio::time::sleep(11 * SECOND).await;
+            let row = world.insert(&good("k"));
+            tokio::time::sleep(SECOND).await;
+            assert!(!world.relayed(row), "it drains");
+        }
+        world.transports[0].release();
+        tokio::time::timeout(SECOND, in_force.cancelled()).await.unwrap();
+        until("the new route is used", SECOND, || world.relayed(new)).await;
+        world.drained(5 * SECOND).await;
+        for transport in 0..2 {
+            world.in_order_per_key(transport);
+            assert_eq!(world.duplicates(transport), 0);
+        }
+        running.stop().await.unwrap();
+    }
+}
+
 /// A route that is missing is configuration: its rows wait for it, and the others do not.
 #[tokio::test(start_paused = true)]
 async fn rows_that_no_route_matches_wait_for_one() {

@@ -262,7 +262,7 @@ impl Engine {
 
     /// Puts a hold found in the database in force, as its route's order says.
     pub(super) fn remember_hold(&mut self, hold: &Hold) {
-        let Some(route) = self.routes.find(&hold.topic) else {
+        let (Some(route), Some(key)) = (self.routes.find(&hold.topic), hold.key) else {
             return;
         };
         let order = self.routes.get(route).order;
@@ -274,7 +274,7 @@ impl Engine {
         if holds {
             let (seq, lane) = (hold.seq, hold.lane);
             let strict = order == Order::Strict;
-            self.holds.hold(&hold.topic, &hold.key, Holder { seq, lane, strict });
+            self.holds.hold(key, Holder { seq, lane, strict });
         }
     }
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::{Message, Seq};
+use crate::message::{KeyId, Message, Seq};
 use crate::store::{DuePage, LaneSet, Reread, Room, Row, Scope};
 
 use super::admission::{Admission, Found};
 use super::destination::DestinationId;
 use super::engine::{Engine, Phase};
-use super::holds::{KeyId, Recall};
+use super::holds::Recall;
 use super::reading::DUE_INTERVAL;
 use super::side::{Answer, Side, SideAnswer, fetch};
 use super::window::Read;
@@ -37,7 +37,7 @@ impl Engine {
         let upto = match &side {
             Side::Behind(ids) => self.limit_of(ids[0]),
             // What is parked may stand past the cursor: numbers written by hand do.
-            Side::Recall(_, Recall::Between(_, to)) => *to,
+            Side::Recall(_, Recall::Between(_, _, to)) => *to,
             Side::Arrive(..)
             | Side::Recall(_, Recall::Rows(_))
             | Side::Due(_)
@@ -51,7 +51,7 @@ impl Engine {
         let after = match &side {
             Side::Arriving => self.territory.behind().map_or(upto, |(_, next)| next),
             Side::Behind(ids) => self.destinations.get(ids[0]).lag.as_ref().map_or(upto, |lag| lag.next),
-            Side::Recall(_, Recall::Between(from, _)) => Seq(from.0.saturating_sub(1)),
+            Side::Recall(_, Recall::Between(_, from, _)) => Seq(from.0.saturating_sub(1)),
             Side::Sweep(seq) | Side::Reopened(_, seq) => *seq,
             Side::Arrive(..)
             | Side::Recall(_, Recall::Rows(_))
@@ -91,9 +91,9 @@ impl Engine {
                 topics: Some(vec![Arc::clone(topic)]),
                 ..all(lanes())
             },
-            Side::Recall(id, Recall::Between(..)) => Scope {
-                topics: Some(vec![Arc::clone(&id.0)]),
-                key: Some(id.1.clone()),
+            Side::Recall(id, Recall::Between(topic, ..)) => Scope {
+                topics: Some(vec![Arc::clone(topic)]),
+                key: Some(*id),
                 lanes: lanes(),
             },
             Side::Recall(_, Recall::Rows(_))
@@ -314,23 +314,25 @@ impl Engine {
 
     /// Rows parked behind a key that is free again go before whatever of the key is queued.
     fn release(&mut self, id: KeyId, mut rows: Vec<Row>, upto: Seq, now: Instant) {
-        if !self.holds.is_fetching(&id) {
+        if !self.holds.is_fetching(id) {
             return; // Its lane was given up meanwhile, or its destination lags: its rows are found by that.
         }
         // What parked meanwhile is fetched next; what is behind it, with it.
         let upto = self
             .holds
-            .missed_from(&id)
+            .missed_from(id)
             .map_or(upto, |missed| upto.min(Seq(missed.0 - 1)));
         // By its number alone another table's row may have come.
-        let is_of_key = |message: &Message| message.topic == id.0 && message.key.as_deref() == Some(&*id.1);
+        let is_of_key = |message: &Message| {
+            let key = message.key.as_deref();
+            key.is_some_and(|key| KeyId::of(&message.topic, key) == id)
+        };
         rows.retain(|row| row.message.seq <= upto && is_of_key(&row.message));
         let mut entries = Vec::with_capacity(rows.len());
-        let route = self.routes.find(&id.0).map(|route| self.routes.get(route));
-        let queue = rows
-            .first()
-            .zip(route)
-            .map(|(row, route)| self.lanes.queue(row.lane, route.transport));
+        let queue = rows.first().and_then(|row| {
+            let route = self.routes.get(self.routes.find(&row.message.topic)?);
+            Some(self.lanes.queue(row.lane, route.transport))
+        });
         for row in rows {
             if let Admission::Queued(_, entry) = self.admit(row, Found::Released, now) {
                 entries.push(entry);

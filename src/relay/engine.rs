@@ -34,7 +34,7 @@ use super::{Options, Relay, RelayError};
 pub(super) const DATABASE_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Draining waits so long for brokers to answer; the store is opened anew beside batches that take longer. A stop waits for all.
-const ANSWERS_WAITED_FOR: std::time::Duration = std::time::Duration::from_millis(250);
+pub(super) const ANSWERS_WAITED_FOR: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Where the engine stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +296,12 @@ impl Engine {
             far
         };
         let settler = self.settler.wake_at(self.may_try_stuck());
-        phase.min(probe).min(settler.unwrap_or(far)).min(far)
+        let plan = self
+            .plans
+            .patient_until(self.options.lease_ttl)
+            .filter(|until| now < *until);
+        let others = settler.into_iter().chain(plan).min();
+        phase.min(probe).min(others.unwrap_or(far)).min(far)
     }
 
     /// What brokers have answered for is written.

@@ -1,5 +1,6 @@
 //! Whether holders still hold: an operator may have discarded one, or retried it elsewhere. Asked of the database now and then.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -31,11 +32,10 @@ impl Engine {
     }
 
     pub(super) fn book_hold_check(&mut self, asked: &[Seq], still: &[Hold]) {
+        let still: HashMap<Seq, &Hold> = still.iter().map(|hold| (hold.seq, hold)).collect();
         for seq in asked {
             // Another message may have the number by now: it holds a key of its own, if any.
-            let row = still
-                .iter()
-                .find(|hold| hold.seq == *seq && self.holds.is_held_by(*seq, &hold.topic, &hold.key));
+            let row = still.get(seq).filter(|hold| self.holds.is_held_by(*seq, hold.key));
             let holds = row.is_some_and(|hold| !hold.failed || self.holds.is_strict(*seq));
             if !holds && !self.window.holds(*seq) {
                 self.resolve(*seq);

@@ -10,22 +10,20 @@
 //!                 gone
 //! ```
 //!
-//! Holds live in the database (waiting and failed rows); this is their image, rebuilt from it at every `open`. Parked rows
+//! Holds live in the database (waiting and failed rows); this is their image, rebuilt from it at every `open`. A held key costs
+//! some 100 bytes, however long it is, and as much again once rows wait behind it: nearly all are held by one row. Parked rows
 //! are remembered by `seq` up to a cap; past it only where to read on from, so that memory stays bounded.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::message::Seq;
+use super::parked::{Holders, Parked};
+use crate::message::{KeyId, Seq};
 use crate::store::{Lane, LaneSet};
 
-/// Parked rows remembered one by one, per key and over all keys.
-const PARKED_PER_KEY: usize = 1_000;
+/// Parked rows remembered one by one, over all keys.
 const PARKED_IN_ALL: usize = 100_000;
-
-/// A (topic, key).
-pub(crate) type KeyId = Arc<(Arc<str>, Box<str>)>;
 
 /// A row that holds its key.
 #[derive(Clone, Copy, Debug)]
@@ -38,33 +36,16 @@ pub(crate) struct Holder {
 
 #[derive(Debug)]
 struct Hold {
+    holders: Holders,
+    parked: Option<Box<Parked>>,
     lane: Lane,
-    holders: BTreeSet<Seq>,
-    /// Holders that are queued or in flight: those behind them may follow.
-    going: BTreeSet<Seq>,
-    parked: BTreeSet<Seq>,
-    /// Rows in this range are parked too, but not remembered one by one.
-    unremembered: Option<(Seq, Seq)>,
     /// Listed for release, or its rows are being fetched.
     recalling: bool,
-    /// A recall is under way: its snapshot may not show what parks now.
-    fetching: bool,
-    /// Lowest and highest row parked meanwhile.
-    missed: Option<(Seq, Seq)>,
 }
 
 impl Hold {
-    fn new(lane: Lane) -> Self {
-        Self {
-            lane,
-            holders: BTreeSet::new(),
-            going: BTreeSet::new(),
-            parked: BTreeSet::new(),
-            unremembered: None,
-            recalling: false,
-            fetching: false,
-            missed: None,
-        }
+    fn remembered(&self) -> usize {
+        self.parked.as_ref().map_or(0, |parked| parked.remembered())
     }
 }
 
@@ -73,25 +54,32 @@ impl Hold {
 pub(crate) enum Recall {
     /// These rows.
     Rows(Vec<Seq>),
-    /// The key's pending rows in this range.
-    Between(Seq, Seq),
+    /// The key's pending rows in this range, of this topic.
+    Between(Arc<str>, Seq, Seq),
 }
 
-/// By key.
-type HoldsOfTopic = HashMap<Box<str>, (KeyId, Hold)>;
+/// A recall is under way: its snapshot may not show what parks now.
+#[derive(Debug)]
+struct Fetching {
+    key: KeyId,
+    /// Lowest and highest row parked meanwhile.
+    missed: Option<(Seq, Seq)>,
+}
 
 #[derive(Default)]
 pub(crate) struct Holds {
-    keys: HashMap<Arc<str>, HoldsOfTopic>,
+    keys: HashMap<KeyId, Hold>,
     holders: BTreeMap<Seq, (KeyId, bool)>,
     releasing: VecDeque<KeyId>,
-    count: usize,
-    parked: usize,
+    /// There is one read at a time.
+    fetching: Option<Fetching>,
+    /// Parked rows remembered one by one.
+    remembered: usize,
 }
 
 impl Holds {
     pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.keys.is_empty()
     }
 
     /// Whether this row holds its key.
@@ -99,10 +87,10 @@ impl Holds {
         self.holders.contains_key(&seq)
     }
 
-    /// Whether this row holds this key.
-    pub(crate) fn is_held_by(&self, seq: Seq, topic: &str, key: &str) -> bool {
+    /// Whether this row holds a key, and this one, where it is known.
+    pub(crate) fn is_held_by(&self, seq: Seq, key: Option<KeyId>) -> bool {
         let held = self.holders.get(&seq);
-        held.is_some_and(|(id, _)| *id.0 == *topic && *id.1 == *key)
+        held.is_some_and(|(held, _)| key.is_none_or(|key| key == *held))
     }
 
     /// Up to `count` rows that hold a key, in `seq` order, past `after`.
@@ -114,34 +102,25 @@ impl Holds {
             .collect()
     }
 
-    fn get_mut(&mut self, topic: &str, key: &str) -> Option<&mut (KeyId, Hold)> {
-        self.keys.get_mut(topic)?.get_mut(key)
-    }
-
     /// Whether this row, which holds its key, may be sent: the holders before it are on their way. Rows of a key that failed
     /// together go in `seq` order, whichever of them is due first.
-    pub(crate) fn may_go(&mut self, topic: &str, key: &str, seq: Seq) -> bool {
-        let Some((_, hold)) = self.get_mut(topic, key) else {
-            return true;
-        };
-        hold.holders.range(..seq).all(|other| hold.going.contains(other))
+    pub(crate) fn may_go(&self, topic: &str, key: &str, seq: Seq) -> bool {
+        let hold = self.keys.get(&KeyId::of(topic, key));
+        hold.is_none_or(|hold| hold.holders.are_going_before(seq))
     }
 
     /// It is queued.
     pub(crate) fn goes(&mut self, topic: &str, key: &str, seq: Seq) {
-        if let Some((_, hold)) = self.get_mut(topic, key)
-            && hold.holders.contains(&seq)
-        {
-            hold.going.insert(seq);
+        if let Some(hold) = self.keys.get_mut(&KeyId::of(topic, key)) {
+            hold.holders.set_going(seq, true);
         }
     }
 
     /// It left memory, and is found again when it is due.
     pub(crate) fn stays(&mut self, seq: Seq) {
-        let Some((id, _)) = self.holders.get(&seq) else { return };
-        let id = Arc::clone(id);
-        if let Some((_, hold)) = self.get_mut(&id.0, &id.1) {
-            hold.going.remove(&seq);
+        let key = self.holders.get(&seq).map(|(key, _)| *key);
+        if let Some(hold) = key.and_then(|key| self.keys.get_mut(&key)) {
+            hold.holders.set_going(seq, false);
         }
     }
 
@@ -150,178 +129,153 @@ impl Holds {
         self.holders.get(&seq).is_some_and(|(_, strict)| *strict)
     }
 
-    /// From now on this row holds its key.
-    pub(crate) fn hold(&mut self, topic: &Arc<str>, key: &str, holder: Holder) {
+    /// From now on this row holds its key, and no other: somebody may have corrected it.
+    pub(crate) fn hold(&mut self, key: KeyId, holder: Holder) {
         let Holder { seq, lane, strict } = holder;
-        let keys = self.keys.entry(Arc::clone(topic)).or_default();
-        let (id, hold) = keys.entry(key.into()).or_insert_with(|| {
-            self.count += 1;
-            (Arc::new((Arc::clone(topic), key.into())), Hold::new(lane))
+        if self.holders.get(&seq).is_some_and(|(held, _)| *held != key) {
+            self.resolve(seq);
+        }
+        let hold = self.keys.entry(key).or_insert_with(|| Hold {
+            holders: Holders::None,
+            parked: None,
+            lane,
+            recalling: false,
         });
         hold.holders.insert(seq);
-        hold.going.remove(&seq);
-        self.holders.insert(seq, (Arc::clone(id), strict));
+        self.holders.insert(seq, (key, strict));
     }
 
     /// Whether a row of this key must wait, and if so parks it. Call it when the row's turn comes, not before.
-    pub(crate) fn park(&mut self, topic: &str, key: &str, seq: Seq, released: bool) -> bool {
-        let may_remember = self.parked < PARKED_IN_ALL;
-        let Some((_, hold)) = self.get_mut(topic, key) else {
+    pub(crate) fn park(&mut self, topic: &Arc<str>, key: &str, seq: Seq, released: bool) -> bool {
+        let key = KeyId::of(topic, key);
+        let Some(hold) = self.keys.get_mut(&key) else {
             return false;
         };
-        if hold.holders.contains(&seq) {
+        if hold.holders.contains(seq) {
             // Behind a holder that failed again it waits for that one, in the database.
-            return !hold.holders.range(..seq).all(|other| hold.going.contains(other));
+            return !hold.holders.are_going_before(seq);
         }
         if released && hold.holders.is_empty() {
             return false;
         }
-        if hold.fetching {
-            let (low, high) = hold.missed.unwrap_or((seq, seq));
-            hold.missed = Some((low.min(seq), high.max(seq)));
+        if let Some(fetching) = self.fetching.as_mut().filter(|fetching| fetching.key == key) {
+            let (low, high) = fetching.missed.unwrap_or((seq, seq));
+            fetching.missed = Some((low.min(seq), high.max(seq)));
             return true;
         }
-        match &mut hold.unremembered {
-            Some((from, to)) if seq >= *from => *to = seq.max(*to),
-            Some(_) | None if may_remember && hold.parked.len() < PARKED_PER_KEY => {
-                if hold.parked.insert(seq) {
-                    self.parked += 1;
-                }
-            }
-            Some((from, _)) => *from = seq,
-            None => hold.unremembered = Some((seq, seq)),
-        }
+        let before = hold.remembered();
+        let parked = hold.parked.get_or_insert_with(|| Box::new(Parked::of(topic)));
+        parked.add(seq, self.remembered < PARKED_IN_ALL);
+        self.remembered = self.remembered - before + parked.remembered();
         true
     }
 
     /// `seq` no longer holds its key. When it was the last, the key's parked rows are released. Answers whether others hold it
     /// still: they may be due, and were not let in.
     pub(crate) fn resolve(&mut self, seq: Seq) -> bool {
-        let Some((id, _)) = self.holders.remove(&seq) else {
+        let Some((key, _)) = self.holders.remove(&seq) else {
             return false;
         };
-        let (_, hold) = self.get_mut(&id.0, &id.1).expect("a holder's key is held");
-        hold.holders.remove(&seq);
-        hold.going.remove(&seq);
+        let hold = self.keys.get_mut(&key).expect("a holder's key is held");
+        hold.holders.remove(seq);
         if !hold.holders.is_empty() {
             return true;
         }
         if !hold.recalling {
-            self.release(id);
+            self.release(key);
         }
         false
     }
 
-    fn release(&mut self, id: KeyId) {
-        let (_, hold) = self.get_mut(&id.0, &id.1).expect("only held keys are released");
-        if hold.parked.is_empty() && hold.unremembered.is_none() {
-            self.remove(&id);
+    fn release(&mut self, key: KeyId) {
+        let hold = self.keys.get_mut(&key).expect("only held keys are released");
+        if hold.parked.is_none() {
+            self.keys.remove(&key);
         } else {
             hold.recalling = true;
-            self.releasing.push_back(id);
+            self.releasing.push_back(key);
         }
-    }
-
-    fn remove(&mut self, id: &KeyId) {
-        let keys = self.keys.get_mut(&*id.0).expect("only held keys are removed");
-        keys.remove(&*id.1);
-        if keys.is_empty() {
-            self.keys.remove(&*id.0);
-        }
-        self.count -= 1;
     }
 
     /// The next key whose parked rows may be fetched, at most `rows` of them.
     pub(crate) fn next_recall(&mut self, rows: usize) -> Option<(KeyId, Recall)> {
-        while let Some(id) = self.releasing.pop_front() {
-            let (_, hold) = self.get_mut(&id.0, &id.1).expect("only held keys are released");
+        while let Some(key) = self.releasing.pop_front() {
+            let hold = self.keys.get_mut(&key).expect("only held keys are released");
             if !hold.holders.is_empty() {
                 // Held anew meanwhile: its next release lists it again.
                 hold.recalling = false;
                 continue;
             }
-            hold.fetching = true;
-            let first = hold.parked.first().copied();
-            let recall = match hold.unremembered {
-                Some((from, to)) if first.is_none_or(|first| from <= first) => Recall::Between(from, to),
-                Some((from, _)) => Recall::Rows(hold.parked.range(..from).take(rows).copied().collect()),
-                None => Recall::Rows(hold.parked.iter().take(rows).copied().collect()),
-            };
-            return Some((id, recall));
+            let parked = hold.parked.as_ref().expect("a key with nothing parked is gone at once");
+            self.fetching = Some(Fetching { key, missed: None });
+            return Some((key, parked.recall(rows)));
         }
         None
     }
 
     /// Whether this key's parked rows are being fetched.
-    pub(crate) fn is_fetching(&mut self, id: &KeyId) -> bool {
-        self.get_mut(&id.0, &id.1).is_some_and(|(_, hold)| hold.fetching)
+    pub(crate) fn is_fetching(&self, key: KeyId) -> bool {
+        self.fetching.as_ref().is_some_and(|fetching| fetching.key == key)
     }
 
     /// The lowest row of this key that parked while others of it are being fetched.
-    pub(crate) fn missed_from(&mut self, id: &KeyId) -> Option<Seq> {
-        let (_, hold) = self.get_mut(&id.0, &id.1)?;
-        hold.missed.map(|(low, _)| low)
+    pub(crate) fn missed_from(&self, key: KeyId) -> Option<Seq> {
+        let fetching = self.fetching.as_ref().filter(|fetching| fetching.key == key)?;
+        fetching.missed.map(|(low, _)| low)
     }
 
     /// Gives up releasing this key, because its destination lags; answers the lowest row parked. `None` while it is held,
     /// or when nothing of it is parked.
     pub(crate) fn give_up_release(&mut self, topic: &str, key: &str) -> Option<Seq> {
-        let (id, hold) = self.get_mut(topic, key).filter(|(_, hold)| hold.holders.is_empty())?;
-        let ranges = [hold.unremembered, hold.missed];
-        let ranges = ranges.into_iter().flatten().map(|(from, _)| from);
-        let lowest = ranges.chain(hold.parked.first().copied()).min();
-        let (id, parked) = (Arc::clone(id), hold.parked.len());
-        self.parked -= parked;
-        self.releasing.retain(|other| *other != id);
-        self.remove(&id);
+        let key = KeyId::of(topic, key);
+        let hold = self.keys.get(&key).filter(|hold| hold.holders.is_empty())?;
+        let parked = hold.parked.as_ref().map(|parked| parked.lowest());
+        let lowest = parked.into_iter().chain(self.missed_from(key)).min();
+        self.remembered -= hold.remembered();
+        self.releasing.retain(|other| *other != key);
+        self.fetching.take_if(|fetching| fetching.key == key);
+        self.keys.remove(&key);
         lowest
     }
 
     /// Everything parked up to `upto` has been fetched: what was pending of it is queued again.
-    pub(crate) fn recalled(&mut self, id: KeyId, upto: Seq) {
-        let Some((_, hold)) = self.get_mut(&id.0, &id.1).filter(|(_, hold)| hold.fetching) else {
-            return; // Its destination lags since the first of these rows was offered.
+    pub(crate) fn recalled(&mut self, key: KeyId, upto: Seq) {
+        // Else its destination lags since the first of these rows was offered.
+        let Some(fetching) = self.fetching.take_if(|fetching| fetching.key == key) else {
+            return;
         };
-        let rest = match upto.0.checked_add(1) {
-            Some(next) => hold.parked.split_off(&Seq(next)),
-            None => BTreeSet::new(),
-        };
-        let gone = std::mem::replace(&mut hold.parked, rest).len();
-        if let Some((from, to)) = hold.unremembered
-            && from <= upto
-        {
-            hold.unremembered = (to > upto).then_some((Seq(upto.0 + 1), to));
-        }
-        if let Some((low, high)) = hold.missed.take() {
-            let (from, to) = hold.unremembered.unwrap_or((low, high));
-            hold.unremembered = Some((low.min(from), high.max(to)));
-        }
-        hold.fetching = false;
+        let hold = self
+            .keys
+            .get_mut(&key)
+            .expect("a key is forgotten with what is fetched of it");
         hold.recalling = false;
-        let free = hold.holders.is_empty();
-        self.parked -= gone;
-        if free {
-            self.release(id);
+        let before = hold.remembered();
+        if let Some(mut parked) = hold.parked.take() {
+            parked.drop_up_to(upto);
+            if let Some(missed) = fetching.missed {
+                parked.add_range(missed);
+            }
+            hold.parked = (!parked.is_empty()).then_some(parked);
+        }
+        self.remembered = self.remembered - before + hold.remembered();
+        if hold.holders.is_empty() {
+            self.release(key);
         }
     }
 
     /// Forgets the keys of lanes that are given up.
     pub(crate) fn forget(&mut self, lanes: &LaneSet) {
-        let gone = |hold: &Hold| lanes.contains(hold.lane);
-        for (_, hold) in self.keys.values().flat_map(HashMap::values) {
-            if gone(hold) {
-                self.count -= 1;
-                self.parked -= hold.parked.len();
+        self.keys.retain(|_, hold| {
+            let gone = lanes.contains(hold.lane);
+            if gone {
+                self.remembered -= hold.remembered();
             }
-        }
-        self.keys.retain(|_, keys| {
-            keys.retain(|_, (_, hold)| !gone(hold));
-            !keys.is_empty()
+            !gone
         });
         let keys = &self.keys;
-        let is_held = |id: &KeyId| keys.get(&id.0).is_some_and(|keys| keys.contains_key(&id.1));
-        self.holders.retain(|_, (id, _)| is_held(id));
-        self.releasing.retain(is_held);
+        self.holders.retain(|_, (key, _)| keys.contains_key(key));
+        self.releasing.retain(|key| keys.contains_key(key));
+        self.fetching.take_if(|fetching| !keys.contains_key(&fetching.key));
     }
 
     /// Forgets everything: the store is opened anew.
@@ -338,6 +292,10 @@ mod tests {
         "t".into()
     }
 
+    fn key(key: &str) -> KeyId {
+        KeyId::of("t", key)
+    }
+
     fn holder(seq: i64) -> Holder {
         Holder {
             seq: Seq(seq),
@@ -349,42 +307,42 @@ mod tests {
     #[test]
     fn a_lane_given_up_takes_its_keys_along() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", holder(1));
-        holds.hold(&topic(), "other", Holder { lane: 4, ..holder(2) });
-        assert!(holds.park("t", "k", Seq(5), false) && holds.park("t", "other", Seq(6), false));
+        holds.hold(key("k"), holder(1));
+        holds.hold(key("other"), Holder { lane: 4, ..holder(2) });
+        assert!(holds.park(&topic(), "k", Seq(5), false) && holds.park(&topic(), "other", Seq(6), false));
         holds.resolve(Seq(1));
         let (id, _) = holds.next_recall(10).unwrap();
         holds.forget(&LaneSet::of([3]));
         holds.recalled(id, Seq(5));
-        assert!(!holds.park("t", "k", Seq(7), false) && !holds.is_holder(Seq(1)));
-        assert!(holds.park("t", "other", Seq(8), false));
-        assert_eq!((holds.count, holds.parked), (1, 2));
+        assert!(!holds.park(&topic(), "k", Seq(7), false) && !holds.is_holder(Seq(1)));
+        assert!(holds.park(&topic(), "other", Seq(8), false));
+        assert_eq!((holds.keys.len(), holds.remembered), (1, 2));
         holds.forget(&LaneSet::of([4]));
-        assert!(holds.is_empty() && holds.parked == 0);
+        assert!(holds.is_empty() && holds.remembered == 0);
     }
 
     #[test]
     fn rows_behind_a_holder_park_and_come_back_in_order() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", holder(5));
-        assert!(!holds.park("t", "k", Seq(5), false), "the holder itself may go");
-        assert!(holds.park("t", "k", Seq(9), false) && holds.park("t", "k", Seq(7), false));
-        assert!(!holds.park("t", "other", Seq(8), false));
+        holds.hold(key("k"), holder(5));
+        assert!(!holds.park(&topic(), "k", Seq(5), false), "the holder itself may go");
+        assert!(holds.park(&topic(), "k", Seq(9), false) && holds.park(&topic(), "k", Seq(7), false));
+        assert!(!holds.park(&topic(), "other", Seq(8), false));
         assert_eq!(holds.next_recall(10), None);
         holds.resolve(Seq(5));
         let (id, recall) = holds.next_recall(1).unwrap();
         assert_eq!(recall, Recall::Rows(vec![Seq(7)]));
         assert!(
-            holds.park("t", "k", Seq(11), false),
+            holds.park(&topic(), "k", Seq(11), false),
             "new rows stay behind what is parked"
         );
         holds.recalled(id, Seq(7));
-        assert!(!holds.park("t", "k", Seq(7), true), "released rows pass");
+        assert!(!holds.park(&topic(), "k", Seq(7), true), "released rows pass");
         let (id, recall) = holds.next_recall(10).unwrap();
         assert_eq!(recall, Recall::Rows(vec![Seq(9)]));
         holds.recalled(id, Seq(9));
         let (id, recall) = holds.next_recall(10).unwrap();
-        assert_eq!(recall, Recall::Between(Seq(11), Seq(11)));
+        assert_eq!(recall, Recall::Rows(vec![Seq(11)]));
         holds.recalled(id, Seq(11));
         assert!(holds.is_empty());
     }
@@ -393,26 +351,36 @@ mod tests {
     fn rows_that_failed_together_go_in_order() {
         let mut holds = Holds::default();
         for seq in [3, 1, 2] {
-            holds.hold(&topic(), "k", holder(seq));
+            holds.hold(key("k"), holder(seq));
         }
         assert!(holds.may_go("t", "k", Seq(1)) && !holds.may_go("t", "k", Seq(2)));
         holds.goes("t", "k", Seq(1));
         assert!(holds.may_go("t", "k", Seq(2)) && !holds.may_go("t", "k", Seq(3)));
         holds.goes("t", "k", Seq(2));
         // The first fails again: the second, queued behind it, does not go either.
-        holds.hold(&topic(), "k", holder(1));
-        assert!(holds.park("t", "k", Seq(2), false));
+        holds.hold(key("k"), holder(1));
+        assert!(holds.park(&topic(), "k", Seq(2), false));
         holds.stays(Seq(2));
-        assert!(!holds.park("t", "k", Seq(1), false));
+        assert!(!holds.park(&topic(), "k", Seq(1), false));
         assert!(holds.resolve(Seq(1)), "others hold the key still");
         assert!(holds.may_go("t", "k", Seq(2)) && !holds.may_go("t", "k", Seq(3)));
     }
 
     #[test]
+    fn a_row_holds_one_key_even_where_it_was_corrected() {
+        let mut holds = Holds::default();
+        holds.hold(key("typo"), holder(1));
+        assert!(holds.park(&topic(), "typo", Seq(5), false));
+        holds.hold(key("k"), holder(1));
+        assert_eq!(holds.next_recall(10), Some((key("typo"), Recall::Rows(vec![Seq(5)]))));
+        assert!(holds.park(&topic(), "k", Seq(6), false) && !holds.park(&topic(), "typo", Seq(5), true));
+    }
+
+    #[test]
     fn the_last_number_there_is_is_recalled_once() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", holder(1));
-        assert!(holds.park("t", "k", Seq(i64::MAX), false));
+        holds.hold(key("k"), holder(1));
+        assert!(holds.park(&topic(), "k", Seq(i64::MAX), false));
         holds.resolve(Seq(1));
         let (id, _) = holds.next_recall(10).unwrap();
         holds.recalled(id, Seq(i64::MAX));
@@ -422,31 +390,31 @@ mod tests {
     #[test]
     fn a_row_that_parks_while_others_are_recalled_is_recalled_next() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", holder(1));
-        assert!(holds.park("t", "k", Seq(5), false) && holds.park("t", "k", Seq(9), false));
+        holds.hold(key("k"), holder(1));
+        assert!(holds.park(&topic(), "k", Seq(5), false) && holds.park(&topic(), "k", Seq(9), false));
         holds.resolve(Seq(1));
         let (id, recall) = holds.next_recall(10).unwrap();
         assert_eq!(recall, Recall::Rows(vec![Seq(5), Seq(9)]));
         // A late commit, below what this recall covers.
-        assert!(holds.park("t", "k", Seq(7), false));
+        assert!(holds.park(&topic(), "k", Seq(7), false));
         holds.recalled(id, Seq(9));
-        assert_eq!(holds.next_recall(10).unwrap().1, Recall::Between(Seq(7), Seq(7)));
+        assert_eq!(holds.next_recall(10).unwrap().1, Recall::Rows(vec![Seq(7)]));
     }
 
     #[test]
     fn a_key_held_anew_while_it_is_released_keeps_its_rows() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", holder(1));
+        holds.hold(key("k"), holder(1));
         for seq in 2..5 {
-            assert!(holds.park("t", "k", Seq(seq), false));
+            assert!(holds.park(&topic(), "k", Seq(seq), false));
         }
         holds.resolve(Seq(1));
         let (id, _) = holds.next_recall(1).unwrap();
         holds.recalled(id, Seq(2));
-        holds.hold(&topic(), "k", holder(2));
+        holds.hold(key("k"), holder(2));
         assert_eq!(holds.next_recall(10), None);
         assert!(
-            holds.park("t", "k", Seq(3), true),
+            holds.park(&topic(), "k", Seq(3), true),
             "a released row waits behind the new holder"
         );
         holds.resolve(Seq(2));
@@ -456,22 +424,22 @@ mod tests {
     #[test]
     fn past_the_cap_only_the_place_to_read_on_from_is_kept() {
         let mut holds = Holds::default();
-        holds.hold(&topic(), "k", holder(0));
+        holds.hold(key("k"), holder(0));
         for seq in 1..=5_000 {
-            assert!(holds.park("t", "k", Seq(seq), false));
+            assert!(holds.park(&topic(), "k", Seq(seq), false));
         }
-        assert_eq!(holds.parked, PARKED_PER_KEY);
+        assert_eq!(holds.remembered, super::super::parked::PARKED_PER_KEY);
         holds.resolve(Seq(0));
         let (id, recall) = holds.next_recall(5_000).unwrap();
-        assert!(matches!(recall, Recall::Rows(rows) if rows.len() == PARKED_PER_KEY));
+        assert!(matches!(recall, Recall::Rows(rows) if rows.len() == super::super::parked::PARKED_PER_KEY));
         holds.recalled(id, Seq(1_000));
         let (id, recall) = holds.next_recall(5_000).unwrap();
-        assert_eq!(recall, Recall::Between(Seq(1_001), Seq(5_000)));
+        assert_eq!(recall, Recall::Between(topic(), Seq(1_001), Seq(5_000)));
         holds.recalled(id, Seq(3_000));
         let (id, recall) = holds.next_recall(5_000).unwrap();
-        assert_eq!(recall, Recall::Between(Seq(3_001), Seq(5_000)));
+        assert_eq!(recall, Recall::Between(topic(), Seq(3_001), Seq(5_000)));
         holds.recalled(id, Seq(5_000));
         assert!(holds.is_empty());
-        assert_eq!(holds.parked, 0);
+        assert_eq!(holds.remembered, 0);
     }
 }

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+use tokio::time::Instant;
+
 use crate::store::Lane;
 use crate::transport::Envelope;
 
@@ -30,7 +32,8 @@ pub(crate) struct QueueId(usize);
 #[derive(Default)]
 struct Queue {
     entries: VecDeque<Entry>,
-    in_flight: bool,
+    /// Since when it has a batch in flight.
+    in_flight: Option<Instant>,
     listed: bool,
 }
 
@@ -67,6 +70,11 @@ impl Lanes {
         self.in_flight
     }
 
+    /// Since when the batch has been in flight that has been longest.
+    pub(crate) fn in_flight_since(&self) -> Option<Instant> {
+        self.queues.iter().filter_map(|queue| queue.in_flight).min()
+    }
+
     pub(crate) fn push_back(&mut self, queue: QueueId, entry: Entry) {
         self.queues[queue.0].entries.push_back(entry);
         self.list(queue);
@@ -97,7 +105,7 @@ impl Lanes {
 
     fn list(&mut self, queue: QueueId) {
         let state = &mut self.queues[queue.0];
-        if !state.listed && !state.in_flight && !state.entries.is_empty() {
+        if !state.listed && state.in_flight.is_none() && !state.entries.is_empty() {
             state.listed = true;
             self.ready.push_back(queue);
         }
@@ -116,15 +124,18 @@ impl Lanes {
     }
 
     /// The queue's batch is handed to the transport.
-    pub(crate) fn depart(&mut self, queue: QueueId) {
-        debug_assert!(!self.queues[queue.0].in_flight, "one batch in flight per queue");
-        self.queues[queue.0].in_flight = !sabotaged!(TwoBatches);
+    pub(crate) fn depart(&mut self, queue: QueueId, now: Instant) {
+        debug_assert!(
+            self.queues[queue.0].in_flight.is_none(),
+            "one batch in flight per queue"
+        );
+        self.queues[queue.0].in_flight = (!sabotaged!(TwoBatches)).then_some(now);
         self.in_flight += 1;
     }
 
     /// The transport has answered for the queue's batch.
     pub(crate) fn arrive(&mut self, queue: QueueId) {
-        self.queues[queue.0].in_flight = false;
+        self.queues[queue.0].in_flight = None;
         self.in_flight -= 1;
         self.list(queue);
     }

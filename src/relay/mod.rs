@@ -53,6 +53,7 @@ mod lag;
 mod lanes;
 mod limits;
 mod pace;
+mod parked;
 pub mod plan;
 mod probing;
 mod publishing;

@@ -2,9 +2,11 @@
 //!
 //! A new plan is put in force between two openings of the store: the engine drains, so nothing in memory belongs to the old one
 //! any more, swaps, and opens at once. What was on its way to an old destination is answered and marked before the first row
-//! goes to a new one: order per key and sending once hold across the change.
+//! goes to a new one: order per key and sending once hold across the change. A broker that hangs when a plan comes is waited for
+//! while the others go on: its batches end with its `ack_timeout`, and then it is paused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -18,7 +20,7 @@ use crate::telemetry::NOWHERE;
 use crate::transport::Transport;
 
 use super::destinations::Destinations;
-use super::engine::{Engine, Phase};
+use super::engine::{ANSWERS_WAITED_FOR, Engine, Phase};
 use super::lanes::Lanes;
 use super::limits::Limits;
 
@@ -54,6 +56,8 @@ pub struct Plan {
 pub struct Plans {
     coming: Option<UnboundedReceiver<Plan>>,
     pending: Option<Plan>,
+    /// When it came.
+    came_at: Option<Instant>,
     /// Those of plans that another one replaced before they were in force.
     unused: Vec<Plan>,
     /// The transports' names, in the order of the plan in force.
@@ -69,6 +73,7 @@ impl Plans {
         Self {
             coming: None,
             pending: None,
+            came_at: None,
             unused: Vec::new(),
             names: Vec::new(),
             closing: JoinSet::new(),
@@ -92,11 +97,19 @@ impl Plans {
         self.pending.is_some()
     }
 
+    /// Until when a plan that has come waits for brokers that hang, if one has.
+    pub(super) fn patient_until(&self, patience: Duration) -> Option<Instant> {
+        self.came_at.map(|at| at + patience)
+    }
+
     /// Returns when a plan has come. Cancel safe.
     pub(super) async fn next(&mut self) {
         match &mut self.coming {
             Some(coming) => match coming.recv().await {
-                Some(plan) => self.unused.extend(self.pending.replace(plan)),
+                Some(plan) => {
+                    self.came_at.get_or_insert_with(Instant::now);
+                    self.unused.extend(self.pending.replace(plan));
+                }
                 None => std::future::pending().await,
             },
             None => std::future::pending().await,
@@ -152,6 +165,16 @@ impl Engine {
             return;
         }
         if self.phase == Phase::Running {
+            let since = self.lanes.in_flight_since();
+            let hangs = since.is_some_and(|since| now > since + ANSWERS_WAITED_FOR);
+            if hangs
+                && self
+                    .plans
+                    .patient_until(self.options.lease_ttl)
+                    .is_some_and(|until| now < until)
+            {
+                return;
+            }
             self.drain("the configuration was reloaded");
         }
         let is_quiet = match self.phase {
@@ -159,6 +182,7 @@ impl Engine {
             Phase::Opening | Phase::Running => false,
         };
         if let Some(plan) = self.plans.pending.take_if(|_| is_quiet) {
+            self.plans.came_at = None;
             self.put_in_force(plan, now);
         }
     }

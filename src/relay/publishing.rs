@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::delivery::{Disposition, Failure, FailureClass, Order, Outcome, Policy, decide};
-use crate::message::{Message, Seq};
+use crate::message::{KeyId, Message, Seq};
 use crate::store::{Epoch, FailedAttempt, Lane, Mark};
 use crate::telemetry::trace::{Attempt, PublishSpan};
 use crate::transport::Envelope;
@@ -77,7 +77,7 @@ impl Engine {
                     self.settler.relayed(slip.mark(&envelope.message), None, now);
                 }
             }
-            self.lanes.depart(queue);
+            self.lanes.depart(queue, now);
             let transport = Arc::clone(&self.transports[self.lanes.transport(queue)]);
             self.publishing.push(Box::pin(async move {
                 let sent_at = Instant::now();
@@ -290,7 +290,8 @@ impl Engine {
         if let (true, Some(key)) = (holds && self.territory.epoch(slip.lane).is_some(), &message.key) {
             let (seq, lane) = (message.seq, slip.lane);
             let strict = envelope.order == Order::Strict;
-            self.holds.hold(&message.topic, key, Holder { seq, lane, strict });
+            self.holds
+                .hold(KeyId::of(&message.topic, key), Holder { seq, lane, strict });
         }
         let attempt = FailedAttempt {
             mark,

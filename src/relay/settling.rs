@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::Seq;
+use crate::message::{KeyId, Seq};
 use crate::store::{Lane, Settled, StoreError};
 
 use super::RelayError;
@@ -63,7 +63,8 @@ impl Engine {
     /// The key of a row whose end cannot be written is held: later rows of it wait.
     pub(super) fn claim(&mut self, seq: Seq, lane: Lane, claim: &Claim) {
         let strict = claim.strict;
-        self.holds.hold(&claim.topic, &claim.key, Holder { seq, lane, strict });
+        self.holds
+            .hold(KeyId::of(&claim.topic, &claim.key), Holder { seq, lane, strict });
     }
 
     /// The store is opened anew: what is stuck is so still.

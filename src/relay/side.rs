@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::message::Seq;
+use crate::message::{KeyId, Seq};
 use crate::store::{DuePage, DuePosition, Hold, OpenTransaction, Reread, Room, Row, Scope, Store, StoreError, Tenancy};
 
 use super::destination::DestinationId;
-use super::holds::{KeyId, Recall};
+use super::holds::Recall;
 
 /// Another read.
 #[derive(Clone, Debug)]

@@ -36,7 +36,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::delivery::FailureClass;
-use crate::message::{Message, MessageId, Seq};
+use crate::message::{KeyId, Message, MessageId, Seq};
 use crate::stuck::StuckReason;
 
 /// One of the `outbox.lanes` shares of the work: a stable hash of (topic, key).
@@ -95,7 +95,7 @@ pub struct Scope {
     /// Only these topics; `None`: all.
     pub topics: Option<Vec<Arc<str>>>,
     /// Only this key; `None`: all. An empty key is a key.
-    pub key: Option<Box<str>>,
+    pub key: Option<KeyId>,
     /// Only these lanes.
     pub lanes: LaneSet,
 }
@@ -169,8 +169,8 @@ pub struct Hold {
     pub lane: Lane,
     /// Its topic.
     pub topic: Arc<str>,
-    /// Its key; rows without a key hold nobody and are not returned.
-    pub key: Box<str>,
+    /// Its key; rows without a key hold nobody and are not returned. `None`: it is long, and whoever asked knows it already.
+    pub key: Option<KeyId>,
     /// Whether it has failed for good (`failed_at`); else it is retrying.
     pub failed: bool,
 }
@@ -329,7 +329,7 @@ pub trait Store: Send + Sync {
     async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError>;
 
     /// Rows of `lanes` with a key that have failed an attempt and wait for the next, or for a person's decision
-    /// (`failed_too`); of `among` only, where given.
+    /// (`failed_too`); of `among` only, where given, and then without keys that are long.
     async fn holds(&self, lanes: &LaneSet, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError>;
 
     /// Open transactions that have taken numbers, longest open first: who keeps `decided` back.

@@ -149,6 +149,16 @@ impl KafkaServer {
         *self.server.lock().unwrap() = Some(server);
     }
 
+    /// Replaces `old` by `new` in its `server.properties`, and starts it anew.
+    pub fn reconfigure(&self, old: &str, new: &str) {
+        let file = self.folder.path().join("server.properties");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(old), "{text}");
+        std::fs::write(&file, text.replace(old, new)).unwrap();
+        self.kill();
+        self.up();
+    }
+
     /// Kills it as `kill -9` does.
     pub fn kill(&self) {
         self.server.lock().unwrap().take().expect("running").kill();

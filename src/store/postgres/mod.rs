@@ -16,6 +16,7 @@ pub mod failed;
 mod feed;
 pub mod find;
 mod fragments;
+mod held;
 mod hosts;
 mod identity;
 mod isolate;
@@ -247,7 +248,7 @@ impl Statements {
             reread: statement!(
                 names,
                 "reread",
-                [INT8, INT8, INT8, BYTEA, TEXT_ARRAY, TEXT, INT8_ARRAY, INT8_ARRAY]
+                [INT8, INT8, INT8, BYTEA, TEXT_ARRAY, BYTEA, INT8_ARRAY, INT8_ARRAY]
             ),
             due_look: statement!(names, "due_look", []),
             next_due: statement!(names, "next_due", []),

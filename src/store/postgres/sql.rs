@@ -7,13 +7,16 @@
 //! what belongs to the messages table; `{table_text}` is also what the rows of the service tables, which all outboxes of a schema
 //! share, carry in `outbox`; `{lock}` tells one outbox from another for advisory locks; `{waiting}` and `{pending}` are the two conditions the partial indexes are made of;
 //! `{among}`, `{fenced}`, `{listed}` and `{same_text}` are what the statements that settle have in common;
+//! `{key_id}` is what tells its key from any other, `{key_hash}` does so for counting;
 //! `{waits}` is a row that waits for a time, `{ready}` one that does not, whatever is null; `{due_since}` since when it may go; `{legible}` a row that did not fail for its topic or key;
 //! `{message}` are the columns of a message over `m`, `{passing}` and `{passed}` those of the cursor's statements: see `rows`.
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::types::Type;
 
-use super::fragments::{CONTENTS, DUE_SINCE, LANE, MADE, PASSED, READY, SEQUENCE, STATE, of_settling};
+use super::fragments::{
+    CONTENTS, DUE_SINCE, KEY_HASH, KEY_ID, LANE, MADE, PASSED, READY, SEQUENCE, STATE, of_settling,
+};
 
 /// One statement, filled in, with the types of its parameters (so that it also runs unprepared, through a pooler).
 #[derive(Clone, Debug)]
@@ -294,6 +297,8 @@ impl Names {
             "lanes_count" => self.lanes.to_string(),
             "pending" => format!("m.{} is null and m.{} is null", c("relayed_at"), c("failed_at")),
             "made" => self.fill(MADE),
+            "key_id" => self.fill(KEY_ID),
+            "key_hash" => self.fill(KEY_HASH),
             "waiting" => format!(
                 "(m.{} > 1 or m.{} > 0 or m.{} > m.{})",
                 c("attempt"),

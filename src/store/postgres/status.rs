@@ -13,8 +13,8 @@ use tokio_postgres::types::Type;
 
 use super::blocked::{self, BlockedSession};
 use super::database::{Database, Param, Role};
+use super::held::{KeyHolder, arrays, held_keys, holders};
 use super::paused::{self, PausedDestination, PausedTopic};
-use super::rows::legible;
 use super::sql::{Names, Statement};
 use super::stuck::{self, Stuck, StuckMessage};
 use super::transactions;
@@ -22,8 +22,6 @@ use super::unreadable::is_about_a_row;
 use crate::delivery::Order;
 use crate::store::{OpenTransaction, StoreError};
 
-const HOLDERS: &str = include_str!("../../../sql/status_holders.sql");
-const HELD: &str = include_str!("../../../sql/status_held.sql");
 const COUNTS: &str = include_str!("../../../sql/status_counts.sql");
 const OLDEST: &str = include_str!("../../../sql/status_oldest.sql");
 const RATE: &str = include_str!("../../../sql/status_rate.sql");
@@ -32,10 +30,8 @@ const LANES: &str = include_str!("../../../sql/status_lanes.sql");
 
 /// Up to here counts are exact.
 pub const EXACT: i64 = 1_000_000;
-/// Held keys looked for and reported at most.
-const HOLDERS_MAX: i64 = 1_000;
 /// Pending messages searched for held ones.
-const HELD_SEARCH: i64 = 200_000;
+pub(super) const HELD_SEARCH: i64 = 200_000;
 /// Rows of each window the rate is taken from, and the seconds it looks back.
 const RATE_WINDOW: i64 = 20_000;
 const RATE_SECONDS: f64 = 10.0;
@@ -120,7 +116,7 @@ pub struct LaneOwner {
 pub struct HeldKey {
     /// Topic.
     pub topic: String,
-    /// Key.
+    /// Key; a long one is cut.
     pub key: String,
     /// The message in the way.
     pub seq: i64,
@@ -184,17 +180,18 @@ pub async fn backlog(database: &Database, names: &Names, rules: Rules<'_>, exact
             paused_topics,
         });
     }
-    let held_keys = held_keys(database, names, rules).await?;
+    let holders = holders(database, names, rules).await?;
     // A key with a failed and a retrying holder is listed twice, and its messages wait once.
-    let mut waiting: HashMap<(&str, &str), i64> = HashMap::new();
-    for held in &held_keys {
-        let count = waiting.entry((&held.topic, &held.key)).or_default();
+    let mut waiting: HashMap<(&str, i64), i64> = HashMap::new();
+    for held in &holders {
+        let count = waiting.entry((&held.topic, held.hash)).or_default();
         *count = held.waiting.max(*count);
     }
     waiting.retain(|(topic, _), _| !shut.contains(topic));
     pending.held = waiting.values().sum::<i64>() + paused::count(database, names, &shut, HELD_SEARCH).await?;
     pending.due = (pending.due - pending.held).max(0);
-    let oldest_due_age_seconds = oldest(database, names, &held_keys, &shut).await?;
+    let oldest_due_age_seconds = oldest(database, names, &holders, &shut).await?;
+    let held_keys = held_keys(database, names, holders).await?;
     Ok(Backlog {
         pending,
         failed,
@@ -297,55 +294,6 @@ async fn counts(database: &Database, names: &Names, exact: i64) -> Result<(Pendi
     ))
 }
 
-async fn held_keys(database: &Database, names: &Names, rules: Rules<'_>) -> Result<Vec<HeldKey>, StoreError> {
-    let statement = Statement {
-        text: names.fill(HOLDERS),
-        types: &[Type::INT8],
-    };
-    let mut held = Vec::new();
-    for row in unless_unreadable(database.query(Role::Side, &statement, &[&HOLDERS_MAX]).await)? {
-        let (topic, key) = (
-            legible(&row, 0).unwrap_or_default(),
-            legible(&row, 1).unwrap_or_default(),
-        );
-        let (seq, failed): (i64, bool) = (row.get(2), row.get(3));
-        let holds = match (rules.of)(&topic).order {
-            Order::Strict => true,
-            Order::Key => !failed,
-            Order::None => false,
-        };
-        if holds {
-            let reason = if failed { "failed" } else { "retrying" };
-            held.push(HeldKey {
-                topic,
-                key,
-                seq,
-                reason,
-                waiting: 0,
-            });
-        }
-    }
-    if held.is_empty() {
-        return Ok(held);
-    }
-    let types = &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::INT8];
-    let statement = Statement {
-        text: names.fill(HELD),
-        types,
-    };
-    let (topics, keys, seqs) = arrays(&held);
-    let mut waiting: HashMap<(String, String), i64> = HashMap::new();
-    let params: [Param<'_>; 4] = [&topics, &keys, &seqs, &HELD_SEARCH];
-    for row in unless_unreadable(database.query(Role::Side, &statement, &params).await)? {
-        waiting.insert((row.get(0), row.get(1)), row.get(3));
-    }
-    for key in &mut held {
-        key.waiting = waiting.get(&(key.topic.clone(), key.key.clone())).copied().unwrap_or(0);
-    }
-    held.retain(|key| key.waiting > 0);
-    Ok(held)
-}
-
 /// Nothing where a row cannot be read: what holds and waits is told without it a moment later, when it has failed.
 pub(super) fn unless_unreadable(answer: Result<Vec<Row>, StoreError>) -> Result<Vec<Row>, StoreError> {
     match answer {
@@ -354,25 +302,19 @@ pub(super) fn unless_unreadable(answer: Result<Vec<Row>, StoreError>) -> Result<
     }
 }
 
-fn arrays(held: &[HeldKey]) -> (Vec<&str>, Vec<&str>, Vec<i64>) {
-    let topics = held.iter().map(|held| held.topic.as_str()).collect();
-    let keys = held.iter().map(|held| held.key.as_str()).collect();
-    (topics, keys, held.iter().map(|held| held.seq).collect())
-}
-
-async fn oldest(database: &Database, names: &Names, held: &[HeldKey], shut: &[&str]) -> Result<f64, StoreError> {
-    let types = &[Type::TEXT_ARRAY, Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::TEXT_ARRAY];
+async fn oldest(database: &Database, names: &Names, held: &[KeyHolder], shut: &[&str]) -> Result<f64, StoreError> {
+    let types = &[Type::TEXT_ARRAY, Type::INT8_ARRAY, Type::INT8_ARRAY, Type::TEXT_ARRAY];
     let statement = Statement {
         text: names.fill(OLDEST),
         types,
     };
-    let (topics, keys, seqs) = arrays(held);
-    let params: [Param<'_>; 4] = [&topics, &keys, &seqs, &shut];
+    let (topics, hashes, seqs) = arrays(held);
+    let params: [Param<'_>; 4] = [&topics, &hashes, &seqs, &shut];
     let rows = match database.query(Role::Side, &statement, &params).await {
         // Without topics and keys to compare, none is read.
         Err(error) if is_about_a_row(&error) => {
             let (nobody, none): (Vec<&str>, Vec<i64>) = (Vec::new(), Vec::new());
-            let params: [Param<'_>; 4] = [&nobody, &nobody, &none, &nobody];
+            let params: [Param<'_>; 4] = [&nobody, &none, &none, &nobody];
             database.query(Role::Side, &statement, &params).await?
         }
         answer => answer?,

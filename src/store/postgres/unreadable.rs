@@ -116,20 +116,27 @@ impl PostgresStore {
         }
     }
 
-    /// As `query`, over such a statement that brings all its rows: those that cannot be read come without topic and key.
-    pub(super) async fn read_all_rows(
+    /// As `read_rows`, over such a statement that brings all its rows, of which `take` keeps what it wants: those that cannot be
+    /// read come without topic and key.
+    pub(super) async fn read_all_rows<T: Send>(
         &self,
         role: Role,
         statement: &Statement,
         params: &[Param<'_>],
-    ) -> Result<Vec<PgRow>, StoreError> {
+        mut take: impl FnMut(&PgRow) -> Result<Option<T>, StoreError> + Send,
+    ) -> Result<Vec<T>, StoreError> {
         let mut known = Known::default();
         let mut fruitless = 0;
         loop {
+            let mut taken = Vec::new();
             let all = [params, &known.lists()[..]].concat();
-            let error = match self.database.query(role, statement, &all).await {
+            let one = |row: PgRow| {
+                taken.extend(take(&row)?);
+                Ok(true)
+            };
+            let error = match self.database.query_while(role, statement, &all, one).await {
                 Err(error) if is_about_a_row(&error) => error,
-                answer => return answer,
+                answer => return answer.map(|()| taken),
             };
             if !self.look_closer(role, statement, params, &mut known).await? {
                 fruitless += 1;

@@ -11,7 +11,7 @@ use super::feed::start_over;
 use super::rows::{Broken, Topics, lane, message_row, seconds, unreadable};
 use super::sql::Statement;
 use super::unreadable::Reach;
-use crate::message::Seq;
+use crate::message::{KeyId, Seq};
 use crate::store::{DuePage, DuePosition, Hold, LaneSet, Reread, Room, Row, Scope, StoreError};
 
 impl PostgresStore {
@@ -36,7 +36,7 @@ impl PostgresStore {
             .map(|topics| topics.iter().map(|topic| &**topic).collect());
         let mask = self.mask(&scope.lanes);
         let mut page = Bounded::new(room);
-        let key = scope.key.as_deref();
+        let key = scope.key.as_ref().map(KeyId::as_bytes);
         let params: [Param<'_>; 6] = [&after.0, &upto.0, &limit, &mask, &topics, &key];
         let take = |row: &PgRow, broken: Option<&Broken>| page.take(row, broken);
         let reach = self.read_rows(Role::Side, &self.sql.reread, &params, take).await?;
@@ -158,39 +158,31 @@ impl PostgresStore {
         failed_too: bool,
     ) -> Result<Vec<Hold>, StoreError> {
         let mask = self.mask(lanes);
-        let rows = match among {
-            None => {
-                self.read_all_rows(Role::Side, &self.sql.holds, &[&mask, &failed_too])
-                    .await?
-            }
-            Some(seqs) => {
-                let seqs: Vec<i64> = seqs.iter().map(|seq| seq.0).collect();
-                self.read_all_rows(Role::Side, &self.sql.holds_among, &[&mask, &seqs])
-                    .await?
-            }
+        let among: Option<Vec<i64>> = among.map(|seqs| seqs.iter().map(|seq| seq.0).collect());
+        let (statement, params): (_, [Param<'_>; 2]) = match &among {
+            None => (&self.sql.holds, [&mask, &failed_too]),
+            Some(seqs) => (&self.sql.holds_among, [&mask, seqs]),
         };
         let mut topics = Topics::default();
-        let holds: Result<Vec<Hold>, _> = rows
-            .iter()
-            .filter_map(|row| hold(row, &mut topics).transpose())
-            .collect();
-        let mut holds = holds.map_err(|error| unreadable(&error))?;
-        holds.retain(|hold| failed_too || !hold.failed);
-        Ok(holds)
+        let take = |row: &PgRow| {
+            let hold = hold(row, &mut topics).map_err(|error| unreadable(&error))?;
+            Ok(hold.filter(|hold| failed_too || !hold.failed))
+        };
+        self.read_all_rows(Role::Side, statement, &params, take).await
     }
 }
 
 /// `None`: nobody knows which key it would hold.
 fn hold(row: &PgRow, topics: &mut Topics) -> Result<Option<Hold>, tokio_postgres::Error> {
-    let text = |column| row.try_get::<_, Option<&str>>(column).ok().flatten();
-    let (Some(topic), Some(key)) = (text("topic"), text("key")) else {
+    let Some(topic) = row.try_get::<_, Option<&str>>("topic").ok().flatten() else {
         return Ok(None);
     };
+    let key: Option<&[u8]> = row.try_get("key_id")?;
     Ok(Some(Hold {
         seq: Seq(row.try_get("seq")?),
         lane: lane(row)?,
         topic: topics.share(topic),
-        key: key.into(),
+        key: key.and_then(KeyId::from_bytes),
         failed: row.try_get("failed")?,
     }))
 }

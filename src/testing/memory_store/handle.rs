@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::feed::{Feed, Filling, holders, is_wanted};
 use super::{MemoryTable, State, StoredRow};
-use crate::message::Seq;
+use crate::message::{KeyId, Seq};
 use crate::store::{
     DuePage, DuePosition, FailedAttempt, Hold, LaneSet, Mark, OpenTransaction, Page, Reread, Room, Row, Scope, Settled,
     Settlement, Store, StoreError, Stuck,
@@ -189,12 +189,17 @@ impl MemoryStore {
     }
 }
 
+fn key_id(row: &StoredRow) -> Option<KeyId> {
+    let message = &row.message;
+    message.key.as_deref().map(|key| KeyId::of(&message.topic, key))
+}
+
 fn is_in(scope: &Scope, row: &StoredRow) -> bool {
     let topic = scope
         .topics
         .as_ref()
         .is_none_or(|topics| topics.contains(&row.message.topic));
-    topic && (scope.key.is_none() || scope.key == row.message.key)
+    topic && (scope.key.is_none() || scope.key == key_id(row))
 }
 
 fn reread(watched: &BTreeSet<i64>, state: &State, scope: &Scope, (after, upto): (Seq, Seq), room: Room) -> Reread {
@@ -222,12 +227,12 @@ fn reread(watched: &BTreeSet<i64>, state: &State, scope: &Scope, (after, upto): 
 fn hold(row: &StoredRow, lanes: &LaneSet, failed_too: bool) -> Option<Hold> {
     let failed = row.failed_at.is_some();
     let holds = row.relayed_at.is_none() && (!failed || failed_too) && lanes.contains(row.lane);
-    let key = row.message.key.clone().filter(|_| holds)?;
+    let key = key_id(row).filter(|_| holds)?;
     Some(Hold {
         seq: row.message.seq,
         lane: row.lane,
         topic: Arc::clone(&row.message.topic),
-        key,
+        key: Some(key),
         failed,
     })
 }

@@ -218,6 +218,9 @@ impl<'a> Flight<'a> {
             }
             return;
         }
+        if matches!(code, Code::UnknownTopic | Code::UnknownTopicOrPartition) {
+            self.topics[index as usize].is_gone();
+        }
         if !self.alone && is_collateral(code) {
             self.topics[index as usize].handle_with_care();
             self.suspects.push(index);

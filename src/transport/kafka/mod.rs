@@ -37,6 +37,7 @@
 //! replaces them. What they still hold at the end was answered as unavailable and will be sent again: it is purged.
 
 pub mod config;
+mod creation;
 
 mod asking;
 mod classify;
@@ -251,6 +252,7 @@ impl Transport for Kafka {
         let asked: Named<'_> = (&name, &topic);
         self.topics.learn_anew(&[asked], self.moment()).await;
         judge(destination, &metadata, topic.limits())?;
+        topic.exists();
         self.health.success();
         topic.stuck().map_or(Ok(Probe::Ready), Err)
     }

@@ -16,6 +16,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
+use super::creation::Creation;
 use crate::delivery::{Failure, FailureClass};
 
 /// Limits are read again after this long, and after failing to read them (no permission, broker busy) a bit earlier.
@@ -92,7 +93,17 @@ impl Topic {
         self.missing.load(Ordering::Relaxed)
     }
 
-    /// A message to it was acknowledged.
+    /// Whether its settings were told when they were last asked for.
+    fn has_settings(&self) -> bool {
+        self.limits().message_bytes.is_some()
+    }
+
+    /// The brokers do not know it, or a message came back for want of it.
+    pub(super) fn is_gone(&self) {
+        self.missing.store(true, Ordering::Relaxed);
+    }
+
+    /// A message to it was acknowledged, or the brokers say that it is there.
     pub(super) fn exists(&self) {
         if self.is_missing() {
             self.missing.store(false, Ordering::Relaxed);
@@ -112,7 +123,8 @@ impl Topic {
         Some(verdict)
     }
 
-    /// What the brokers answered to the question about its settings; `None`: nothing.
+    /// What the brokers answered to the question about its settings; `None`: nothing. Of a topic that is not there, and of one
+    /// whose settings may not be read, rdkafka answers none.
     fn note(&self, answer: Option<Result<ConfigResource, Code>>) {
         let limits = match answer {
             Some(Ok(ref settings)) => {
@@ -127,10 +139,6 @@ impl Topic {
                 ..self.limits()
             },
         };
-        if let Some(answer) = answer {
-            let missing = matches!(answer, Err(Code::UnknownTopicOrPartition));
-            self.missing.store(missing, Ordering::Relaxed);
-        }
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), limits));
     }
 
@@ -178,7 +186,7 @@ const KEPT: Duration = Duration::from_secs(10);
 /// A client that asks questions. It never makes a broker create a topic. Idle, its threads would cost more than the relay
 /// itself, so it ends when nobody has asked for a while.
 pub(super) struct Asking {
-    client: AdminClient<Quiet>,
+    pub(super) client: AdminClient<Quiet>,
     made: Instant,
     /// When it was wanted last, in seconds since it was made.
     used: AtomicU64,
@@ -200,6 +208,7 @@ pub(super) struct Topics {
     learning: tokio::sync::Mutex<()>,
     /// To be asked about with the next question.
     wanted: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
+    pub(super) creation: Creation,
 }
 
 impl std::fmt::Debug for Topics {
@@ -221,6 +230,7 @@ impl Topics {
             questions: Arc::new(Semaphore::new(QUESTIONS)),
             learning: tokio::sync::Mutex::default(),
             wanted: Mutex::default(),
+            creation: Creation::default(),
         }
     }
 
@@ -243,7 +253,7 @@ impl Topics {
     }
 
     /// The client that asks questions, made where there is none.
-    fn asking(&self) -> Result<Arc<Asking>, KafkaError> {
+    pub(super) fn asking(&self) -> Result<Arc<Asking>, KafkaError> {
         let mut kept = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(asking) = kept.upgrade() {
             asking.used.store(asking.made.elapsed().as_secs(), Ordering::Relaxed);
@@ -318,6 +328,10 @@ impl Topics {
             let mut answers = answers.ok().flatten().unwrap_or_default().into_iter();
             for (_, topic) in &asked {
                 topic.note(answers.next());
+            }
+            let silent: Vec<_> = asked.into_iter().filter(|(_, topic)| !topic.has_settings()).collect();
+            if !silent.is_empty() {
+                self.learn_missing(&silent, until).await;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outboxd::delivery::FailureClass;
-use outboxd::message::Seq;
+use outboxd::message::{KeyId, Seq};
 use outboxd::store::{
     DuePosition, FailedAttempt, Lane, LaneSet, Leases, Mark, Page, Reread, Room, Row, Scope, Settled, Settlement,
     Store, Tenancy,
@@ -720,16 +720,17 @@ pub async fn rereads_come_in_pages(fixture: &impl Fixture) {
     for (topics, key) in [
         (None, None),
         (Some("u"), None),
-        (None, Some("")),
-        (Some("t"), Some("k")),
+        (None, Some(("t", ""))),
+        (Some("t"), Some(("t", "k"))),
     ] {
         let scope = Scope {
             topics: topics.map(|topic| vec![topic.into()]),
-            key: key.map(Into::into),
+            key: key.map(|(topic, key)| KeyId::of(topic, key)),
             ..store.scope()
         };
         let matches = |row: &Fresh| {
-            topics.is_none_or(|topic| topic == row.topic) && key.is_none_or(|key| row.key.as_deref() == Some(key))
+            topics.is_none_or(|topic| topic == row.topic)
+                && key.is_none_or(|(topic, key)| topic == row.topic && row.key.as_deref() == Some(key))
         };
         let expected: Vec<Seq> = (10..60).filter(|n| matches(&rows[*n])).map(|n| all[n]).collect();
         for room in [ROOM, Room { rows: 4, ..ROOM }, Room { rows: 1000, bytes: 1 }] {
@@ -795,13 +796,17 @@ pub async fn holds_tell_who_holds(fixture: &impl Fixture) {
     fixture.pass(MS).await;
     for (failed_too, among, expected) in [
         (false, None, vec![("retries", false)]),
-        (true, None, vec![("failed", true), ("retries", false)]),
+        (true, None, vec![("retries", false), ("failed", true)]),
         (true, Some(&all[1..4]), vec![("failed", true)]),
         (false, Some(&all[..4]), vec![("retries", false)]),
     ] {
         let holds = store.holds(&store.lanes, among, failed_too).await.unwrap();
-        let mut found: Vec<_> = holds.iter().map(|hold| (&*hold.key, hold.failed)).collect();
-        found.sort_unstable();
+        let expected = expected.into_iter();
+        let expected: Vec<_> = expected
+            .map(|(key, failed)| (Some(KeyId::of("t", key)), failed))
+            .collect();
+        let mut found: Vec<_> = holds.iter().map(|hold| (hold.key, hold.failed)).collect();
+        found.sort_unstable_by_key(|(_, failed)| *failed);
         assert_eq!(found, expected);
         assert!(
             holds

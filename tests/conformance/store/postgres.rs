@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use outboxd::message::Seq;
+use outboxd::message::{KeyId, Seq};
 use outboxd::store::postgres::database::{self, ConnectOptions};
 use outboxd::store::postgres::migrate::{PayloadType, migrate};
 use outboxd::store::postgres::rights::{self, Duties};
 use outboxd::store::postgres::sql::Names;
 use outboxd::store::postgres::{Identity, PostgresStore, StoreOptions, connect};
-use outboxd::store::{Leases, Row, Store as _, Tenancy};
+use outboxd::store::{LaneSet, Leases, Row, Scope, Store as _, Tenancy};
 use uuid::Uuid;
 
 use super::laws::{ROOM, Reader, read_all, relayed, uphold};
@@ -244,6 +244,58 @@ async fn every_payload_type_is_read_as_stored() {
             PayloadType::Json | PayloadType::Text | PayloadType::Bytea => given.to_owned(),
         };
         assert_eq!(rows[0].message.payload, stored.as_bytes(), "{payload:?}");
+    }
+}
+
+/// What tells a key from another is made here and there: of what is read, whatever the column makes of it. A `character(n)` is
+/// read with the spaces that a cast takes off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_is_told_by_the_database_as_it_is_read() {
+    for column in ["text", "varchar(9000)", "character(12)", "name"] {
+        let real = Real::new().await;
+        let given = "array['', 'k', '\u{e9}\u{4e2d} x', ' ', repeat('long', 2000)]";
+        let long = if matches!(column, "character(12)" | "name") {
+            "length(key) < 12"
+        } else {
+            "true"
+        };
+        real.session
+            .run(&format!(
+                "alter table outbox_messages alter column key type {column};
+                 insert into outbox_messages (topic, key, payload, failed_at, last_error)
+                 select 't' || key, key, '1', now(), 'no' from unnest({given}) key where {long};
+                 insert into outbox_messages (topic, key, payload) select topic, key, '2' from outbox_messages"
+            ))
+            .await;
+        let store = real.instance("one").await;
+        let lanes = store.renew(Duration::from_secs(60)).await.unwrap().lanes;
+        let lanes = LaneSet::of(lanes.keys().copied());
+        store.open().await.unwrap();
+        let read = "select seq, topic::text, key from outbox_messages where failed_at is not null order by seq";
+        let read = real.session.query(read, &[]).await.unwrap();
+        let expected: Vec<(Seq, String, String)> = read
+            .iter()
+            .map(|row| (Seq(row.get(0)), row.get(1), row.get(2)))
+            .collect();
+        let seqs: Vec<Seq> = expected.iter().map(|(seq, ..)| *seq).collect();
+        let mut found = store.holds(&lanes, None, true).await.unwrap();
+        let again = store.holds(&lanes, Some(&seqs), true).await.unwrap();
+        found.sort_unstable_by_key(|hold| hold.seq);
+        assert_eq!(found.len(), expected.len(), "{column}");
+        for (hold, (seq, topic, key)) in found.iter().zip(&expected) {
+            let id = KeyId::of(topic, key);
+            assert_eq!((hold.seq, hold.key), (*seq, Some(id)), "{column}: {key:?}");
+            let asked = again.iter().find(|hold| hold.seq == *seq).unwrap();
+            assert_eq!(asked.key, Some(id).filter(|_| key.len() <= 4096), "{column}: {key:?}");
+            let scope = Scope {
+                lanes: lanes.clone(),
+                topics: Some(vec![(&**topic).into()]),
+                key: Some(id),
+            };
+            let waiting = store.reread(&scope, Seq(0), Seq(i64::MAX), ROOM).await.unwrap().rows;
+            let waiting: Vec<_> = waiting.iter().map(|row| row.message.key.as_deref()).collect();
+            assert_eq!(waiting, [Some(&**key)], "{column}");
+        }
     }
 }
 

@@ -133,6 +133,9 @@ impl Flight<'_> {
             );
             return Err(Failure::new(FailureClass::Rejected, "MSG_SIZE_TOO_LARGE", error));
         }
+        if topic.is_missing() && self.kafka.topics.are_never_made() {
+            return Err(failure(Code::UnknownTopicOrPartition, &envelope.destination));
+        }
         match topic.stuck() {
             Some(failure) => Err(failure),
             None => Ok(headers),

@@ -1,0 +1,81 @@
+//! Topics that are not there, and whether brokers make one that somebody sends to. Where they do not, a message to it is refused
+//! at once: librdkafka would wait for it, and the rest of its batch with it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rdkafka::admin::{AdminOptions, ResourceSpecifier};
+use tokio::time::timeout_at;
+
+use super::topics::{Topic, Topics};
+
+/// The brokers are asked again whether they make topics.
+const REFRESH: Duration = Duration::from_secs(60);
+/// A list of all topics serves those who ask within so long: it may be large.
+const LISTED_FOR: Duration = Duration::from_secs(1);
+
+/// What the brokers say of it, as last asked; nothing: they may.
+#[derive(Debug, Default)]
+pub(super) struct Creation {
+    never: AtomicBool,
+    seen: tokio::sync::Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    listed: Option<(Instant, HashSet<Box<str>>)>,
+    asked: Option<Instant>,
+}
+
+impl Topics {
+    /// Whether it is known that no broker makes a topic.
+    pub(super) fn are_never_made(&self) -> bool {
+        self.creation.never.load(Ordering::Relaxed)
+    }
+
+    /// Finds those of `topics` that the brokers do not show. Whoever may write to a topic is shown it.
+    pub(super) async fn learn_missing(&self, topics: &[(Arc<str>, Arc<Topic>)], until: tokio::time::Instant) {
+        let _late = timeout_at(until, async {
+            let mut seen = self.creation.seen.lock().await;
+            let fresh = |(at, _): &(Instant, _)| at.elapsed() < LISTED_FOR;
+            if !seen.listed.as_ref().is_some_and(fresh) {
+                let patience = until.saturating_duration_since(tokio::time::Instant::now());
+                // Those who get no answer know nothing.
+                let Ok(metadata) = self.metadata(None, patience).await else {
+                    return;
+                };
+                let names = metadata.topics().iter().map(|topic| topic.name().into()).collect();
+                seen.listed = Some((Instant::now(), names));
+                if seen.asked.is_none_or(|at| at.elapsed() >= REFRESH) {
+                    let brokers: Vec<i32> = metadata.brokers().iter().map(|broker| broker.id()).collect();
+                    let answers = join_all(brokers.iter().map(|broker| self.makes_topics(*broker, patience))).await;
+                    let never = !answers.is_empty() && answers.into_iter().all(|makes| makes == Some(false));
+                    self.creation.never.store(never, Ordering::Relaxed);
+                    seen.asked = Some(Instant::now());
+                }
+            }
+            let Some((_, listed)) = &seen.listed else { return };
+            for (name, topic) in topics {
+                if listed.contains(&**name) {
+                    topic.exists();
+                } else {
+                    topic.is_gone();
+                }
+            }
+        })
+        .await;
+    }
+
+    async fn makes_topics(&self, broker: i32, patience: Duration) -> Option<bool> {
+        let asking = self.asking().ok()?;
+        let options = AdminOptions::new().request_timeout(Some(patience));
+        let broker = [ResourceSpecifier::Broker(broker)];
+        let described = asking.client.describe_configs(&broker, &options).await;
+        let settings = described.ok()?.into_iter().next()?.ok()?;
+        let value = settings.get("auto.create.topics.enable")?.value.as_deref()?;
+        value.parse().ok()
+    }
+}
