@@ -164,6 +164,35 @@ async fn twenty_thousand_dead_kafka_topics_harm_no_other() {
     assert!(daemon.terminate(Duration::from_secs(20)).await.success());
 }
 
+/// A topic that is made later takes its messages, whatever outages count as: nobody looks at it then, and each was refused for
+/// what had been known before.
+#[tokio::test]
+async fn a_topic_that_is_made_later_is_used_where_outages_count() {
+    let _guard = together().await;
+    let broker = Broker::start_with(Kind::Kafka, "auto.create.topics.enable=false");
+    let database = Cluster::shared().database().await;
+    let counting =
+        "[relay]\nmax_attempts = 100\ncount_outages = true\nbackoff_min = \"200ms\"\nbackoff_max = \"500ms\"\n";
+    let site = Site::new(&database, &(broker.section("main") + counting));
+    site.migrate();
+    let session = database.connect().await;
+    let daemon = site.start().await;
+    session
+        .run("insert into outbox_messages (topic, key, payload) values ('later', 'k', '1')")
+        .await;
+    eventually("it is refused", Duration::from_secs(20), || async {
+        (session
+            .count("select count(*) from outbox_messages where attempt > 2")
+            .await
+            == 1)
+            .then_some(())
+    })
+    .await;
+    broker.prepare(&["later"]).await;
+    session.drained(Duration::from_secs(20)).await;
+    assert!(daemon.terminate(Duration::from_secs(20)).await.success());
+}
+
 /// Where brokers make topics, one that is not there is made by the first message to it, and nothing pauses.
 #[tokio::test]
 async fn a_topic_that_the_broker_makes_is_made() {

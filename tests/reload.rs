@@ -80,6 +80,14 @@ impl Writing {
     }
 }
 
+/// Waits until a message has come to `destination`.
+async fn used(stream: &async_nats::jetstream::stream::Stream, destination: &str) {
+    eventually(&format!("{destination} is used"), SOON, || async {
+        stream.get_last_raw_message_by_subject(destination).await.ok().map(drop)
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_changes_of_a_route_under_load_lose_nothing_and_change_no_order() {
     let _guard = together().await;
@@ -94,20 +102,7 @@ async fn twenty_changes_of_a_route_under_load_lose_nothing_and_change_no_order()
     let writing = Writing::start(&database).await;
     let stream = async_nats::jetstream::new(async_nats::connect(broker.address()).await.unwrap());
     let stream = stream.get_stream(crate::support::broker::STREAM).await.unwrap();
-    let arrives = |destination: String| {
-        let stream = &stream;
-        async move {
-            eventually(&format!("{destination} is used"), SOON, || async {
-                stream
-                    .get_last_raw_message_by_subject(&destination)
-                    .await
-                    .ok()
-                    .map(drop)
-            })
-            .await;
-        }
-    };
-    arrives("orders.0".to_owned()).await;
+    used(&stream, "orders.0").await;
     let (began, mut slowest) = (Instant::now(), Duration::ZERO);
     for round in 1..=20 {
         let (old, new) = (format!("\"orders.{}\"", round - 1), format!("\"orders.{round}\""));
@@ -121,7 +116,7 @@ async fn twenty_changes_of_a_route_under_load_lose_nothing_and_change_no_order()
         }
         change(&site, &daemon, &old, &new);
         let changed = Instant::now();
-        arrives(format!("orders.{round}")).await;
+        used(&stream, &format!("orders.{round}")).await;
         slowest = slowest.max(changed.elapsed());
         said(&site, "configuration reloaded: routes", round).await;
     }

@@ -34,7 +34,7 @@ use super::{Options, Relay, RelayError};
 pub(super) const DATABASE_RETRY: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Draining waits so long for brokers to answer; the store is opened anew beside batches that take longer. A stop waits for all.
-pub(super) const ANSWERS_WAITED_FOR: std::time::Duration = std::time::Duration::from_millis(250);
+const ANSWERS_WAITED_FOR: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Where the engine stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +256,7 @@ impl Engine {
         if let Phase::Waiting(not_before) = self.phase
             && now >= not_before
             && !self.stopping
-            && !self.plans.is_pending()
+            && !self.plan_goes_first(now)
             && self.standing.borrow().is_valid(now)
         {
             self.phase = Phase::Opening;

@@ -20,9 +20,12 @@ use crate::telemetry::NOWHERE;
 use crate::transport::Transport;
 
 use super::destinations::Destinations;
-use super::engine::{ANSWERS_WAITED_FOR, Engine, Phase};
+use super::engine::{Engine, Phase};
 use super::lanes::Lanes;
 use super::limits::Limits;
+
+/// A broker that has not answered for a batch for so long hangs, as far as a plan is concerned.
+const HANGS_AFTER: Duration = Duration::from_secs(1);
 
 /// A transport, and what it is called.
 #[derive(Clone)]
@@ -165,14 +168,7 @@ impl Engine {
             return;
         }
         if self.phase == Phase::Running {
-            let since = self.lanes.in_flight_since();
-            let hangs = since.is_some_and(|since| now > since + ANSWERS_WAITED_FOR);
-            if hangs
-                && self
-                    .plans
-                    .patient_until(self.options.lease_ttl)
-                    .is_some_and(|until| now < until)
-            {
+            if !self.plan_goes_first(now) {
                 return;
             }
             self.drain("the configuration was reloaded");
@@ -185,6 +181,17 @@ impl Engine {
             self.plans.came_at = None;
             self.put_in_force(plan, now);
         }
+    }
+
+    /// Whether a plan has come that nothing is to be read before. Beside a broker that hangs, the others go on for a while.
+    pub(super) fn plan_goes_first(&self, now: Instant) -> bool {
+        let until = self.plans.patient_until(self.options.lease_ttl);
+        let hangs = || {
+            self.lanes
+                .in_flight_since()
+                .is_some_and(|since| now > since + HANGS_AFTER)
+        };
+        self.plans.is_pending() && !(until.is_some_and(|until| now < until) && hangs())
     }
 
     fn put_in_force(&mut self, plan: Plan, now: Instant) {

@@ -59,6 +59,8 @@ pub(super) struct Flow {
 struct State {
     limit: usize,
     in_flight: usize,
+    /// Who waits for room.
+    waiting: usize,
     next: u64,
     /// Somebody was told to wait: the limit is what keeps more from being sent.
     pressed: bool,
@@ -86,6 +88,7 @@ impl Flow {
         let state = State {
             limit: INITIAL,
             in_flight: 0,
+            waiting: 0,
             next: 0,
             pressed: false,
             shrunk: 0,
@@ -121,6 +124,7 @@ impl Flow {
 
     /// As [`Self::try_take`], waiting for answers. Dropping the future takes nothing.
     pub(super) async fn take(&self, bytes: usize) -> Ticket {
+        let _waiting = Waiting::at(self);
         loop {
             let room = self.room.notified();
             if let Some(ticket) = self.try_take(bytes) {
@@ -150,8 +154,11 @@ impl Flow {
     fn give_back(&self, mut state: MutexGuard<'_, State>, ticket: Ticket) {
         state.in_flight -= ticket.bytes;
         state.pressed &= state.in_flight * 2 >= state.limit;
+        let waited_for = state.waiting > 0;
         drop(state);
-        self.room.notify_one();
+        if waited_for {
+            self.room.notify_one();
+        }
     }
 
     /// From when on an answer for it can be expected: when it was handed over, or when the last answer came for something handed
@@ -175,6 +182,22 @@ impl Flow {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counted among those who wait for room until it is dropped.
+struct Waiting<'a>(&'a Flow);
+
+impl<'a> Waiting<'a> {
+    fn at(flow: &'a Flow) -> Self {
+        flow.lock().waiting += 1;
+        Self(flow)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().waiting -= 1;
     }
 }
 

@@ -25,14 +25,15 @@ pub(super) const STATE: &str = ", m.{c.available_at}::timestamptz as available_a
     when u.places is not null and get_bit($3::bytea, {lane}::int) = 0 then 0 when {ready} then 1 else 2 end as state";
 
 /// What `message::KeyId` is made of: nothing of a row without a key, or that cannot be read. `format` writes what is read, where
-/// a cast takes the spaces off a `character(n)`.
+/// a cast takes the spaces off a `character(n)`; `textsend` is what goes over the wire, text or not. An application's functions of
+/// these names would fit better than the server's.
 pub(super) const KEY_ID: &str = "case when m.{c.seq} <> all(u.contents) and m.{c.key} is not null \
-    then substring(sha256(convert_to(format('%s', m.{c.topic}), 'UTF8') || decode('00', 'hex') \
-    || convert_to(format('%s', m.{c.key}), 'UTF8')) for 16) end";
+    then substring(pg_catalog.sha256(pg_catalog.textsend(pg_catalog.format('%s', m.{c.topic})) \
+    || pg_catalog.decode('00', 'hex') || pg_catalog.textsend(pg_catalog.format('%s', m.{c.key}))) for 16) end";
 
 /// The same for people's counts: of a long key its length and beginning are enough, and nothing else of it is read.
-pub(super) const KEY_HASH: &str =
-    "hashtextextended(left(m.{c.key}, 1000), hashtextextended(m.{c.topic}, octet_length(m.{c.key})))";
+pub(super) const KEY_HASH: &str = "hashtextextended(case when octet_length(m.{c.key}) <= 4096 then m.{c.key} \
+    else left(m.{c.key}, 1000) end, hashtextextended(m.{c.topic}, octet_length(m.{c.key})))";
 
 /// A row without a topic, and one whose topic or key cannot be read, has the lane of its number.
 pub(super) const LANE: &str = "((coalesce(case when m.{c.key} is not null and m.{c.seq} <> all(u.places) \

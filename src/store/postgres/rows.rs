@@ -139,16 +139,19 @@ impl Trouble {
         row: &'a PgRow,
         (column, name): (Column, &str),
     ) -> Result<Option<T>, tokio_postgres::Error> {
-        match row.try_get(column as usize) {
-            Ok(value) => Ok(value),
-            Err(error) if error.source().is_some_and(|cause| cause.is::<WrongType>()) => Err(error),
-            Err(error) => {
-                let not_utf8 = error.source().is_some_and(|cause| cause.is::<std::str::Utf8Error>());
-                let what = if not_utf8 { "is not UTF-8" } else { "cannot be decoded" };
-                self.note(|| format!("{name} {what}"));
-                Ok(None)
-            }
+        row.try_get(column as usize)
+            .or_else(|error| self.not_decoded(error, name).map(|()| None))
+    }
+
+    #[cold]
+    fn not_decoded(&mut self, error: tokio_postgres::Error, name: &str) -> Result<(), tokio_postgres::Error> {
+        if error.source().is_some_and(|cause| cause.is::<WrongType>()) {
+            return Err(error);
         }
+        let not_utf8 = error.source().is_some_and(|cause| cause.is::<std::str::Utf8Error>());
+        let what = if not_utf8 { "is not UTF-8" } else { "cannot be decoded" };
+        self.note(|| format!("{name} {what}"));
+        Ok(())
     }
 
     /// As [`Self::value`], of a column without which nothing can be sent.

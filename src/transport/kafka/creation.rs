@@ -26,8 +26,15 @@ pub(super) struct Creation {
 
 #[derive(Debug, Default)]
 struct Seen {
-    listed: Option<(Instant, HashSet<Box<str>>)>,
+    listed: Option<List>,
     asked: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct List {
+    at: Instant,
+    topics: HashSet<Box<str>>,
+    brokers: Vec<i32>,
 }
 
 impl Topics {
@@ -36,37 +43,42 @@ impl Topics {
         self.creation.never.load(Ordering::Relaxed)
     }
 
-    /// Finds those of `topics` that the brokers do not show. Whoever may write to a topic is shown it.
+    /// Finds those of `topics` that the brokers do not show. Whoever may write to a topic is shown it. Where brokers make topics,
+    /// or do not say whether they do, nothing follows from it, and nobody asks for a list that may be long.
     pub(super) async fn learn_missing(&self, topics: &[(Arc<str>, Arc<Topic>)], until: tokio::time::Instant) {
-        let _late = timeout_at(until, async {
-            let mut seen = self.creation.seen.lock().await;
-            let fresh = |(at, _): &(Instant, _)| at.elapsed() < LISTED_FOR;
-            if !seen.listed.as_ref().is_some_and(fresh) {
-                let patience = until.saturating_duration_since(tokio::time::Instant::now());
-                // Those who get no answer know nothing.
-                let Ok(metadata) = self.metadata(None, patience).await else {
-                    return;
-                };
-                let names = metadata.topics().iter().map(|topic| topic.name().into()).collect();
-                seen.listed = Some((Instant::now(), names));
-                if seen.asked.is_none_or(|at| at.elapsed() >= REFRESH) {
-                    let brokers: Vec<i32> = metadata.brokers().iter().map(|broker| broker.id()).collect();
-                    let answers = join_all(brokers.iter().map(|broker| self.makes_topics(*broker, patience))).await;
-                    let never = !answers.is_empty() && answers.into_iter().all(|makes| makes == Some(false));
-                    self.creation.never.store(never, Ordering::Relaxed);
-                    seen.asked = Some(Instant::now());
-                }
+        let mut seen = self.creation.seen.lock().await;
+        let asked_lately = seen.asked.is_some_and(|at| at.elapsed() < REFRESH);
+        if asked_lately && !self.are_never_made() {
+            return;
+        }
+        let patience = || until.saturating_duration_since(tokio::time::Instant::now());
+        if seen.listed.as_ref().is_none_or(|list| list.at.elapsed() >= LISTED_FOR) {
+            seen.listed = None;
+            // Those who get no answer know nothing.
+            let Ok(metadata) = self.metadata(None, patience()).await else {
+                return;
+            };
+            seen.listed = Some(List {
+                at: Instant::now(),
+                topics: metadata.topics().iter().map(|topic| topic.name().into()).collect(),
+                brokers: metadata.brokers().iter().map(|broker| broker.id()).collect(),
+            });
+        }
+        let Some(list) = &seen.listed else { return };
+        for (name, topic) in topics {
+            if list.topics.contains(&**name) {
+                topic.exists();
+            } else {
+                topic.is_gone();
             }
-            let Some((_, listed)) = &seen.listed else { return };
-            for (name, topic) in topics {
-                if listed.contains(&**name) {
-                    topic.exists();
-                } else {
-                    topic.is_gone();
-                }
-            }
-        })
-        .await;
+        }
+        if !asked_lately {
+            let answers = list.brokers.iter().map(|broker| self.makes_topics(*broker, patience()));
+            let answers = timeout_at(until, join_all(answers)).await.unwrap_or_default();
+            let never = !answers.is_empty() && answers.into_iter().all(|makes| makes == Some(false));
+            self.creation.never.store(never, Ordering::Relaxed);
+            seen.asked = Some(Instant::now());
+        }
     }
 
     async fn makes_topics(&self, broker: i32, patience: Duration) -> Option<bool> {

@@ -103,10 +103,7 @@ impl<'a> Flight<'a> {
         };
         flight.find_waiting();
         let goes_singly = |topic: &Arc<Topic>| {
-            let small = topic
-                .limits()
-                .message_bytes
-                .is_some_and(|limit| limit < kafka.batch_bytes);
+            let small = topic.message_limit().is_some_and(|limit| limit < kafka.batch_bytes);
             alone || small || topic.is_careful()
         };
         flight.singly = flight.topics.iter().map(goes_singly).collect();

@@ -222,7 +222,7 @@ const AROUND_MAX: u64 = 4_096;
 impl Kafka {
     /// Bytes of a record that is larger than its topic's limit, as last read, and that limit. Compressed, it may fit after all.
     fn exceeds(&self, envelope: &Envelope, topic: &Topic) -> Option<(u64, u64)> {
-        let limit = topic.limits().message_bytes.filter(|_| !self.compresses)?;
+        let limit = topic.message_limit().filter(|_| !self.compresses)?;
         // Hardly any comes near it: they are not measured.
         if envelope.message.size() as u64 + AROUND_MAX <= limit {
             return None;

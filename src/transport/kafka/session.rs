@@ -106,7 +106,12 @@ impl Reports {
     fn report(&self, index: u32, code: Code, ticket: Option<Ticket>) {
         let mut state = self.lock();
         let ticket = ticket.filter(|_| !state.given_back.contains(&index));
-        if let Some(topic) = state.stuck.remove(&index) {
+        let stuck = if state.stuck.is_empty() {
+            None
+        } else {
+            state.stuck.remove(&index)
+        };
+        if let Some(topic) = stuck {
             topic.remove_stuck();
         } else if !state.closed {
             state.done.push((index, code));

@@ -22,7 +22,7 @@ use crate::delivery::{Failure, FailureClass};
 /// Limits are read again after this long, and after failing to read them (no permission, broker busy) a bit earlier.
 const REFRESH: Duration = Duration::from_secs(300);
 const REFRESH_UNKNOWN: Duration = Duration::from_secs(60);
-/// ... and after this long by a probe.
+/// ... and after this long by a probe, or where the topic was not there.
 const REFRESH_PROBED: Duration = Duration::from_millis(500);
 /// How long a topic is handled with care after the broker refused a record set.
 const CARE: Duration = Duration::from_secs(60);
@@ -49,6 +49,8 @@ pub(super) struct Limits {
 pub(super) struct Topic {
     stuck: AtomicUsize,
     limits: Mutex<Option<(Instant, Limits)>>,
+    /// Of these, the one that every message is compared with; none where it is 0.
+    message_bytes: AtomicU64,
     careful: Mutex<Option<Instant>>,
     missing: AtomicBool,
     verdict: tokio::sync::Mutex<Option<(Instant, Verdict)>>,
@@ -93,9 +95,14 @@ impl Topic {
         self.missing.load(Ordering::Relaxed)
     }
 
+    /// The largest record set it takes, as last read.
+    pub(super) fn message_limit(&self) -> Option<u64> {
+        Some(self.message_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    }
+
     /// Whether its settings were told when they were last asked for.
     fn has_settings(&self) -> bool {
-        self.limits().message_bytes.is_some()
+        self.message_limit().is_some()
     }
 
     /// The brokers do not know it, or a message came back for want of it.
@@ -139,6 +146,8 @@ impl Topic {
                 ..self.limits()
             },
         };
+        self.message_bytes
+            .store(limits.message_bytes.unwrap_or(0), Ordering::Relaxed);
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), limits));
     }
 
@@ -155,7 +164,18 @@ impl Topic {
         self.is_fresh(REFRESH)
     }
 
+    fn is_read_since(&self, then: Instant) -> bool {
+        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.is_some_and(|(read, _)| read >= then)
+    }
+
     fn is_fresh(&self, age_max: Duration) -> bool {
+        // It may have been made since: whoever sends to it again is a reason to ask.
+        let age_max = if self.is_missing() {
+            age_max.min(REFRESH_PROBED)
+        } else {
+            age_max
+        };
         self.limits
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -302,7 +322,9 @@ impl Topics {
 
     /// One question is asked at a time, about all that anybody wants to know by then: many batches may meet new topics at once.
     async fn learn_within(&self, topics: &[Named<'_>], patience: Duration, age_max: Duration) {
-        let stale = || topics.iter().filter(|(_, topic)| !topic.is_fresh(age_max));
+        let began = Instant::now();
+        let is_stale = |topic: &Topic| !topic.is_fresh(age_max) && !topic.is_read_since(began);
+        let stale = || topics.iter().filter(|(_, topic)| is_stale(topic));
         let want = || {
             let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             wanted.extend(stale().map(|(name, topic)| (Arc::clone(name), Arc::clone(topic))));
@@ -329,7 +351,8 @@ impl Topics {
             for (_, topic) in &asked {
                 topic.note(answers.next());
             }
-            let silent: Vec<_> = asked.into_iter().filter(|(_, topic)| !topic.has_settings()).collect();
+            let (known, silent): (Vec<_>, Vec<_>) = asked.into_iter().partition(|(_, topic)| topic.has_settings());
+            known.iter().for_each(|(_, topic)| topic.exists());
             if !silent.is_empty() {
                 self.learn_missing(&silent, until).await;
             }

@@ -296,6 +296,13 @@ async fn a_key_is_told_by_the_database_as_it_is_read() {
             let waiting: Vec<_> = waiting.iter().map(|row| row.message.key.as_deref()).collect();
             assert_eq!(waiting, [Some(&**key)], "{column}");
         }
+        // Bytes that are no text fail their row, and nobody else's.
+        let broken = "create cast (bytea as text) without function as assignment;
+             insert into outbox_messages (topic, key, payload, failed_at, last_error) values ('t', '\\xff'::bytea::text, '3', now(), 'no')";
+        if column == "text" {
+            real.session.run(broken).await;
+            assert_eq!(store.holds(&lanes, None, true).await.unwrap().len(), expected.len() + 1);
+        }
     }
 }
 
