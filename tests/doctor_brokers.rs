@@ -301,18 +301,9 @@ const KAFKA_PASSWORD: &str = "p";
 
 /// A broker whose user `outbox` may do nothing until it is told.
 fn guarded_kafka(sasl: u16) -> KafkaServer {
-    KafkaServer::listening(("outbox", KAFKA_PASSWORD), |plain, controller| {
-        let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
-        format!(
-            "listeners=PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller},OURS://127.0.0.1:{sasl}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{plain},OURS://127.0.0.1:{sasl}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,OURS:SASL_PLAINTEXT\n\
-             listener.name.ours.sasl.enabled.mechanisms=PLAIN\n\
-             listener.name.ours.plain.sasl.jaas.config={module} required user_outbox=\"{KAFKA_PASSWORD}\";\n\
-             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
-             super.users=User:ANONYMOUS\n"
-        )
-    })
+    let authorizer = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                      super.users=User:ANONYMOUS\n";
+    KafkaServer::with_login(sasl, KAFKA_PASSWORD, authorizer)
 }
 
 /// Operations of Kafka's rules of access (its `AclOperation`).

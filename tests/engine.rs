@@ -234,6 +234,28 @@ async fn everything_committed_arrives_once_and_in_order() {
     running.stop().await.unwrap();
 }
 
+fn broker(name: &str, transport: &Arc<ScriptedTransport>) -> Broker {
+    Broker {
+        name: name.into(),
+        system: "test",
+        transport: Arc::clone(transport) as Arc<dyn Transport>,
+    }
+}
+
+fn plan(brokers: Vec<Broker>, routes: Vec<Route>) -> Plan {
+    Plan {
+        brokers,
+        routes: Routes::new(routes),
+        batch_size: 10,
+        unrouted: Unrouted::Wait,
+        window: Room {
+            rows: 50,
+            bytes: 1 << 20,
+        },
+        in_force: CancellationToken::new(),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_plan_waits_for_what_is_in_flight_by_the_old_one() {
     let mut world = World::new(Order::Key);
@@ -246,21 +268,7 @@ async fn a_new_plan_waits_for_what_is_in_flight_by_the_old_one() {
     let (plans, coming) = Plans::channel(vec!["old".into()]);
     let running = world.start_with("one", coming);
     until("some are in flight", SECOND, || old.published() > 0).await;
-    let plan = |transport: &Arc<ScriptedTransport>| Plan {
-        brokers: vec![Broker {
-            name: "new".into(),
-            system: "test",
-            transport: Arc::clone(transport) as Arc<dyn Transport>,
-        }],
-        routes: Routes::new(vec![world.routes[0].clone()]),
-        batch_size: 10,
-        unrouted: Unrouted::Wait,
-        window: Room {
-            rows: 50,
-            bytes: 1 << 20,
-        },
-        in_force: CancellationToken::new(),
-    };
+    let plan = |transport| plan(vec![broker("new", transport)], vec![world.routes[0].clone()]);
     let unused = Arc::new(ScriptedTransport::default());
     let (first, second) = (plan(&unused), plan(&new));
     let in_force = [first.in_force.clone(), second.in_force.clone()];
@@ -717,22 +725,8 @@ async fn a_new_plan_beside_a_hung_broker_does_not_stop_the_healthy_one() {
             tokio::time::sleep(2 * SECOND).await;
         }
         world.route("new", 1, Order::Key);
-        let broker = |at: usize, name: &str| Broker {
-            name: name.into(),
-            system: "test",
-            transport: Arc::clone(&world.transports[at]) as Arc<dyn Transport>,
-        };
-        let plan = Plan {
-            brokers: vec![broker(0, "hung"), broker(1, "healthy")],
-            routes: Routes::new(world.routes.clone()),
-            batch_size: 10,
-            unrouted: Unrouted::Wait,
-            window: Room {
-                rows: 50,
-                bytes: 1 << 20,
-            },
-            in_force: CancellationToken::new(),
-        };
+        let brokers = [("hung", 0), ("healthy", 1)].map(|(name, at)| broker(name, &world.transports[at]));
+        let plan = plan(brokers.into(), world.routes.clone());
         let (in_force, came) = (plan.in_force.clone(), tokio::time::Instant::now());
         assert!(plans.send(plan).is_ok());
         while came.elapsed() < answers_after.min(5 * SECOND) {

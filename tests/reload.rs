@@ -414,17 +414,7 @@ async fn a_rotated_password_of_redis_is_taken_up() {
 async fn a_rotated_password_of_kafka_is_taken_up() {
     let _guard = together().await;
     let sasl = ports::free();
-    let lines = |plain, controller| {
-        let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
-        format!(
-            "listeners=PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller},OURS://127.0.0.1:{sasl}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{plain},OURS://127.0.0.1:{sasl}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,OURS:SASL_PLAINTEXT\n\
-             listener.name.ours.sasl.enabled.mechanisms=PLAIN\n\
-             listener.name.ours.plain.sasl.jaas.config={module} required user_outbox=\"first-mArKeR\";\n"
-        )
-    };
-    let kafka = tokio::task::block_in_place(|| KafkaServer::listening(("unused", "unused"), lines));
+    let kafka = tokio::task::block_in_place(|| KafkaServer::with_login(sasl, "first-mArKeR", ""));
     kafka.create_topic("orders", 3).await;
     let section = format!(
         "[transports.main.kafka]\nbrokers = \"127.0.0.1:{sasl}\"\nack_timeout = \"3s\"\nsasl_mechanism = \"PLAIN\"\n\

@@ -55,6 +55,20 @@ impl KafkaServer {
         Self::of(port, controller, &more)
     }
 
+    /// Starts one that also listens with SASL (PLAIN) on port `sasl`, for user `outbox`; `more`: further lines.
+    pub fn with_login(sasl: u16, password: &str, more: &str) -> Self {
+        let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+        Self::listening(("outbox", password), |plain, controller| {
+            format!(
+                "listeners=PLAINTEXT://127.0.0.1:{plain},CONTROLLER://127.0.0.1:{controller},OURS://127.0.0.1:{sasl}\n\
+                 advertised.listeners=PLAINTEXT://127.0.0.1:{plain},OURS://127.0.0.1:{sasl}\n\
+                 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,OURS:SASL_PLAINTEXT\n\
+                 listener.name.ours.sasl.enabled.mechanisms=PLAIN\n\
+                 listener.name.ours.plain.sasl.jaas.config={module} required user_outbox=\"{password}\";\n{more}"
+            )
+        })
+    }
+
     /// Starts one that also listens with TLS and SASL (PLAIN and SCRAM-SHA-512) on `port() + 1000`, for user `outbox`
     /// with password `outbox-secret`.
     pub fn secure() -> Self {
