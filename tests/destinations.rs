@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::support::broker::{Broker, Kind};
 use crate::support::daemon::{Daemon, Site};
-use crate::support::nats::NatsServer;
+use crate::support::nats::{NatsServer, programs};
 use crate::support::postgres::{Cluster, Session};
 use crate::support::processes::signal;
 use crate::support::{alone, eventually, together};
@@ -116,7 +116,12 @@ async fn beside_the_dead(site: &Site, session: &Session, asked: &AtomicU64) -> (
 #[tokio::test]
 async fn twenty_thousand_dead_subjects_harm_no_other() {
     let _guard = alone().await;
-    let server = NatsServer::start();
+    for program in programs() {
+        beside_dead_subjects(&NatsServer::of(&program, "")).await;
+    }
+}
+
+async fn beside_dead_subjects(server: &NatsServer) {
     server.create_stream("live", &["live"]).await;
     let database = Cluster::shared().database().await;
     let site = Site::new(
@@ -126,7 +131,7 @@ async fn twenty_thousand_dead_subjects_harm_no_other() {
     site.migrate();
     let session = database.connect().await;
     let mut tasks = JoinSet::new();
-    let asked = questions(&server, &mut tasks).await;
+    let asked = questions(server, &mut tasks).await;
     let (daemon, beside) = beside_the_dead(&site, &session, &asked).await;
     assert!(beside.threads < 20, "{beside:?}");
     server.create_stream("dead", &["dead.>"]).await;

@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use async_nats::ConnectOptions;
+use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, Site};
-use crate::support::nats::NatsServer;
+use crate::support::nats::{NatsServer, programs};
 use crate::support::postgres::{Cluster, Session};
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
@@ -102,8 +103,19 @@ fn users(permissions: &str) -> String {
     )
 }
 
-async fn nats_with(permissions: &str) -> (NatsServer, String) {
-    let nats = NatsServer::with(&users(permissions));
+/// `act` with a server of every version that has the user, beside each other.
+async fn on_each_nats(permissions: &str, act: impl AsyncFn(NatsServer, String)) {
+    let programs = programs();
+    let acts = programs.iter().map(async |program| {
+        let (nats, section) = nats_with(program, permissions).await;
+        act(nats, section).await;
+        println!("{program}: ok");
+    });
+    join_all(acts).await;
+}
+
+async fn nats_with(program: &str, permissions: &str) -> (NatsServer, String) {
+    let nats = NatsServer::of(program, &users(permissions));
     let admin = ConnectOptions::with_user_and_password("admin".to_owned(), "admin".to_owned());
     nats.create_stream_as(admin).await;
     let section = format!(
@@ -116,16 +128,21 @@ async fn nats_with(permissions: &str) -> (NatsServer, String) {
 #[tokio::test]
 async fn a_nats_user_who_may_only_publish_is_relayed_to_after_a_hiccup() {
     let _guard = together().await;
-    let (nats, section) = nats_with("publish: [ \"orders\" ], subscribe: [ \"_INBOX.>\" ]").await;
-    let relay = Relay::start(&section).await;
-    relay.insert("orders", 20).await;
-    relay.relayed().await;
-    nats.kill();
-    relay.insert("orders", 20).await;
-    relay.waits(20, "not connected").await;
-    nats.up();
-    relay.relayed().await;
-    relay.end().await;
+    on_each_nats(
+        "publish: [ \"orders\" ], subscribe: [ \"_INBOX.>\" ]",
+        async |nats, section| {
+            let relay = Relay::start(&section).await;
+            relay.insert("orders", 20).await;
+            relay.relayed().await;
+            nats.kill();
+            relay.insert("orders", 20).await;
+            relay.waits(20, "not connected").await;
+            nats.up();
+            relay.relayed().await;
+            relay.end().await;
+        },
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -133,42 +150,54 @@ async fn a_nats_user_who_may_not_publish_there_waits_for_the_right() {
     let _guard = together().await;
     let rights =
         |subject: &str| format!("publish: [ {subject} \"other\", \"$JS.API.>\" ], subscribe: [ \"_INBOX.>\" ]");
-    let (nats, section) = nats_with(&rights("")).await;
-    let relay = Relay::start(&section).await;
-    relay.insert("other", 20).await;
-    relay.relayed().await;
-    relay.insert("orders", 20).await;
-    relay.waits(20, "may not publish on \"orders\"").await;
-    relay.insert("other", 20).await;
-    relay.waits(20, "may not publish on \"orders\"").await;
-    nats.reload(&users(&rights("\"orders\",")));
-    relay.relayed().await;
-    relay.end().await;
+    on_each_nats(&rights(""), async |nats, section| {
+        let relay = Relay::start(&section).await;
+        relay.insert("other", 20).await;
+        relay.relayed().await;
+        relay.insert("orders", 20).await;
+        relay.waits(20, "may not publish on \"orders\"").await;
+        relay.insert("other", 20).await;
+        relay.waits(20, "may not publish on \"orders\"").await;
+        nats.reload(&users(&rights("\"orders\",")));
+        relay.relayed().await;
+        relay.end().await;
+    })
+    .await;
 }
 
 /// Neither the right to publish nor to ask.
 #[tokio::test]
 async fn a_nats_user_with_no_right_at_all_waits_for_them() {
     let _guard = together().await;
-    let (nats, section) = nats_with("publish: [ \"other\" ], subscribe: [ \"_INBOX.>\" ]").await;
-    let relay = Relay::start(&section).await;
-    relay.insert("orders", 20).await;
-    relay.waits(20, "may not publish on \"orders\"").await;
-    nats.reload(&users("publish: [ \"orders\" ], subscribe: [ \"_INBOX.>\" ]"));
-    relay.relayed().await;
-    relay.end().await;
+    on_each_nats(
+        "publish: [ \"other\" ], subscribe: [ \"_INBOX.>\" ]",
+        async |nats, section| {
+            let relay = Relay::start(&section).await;
+            relay.insert("orders", 20).await;
+            relay.waits(20, "may not publish on \"orders\"").await;
+            nats.reload(&users("publish: [ \"orders\" ], subscribe: [ \"_INBOX.>\" ]"));
+            relay.relayed().await;
+            relay.end().await;
+        },
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_nats_user_who_may_not_hear_acknowledgements_waits_for_the_right() {
     let _guard = together().await;
-    let (nats, section) = nats_with("publish: [ \">\" ], subscribe: [ \"elsewhere\" ]").await;
-    let relay = Relay::start(&section).await;
-    relay.insert("orders", 20).await;
-    relay.waits(20, "no acknowledgement can come").await;
-    nats.reload(&users("publish: [ \">\" ], subscribe: [ \"_INBOX.>\" ]"));
-    relay.relayed().await;
-    relay.end().await;
+    on_each_nats(
+        "publish: [ \">\" ], subscribe: [ \"elsewhere\" ]",
+        async |nats, section| {
+            let relay = Relay::start(&section).await;
+            relay.insert("orders", 20).await;
+            relay.waits(20, "no acknowledgement can come").await;
+            nats.reload(&users("publish: [ \">\" ], subscribe: [ \"_INBOX.>\" ]"));
+            relay.relayed().await;
+            relay.end().await;
+        },
+    )
+    .await;
 }
 
 /// The server ends the connection with `Authorization Violation`, and refuses new ones until the password is right again.
@@ -176,17 +205,19 @@ async fn a_nats_user_who_may_not_hear_acknowledgements_waits_for_the_right() {
 async fn a_nats_login_that_is_taken_away_and_given_back_is_an_outage() {
     let _guard = together().await;
     let rights = "publish: [ \">\" ], subscribe: [ \"_INBOX.>\" ]";
-    let (nats, section) = nats_with(rights).await;
-    let relay = Relay::start(&section).await;
-    relay.insert("orders", 20).await;
-    relay.relayed().await;
-    nats.reload(&users(rights).replace("password: relay", "password: another"));
-    relay.insert("orders", 20).await;
-    // The row may go before the server has read its configuration.
-    relay.refused("authorization violation").await;
-    nats.reload(&users(rights));
-    relay.relayed().await;
-    relay.end().await;
+    on_each_nats(rights, async |nats, section| {
+        let relay = Relay::start(&section).await;
+        relay.insert("orders", 20).await;
+        relay.relayed().await;
+        nats.reload(&users(rights).replace("password: relay", "password: another"));
+        relay.insert("orders", 20).await;
+        // The row may go before the server has read its configuration.
+        relay.refused("authorization violation").await;
+        nats.reload(&users(rights));
+        relay.relayed().await;
+        relay.end().await;
+    })
+    .await;
 }
 
 /// A user with these rules works, and goes on after the server was away.

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::arrivals::Arrival;
-use crate::support::broker::{Broker, Kind};
+use crate::support::arrivals::{Arrival, nats_arrivals};
 use crate::support::checker::{committed, compare};
 use crate::support::daemon::Site;
+use crate::support::nats::{DEBIAN, NatsServer, programs};
 use crate::support::postgres::Cluster;
 use crate::support::proxy::{Proxy, Weather};
 use crate::support::redis::RedisServer;
@@ -19,20 +19,20 @@ const ROWS: usize = 1_000;
 const ROW: usize = 5_000;
 
 enum End {
-    Nats(Broker),
+    Nats(NatsServer),
     Redis(RedisServer),
 }
 
 impl End {
-    async fn nats() -> Self {
-        let broker = Broker::start(Kind::Nats);
-        broker.prepare(&[TOPIC]).await;
-        Self::Nats(broker)
+    async fn nats(program: &str) -> Self {
+        let server = NatsServer::of(program, "");
+        server.create_stream(TOPIC, &[TOPIC]).await;
+        Self::Nats(server)
     }
 
     fn port(&self) -> u16 {
         match self {
-            Self::Nats(broker) => broker.port(),
+            Self::Nats(server) => server.port(),
             Self::Redis(server) => server.port(),
         }
     }
@@ -46,7 +46,7 @@ impl End {
 
     async fn arrivals(&self) -> Vec<Arrival> {
         match self {
-            Self::Nats(broker) => broker.arrivals(&[TOPIC]).await,
+            Self::Nats(server) => nats_arrivals(&server.url(), TOPIC).await.unwrap(),
             Self::Redis(server) => in_stream(server),
         }
     }
@@ -123,9 +123,11 @@ async fn thin(end: End, lease: &str, what: &str) {
 #[tokio::test]
 async fn a_thin_line_to_nats_counts_and_repeats_nothing() {
     let _guard = alone().await;
+    let programs = programs();
+    let last = programs.last().unwrap();
     tokio::join!(
-        thin(End::nats().await, "", "NATS"),
-        thin(End::nats().await, "ttl = \"3s\"", "NATS, a short lease")
+        thin(End::nats(DEBIAN).await, "", "NATS"),
+        thin(End::nats(last).await, "ttl = \"3s\"", "today's NATS, a short lease")
     );
 }
 

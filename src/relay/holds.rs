@@ -68,7 +68,8 @@ struct Fetching {
 
 #[derive(Default)]
 pub(crate) struct Holds {
-    keys: HashMap<KeyId, Hold>,
+    /// Boxed: half of a large table's places are empty.
+    keys: HashMap<KeyId, Box<Hold>>,
     holders: BTreeMap<Seq, (KeyId, bool)>,
     releasing: VecDeque<KeyId>,
     /// There is one read at a time.
@@ -135,11 +136,13 @@ impl Holds {
         if self.holders.get(&seq).is_some_and(|(held, _)| *held != key) {
             self.resolve(seq);
         }
-        let hold = self.keys.entry(key).or_insert_with(|| Hold {
-            holders: Holders::None,
-            parked: None,
-            lane,
-            recalling: false,
+        let hold = self.keys.entry(key).or_insert_with(|| {
+            Box::new(Hold {
+                holders: Holders::None,
+                parked: None,
+                lane,
+                recalling: false,
+            })
         });
         hold.holders.insert(seq);
         self.holders.insert(seq, (key, strict));

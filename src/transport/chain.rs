@@ -34,7 +34,7 @@ impl Ledger {
         let count = u32::try_from(batch.len()).expect("a batch holds fewer than 2^32 messages");
         let mut next = vec![NONE; batch.len()];
         let mut heads = Vec::with_capacity(batch.len());
-        let mut last: HashMap<(&str, &str), u32> = HashMap::new();
+        let mut last: HashMap<(&str, &str), u32> = HashMap::with_capacity(batch.len());
         for index in 0..count {
             let envelope = &batch[index as usize];
             let before = match &envelope.message.key {

@@ -9,13 +9,13 @@ use uuid::Uuid;
 use crate::support::arrivals::{kafka_arrivals, nats_arrivals};
 use crate::support::daemon::Site;
 use crate::support::kafka::KafkaServer;
-use crate::support::nats::NatsServer;
+use crate::support::nats::{NatsServer, programs};
 use crate::support::postgres::{Cluster, Session};
 use crate::support::redis::RedisServer;
 use crate::support::together;
 
-/// A row by name: SQL of its topic behind the broker's letter, of key, payload (bytea) and headers (json), and the brokers (`n`,
-/// `k`, `r`, `s`) that cannot carry it.
+/// A row by name: SQL of its topic behind the broker's letter, of key, payload (bytea) and headers (json), and the brokers (`n` of
+/// any version, `k`, `r`, `s`) that cannot carry it.
 type Bad = (
     &'static str,
     &'static str,
@@ -175,15 +175,23 @@ fn stdout_holds(log: &str) -> BTreeSet<Uuid> {
     lines.map(|text| line(text).id).collect()
 }
 
-fn configuration(nats: &NatsServer, kafka: &KafkaServer, redis: &RedisServer) -> String {
+/// Each version's nats-server, by the letters of the first two.
+fn nats_servers() -> Vec<(&'static str, NatsServer)> {
+    let programs = programs();
+    let server = |program: &String| NatsServer::of(program, "");
+    ["n", "m"].into_iter().zip(programs.iter().map(server)).collect()
+}
+
+fn configuration(nats: &[(&str, NatsServer)], kafka: &KafkaServer, redis: &RedisServer) -> String {
     let mut text = format!(
-        "[transports.n.nats]\nurl = \"{}\"\n[transports.k.kafka]\nbrokers = \"{}\"\n[transports.r.redis]\nurl = \"{}\"\n\
-         [transports.s.stdout]\n",
-        nats.url(),
+        "[transports.k.kafka]\nbrokers = \"{}\"\n[transports.r.redis]\nurl = \"{}\"\n[transports.s.stdout]\n",
         kafka.brokers(),
         redis.url()
     );
-    for name in ["n", "k", "r", "s"] {
+    for (name, server) in nats {
+        text.push_str(&format!("[transports.{name}.nats]\nurl = \"{}\"\n", server.url()));
+    }
+    for name in nats.iter().map(|(name, _)| *name).chain(["k", "r", "s"]) {
         let bomb = "{{[!a]*,*?}*,?*}*?*[!b]*".repeat(3);
         text.push_str(&format!(
             "[[routes]]\ntopic = \"{bomb}z\"\ntransport = \"s\"\n\
@@ -195,9 +203,11 @@ fn configuration(nats: &NatsServer, kafka: &KafkaServer, redis: &RedisServer) ->
 }
 
 /// Writes each bad row for each broker, with good ones around it; answers those that are to fail.
-async fn insert(session: &Session) -> BTreeSet<String> {
+async fn insert(session: &Session, brokers: &[&str]) -> BTreeSet<String> {
     let mut expected = BTreeSet::new();
-    for broker in ["n", "k", "r", "s"] {
+    for broker in brokers {
+        // Two versions of one broker.
+        let kind = if *broker == "m" { "n" } else { broker };
         for (number, (note, topic, key, payload, headers, refusing)) in BAD.iter().enumerate() {
             let insert = format!(
                 "insert into outbox_messages (topic, key, payload, headers, note)
@@ -207,7 +217,7 @@ async fn insert(session: &Session) -> BTreeSet<String> {
                  select '{broker}.orders', 'k' || g, '2', '{{}}', null from generate_series({number}, {number} + 4) g"
             );
             session.run(&insert).await;
-            if refusing.contains(broker) {
+            if refusing.contains(kind) {
                 expected.insert(format!("{broker}: {note}"));
             }
         }
@@ -239,8 +249,10 @@ async fn assert_held(session: &Session, broker: &str, held: &Held) {
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_rows_arrive_as_they_are_or_fail_alone() {
     let _guard = together().await;
-    let nats = NatsServer::start();
-    nats.create_stream("hostile", &["n.>"]).await;
+    let nats = nats_servers();
+    for (name, server) in &nats {
+        server.create_stream("hostile", &[&format!("{name}.>")]).await;
+    }
     let kafka = tokio::task::block_in_place(KafkaServer::shared);
     kafka.create_topic("k.orders", 3).await;
     let redis = RedisServer::start();
@@ -255,7 +267,8 @@ async fn hostile_rows_arrive_as_they_are_or_fail_alone() {
              alter table outbox_messages add column note text",
         )
         .await;
-    let expected = insert(&session).await;
+    let brokers: Vec<&str> = nats.iter().map(|(name, _)| *name).chain(["k", "r", "s"]).collect();
+    let expected = insert(&session, &brokers).await;
     let daemon = site.start().await;
     session.drained(Duration::from_secs(60)).await;
 
@@ -279,15 +292,12 @@ async fn hostile_rows_arrive_as_they_are_or_fail_alone() {
             .map(|one| (one.id, (one.payload, names(one.headers))))
             .collect()
     };
-    let brokers = kafka.brokers();
-    let held = [
-        ("n", of(nats_arrivals(&nats.url(), "hostile").await.unwrap())),
-        (
-            "k",
-            of(tokio::task::block_in_place(|| kafka_arrivals(&brokers, &["k.orders"])).unwrap()),
-        ),
-        ("r", redis_holds(&redis).await),
-    ];
+    let bootstrap = kafka.brokers();
+    let in_kafka = tokio::task::block_in_place(|| kafka_arrivals(&bootstrap, &["k.orders"])).unwrap();
+    let mut held = vec![("k", of(in_kafka)), ("r", redis_holds(&redis).await)];
+    for (name, server) in &nats {
+        held.push((name, of(nats_arrivals(&server.url(), "hostile").await.unwrap())));
+    }
     for (broker, held) in held {
         assert_held(&session, broker, &held).await;
     }

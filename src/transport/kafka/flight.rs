@@ -123,12 +123,15 @@ impl<'a> Flight<'a> {
     /// Marks the chains that go one at a time.
     fn find_waiting(&mut self) {
         for head in self.ledger.heads().to_vec() {
+            if self.ledger.behind(head).is_none() {
+                continue;
+            }
             let chain: Vec<u32> = std::iter::successors(Some(head), |index| self.ledger.behind(*index)).collect();
             let waits = |index: &u32| {
                 let envelope = &self.batch[*index as usize];
                 self.alone || envelope.order == Order::Strict || self.topics[*index as usize].is_careful()
             };
-            if chain.len() > 1 && chain.iter().any(waits) {
+            if chain.iter().any(waits) {
                 self.one_by_one = true;
                 for index in chain {
                     self.waits[index as usize] = true;

@@ -52,6 +52,8 @@ pub(super) struct Topic {
     /// Of these, the one that every message is compared with; none where it is 0.
     message_bytes: AtomicU64,
     careful: Mutex<Option<Instant>>,
+    /// It was handled with care at some time: `careful` says when.
+    was_careful: AtomicBool,
     missing: AtomicBool,
     verdict: tokio::sync::Mutex<Option<(Instant, Verdict)>>,
 }
@@ -80,14 +82,18 @@ impl Topic {
     /// From now on, for a while: one record a request, one message of a key at a time.
     pub(super) fn handle_with_care(&self) {
         *self.careful.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.was_careful.store(true, Ordering::Release);
     }
 
     /// Whether a record set was refused lately.
     pub(super) fn is_careful(&self) -> bool {
-        self.careful
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some_and(|since| since.elapsed() < CARE)
+        // Asked for every message, and hardly ever true.
+        self.was_careful.load(Ordering::Acquire)
+            && self
+                .careful
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_some_and(|since| since.elapsed() < CARE)
     }
 
     /// Whether the brokers did not know it when they were last asked: what is sent to it waits in librdkafka, for nobody.
