@@ -19,6 +19,7 @@
 //!   message's own. So does `inspect`, for each thing it asks. A broker that goes on answering, however slowly, is waited for:
 //!   a message's time begins with its turn, when what was sent before it is answered.
 
+#[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
 mod blame;
 pub mod chain;
 #[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
@@ -31,6 +32,7 @@ pub mod nats;
 pub mod redis;
 pub mod settings;
 pub mod stdout;
+#[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
 mod throttle;
 
 use std::sync::Arc;
