@@ -26,6 +26,7 @@ pub mod chain;
 mod flow;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+mod lines;
 #[cfg(feature = "nats")]
 pub mod nats;
 #[cfg(feature = "redis")]

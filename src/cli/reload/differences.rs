@@ -72,14 +72,14 @@ pub(super) fn fit_the_lease(running: &Config, new: &Config) -> Result<(), Usage>
     let changed = transports(running, new);
     let ttl = running.lease.ttl;
     for config::Transport { name, config, .. } in &new.transports {
-        let Some(timeout) = config.ack_timeout().filter(|timeout| *timeout >= ttl) else {
+        let Some(timeout) = config.settings().ack_timeout().filter(|timeout| *timeout >= ttl) else {
             continue;
         };
         if changed.iter().any(|changed| **changed == **name) {
             let show = humantime::format_duration;
             return Err(Usage(format!(
                 "transports.{name}.{}.ack_timeout: {} is not below lease.ttl, which is {} until the next start: lower it or restart",
-                config.kind(),
+                config.settings().kind(),
                 show(timeout),
                 show(ttl)
             )));
