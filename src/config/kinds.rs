@@ -69,6 +69,8 @@ kinds! {
     Kafka, kafka, feature = "kafka", crate::transport::kafka::config::KafkaConfig;
     /// Redis Streams.
     Redis, redis, feature = "redis", crate::transport::redis::config::RedisConfig;
+    /// JSON Lines in a file.
+    File, file, all(), crate::transport::file::config::FileConfig;
     /// JSON Lines on standard output.
     Stdout, stdout, all(), crate::transport::stdout::config::StdoutConfig;
 }
@@ -130,7 +132,7 @@ mod tests {
             let sections: Sections = serde_json::from_str(text).unwrap();
             sections.only("transports.a").unwrap_err().to_string()
         };
-        let forms = "[transports.a.nats], .kafka, .redis or .stdout";
+        let forms = "[transports.a.nats], .kafka, .redis, .file or .stdout";
         assert_eq!(
             refused("{}"),
             format!("transports.a: has no kind: write the section as {forms}")

@@ -22,6 +22,7 @@
 #[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
 mod blame;
 pub mod chain;
+pub mod file;
 #[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
 mod flow;
 #[cfg(feature = "kafka")]
