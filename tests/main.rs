@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod archive;
 mod bounds;
 mod broker_clusters;
 mod broker_weather;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -14,6 +15,16 @@ use syn::visit::Visit;
 
 const FILE_LINES_MAX: usize = 400;
 const FUNCTION_LINES_MAX: usize = 70;
+
+/// The kinds of transports: the folders below `src/transport/`. In the lists below, `transport::*` is each of them.
+static KINDS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let transports = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transport");
+    let entries = std::fs::read_dir(transports).expect("src/transport is readable");
+    let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+    folders
+        .map(|folder| folder.file_name().to_string_lossy().into_owned())
+        .collect()
+});
 
 /// Who may import whom inside the crate: a module's path prefix, and the prefixes it may name. The longest matching
 /// prefix rules; a module may always name itself and what is below it. `main` and `cli` compose everything.
@@ -31,10 +42,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["store", "message", "delivery", "finding", "stuck", "trouble"],
     ),
     ("transport", &["message", "delivery", "finding"]),
-    ("transport::kafka", &["transport", "message", "delivery", "finding"]),
-    ("transport::nats", &["transport", "message", "delivery", "finding"]),
-    ("transport::redis", &["transport", "message", "delivery", "finding"]),
-    ("transport::stdout", &["transport", "message", "delivery", "finding"]),
+    ("transport::*", &["transport", "message", "delivery", "finding"]),
     (
         "relay",
         &[
@@ -51,10 +59,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "transport::kafka::config",
-            "transport::nats::config",
-            "transport::redis::config",
-            "transport::stdout::config",
+            "transport::*::config",
+            "transport::settings",
             "delivery",
             "backoff",
             "route",
@@ -88,13 +94,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// What a module that may import a port must still not reach through it.
-const PORTS_END_AT: &[&str] = &[
-    "store::postgres",
-    "transport::kafka",
-    "transport::nats",
-    "transport::redis",
-    "transport::stdout",
-];
+const PORTS_END_AT: &[&str] = &["store::postgres", "transport::*"];
 
 /// Modules that know no runtime: plain functions over plain values.
 const PURE: &[&str] = &["message", "delivery", "backoff", "finding", "route", "stuck", "trouble"];
@@ -102,15 +102,12 @@ const PURE: &[&str] = &["message", "delivery", "backoff", "finding", "route", "s
 /// Where a text that begins like SQL is advice for a person, never run.
 const ADVICE: &[&str] = &["store::postgres::doctor"];
 
-/// Crates that only one folder may name.
+/// Crates that only one folder may name. A transport's are those of the feature of its name, by `Cargo.toml`.
 const CRATE_HOMES: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["store::postgres"]),
     ("deadpool_postgres", &["store::postgres"]),
     ("tokio_postgres_rustls", &["store::postgres"]),
     ("postgres_types", &["store::postgres"]),
-    ("rdkafka", &["transport::kafka"]),
-    ("async_nats", &["transport::nats"]),
-    ("redis", &["transport::redis"]),
     ("axum", &["http"]),
     ("clap", &["cli", "main"]),
     ("anyhow", &["cli", "main"]),
@@ -118,6 +115,24 @@ const CRATE_HOMES: &[(&str, &[&str])] = &[
     ("prost", &["telemetry"]),
     ("hyper", &["telemetry", "http"]),
 ];
+
+/// The home of a crate, if it has one.
+fn home_of(name: &str) -> Option<Vec<String>> {
+    if let Some((_, homes)) = CRATE_HOMES.iter().find(|(known, _)| *known == name) {
+        return Some(homes.iter().map(ToString::to_string).collect());
+    }
+    let manifest = include_str!("../Cargo.toml");
+    let dependency = format!("\"dep:{}\"", name.replace('_', "-"));
+    let is_home = |kind: &&String| {
+        let feature = format!("{kind} = [");
+        let line = manifest.lines().find(|line| line.starts_with(&feature));
+        line.is_some_and(|line| line.contains(&dependency))
+    };
+    KINDS
+        .iter()
+        .find(is_home)
+        .map(|kind| vec![format!("transport::{kind}")])
+}
 
 /// One source file, ready to be judged.
 struct Source {
@@ -172,6 +187,9 @@ fn module_of(path: &str) -> String {
 }
 
 fn is_within(module: &str, prefix: &str) -> bool {
+    if prefix.contains('*') {
+        return KINDS.iter().any(|kind| is_within(module, &prefix.replace('*', kind)));
+    }
     module
         .strip_prefix(prefix)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
@@ -328,12 +346,11 @@ fn forbidden_edge(module: &str, target: &str) -> Option<String> {
         .filter(|(prefix, _)| is_within(module, prefix))
         .max_by_key(|(prefix, _)| prefix.len())
         .unwrap_or(&("", &[]));
-    if is_within(target, home) && !home.is_empty() {
+    let adapter = adapter_of(target);
+    if is_within_its_own(module, target, home) {
         // A port must not know its adapters, though they lie below it.
-        let adapter = PORTS_END_AT
-            .iter()
-            .find(|end| is_within(target, end) && !is_within(module, end));
-        return adapter.map(|adapter| format!("{module} is a port and names its adapter {adapter}"));
+        let foreign = adapter.filter(|adapter| !is_within(module, adapter));
+        return foreign.map(|adapter| format!("{module} is a port and names its adapter {adapter}"));
     }
     let named = allowed
         .iter()
@@ -342,27 +359,49 @@ fn forbidden_edge(module: &str, target: &str) -> Option<String> {
     let Some(named) = named else {
         return Some(format!("{module} must not import {target}"));
     };
-    let adapter = PORTS_END_AT
-        .iter()
-        .find(|end| is_within(target, end) && !is_within(named, end));
     match adapter {
-        Some(adapter) if *named != "*" => Some(format!("{module} may import {named}, but not the adapter {adapter}")),
+        Some(adapter) if *named != "*" && !PORTS_END_AT.iter().any(|end| is_within_pattern(named, end)) => {
+            Some(format!("{module} may import {named}, but not the adapter {adapter}"))
+        }
         _ => None,
     }
+}
+
+/// Whether `module` names something of its own house, which the entry `home` rules.
+fn is_within_its_own(module: &str, target: &str, home: &str) -> bool {
+    match adapter_of(module).filter(|_| home.contains('*')) {
+        Some(adapter) => is_within(target, &adapter),
+        None => is_within(target, home) && !home.is_empty(),
+    }
+}
+
+/// Whether the entry `pattern` of a list is about something inside of `end`.
+fn is_within_pattern(pattern: &str, end: &str) -> bool {
+    pattern
+        .strip_prefix(end)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// The adapter that `module` is of: `transport::nats` for what is in that folder.
+fn adapter_of(module: &str) -> Option<String> {
+    let end = PORTS_END_AT.iter().find(|end| is_within(module, end))?;
+    let segments: Vec<&str> = module.split("::").take(end.split("::").count()).collect();
+    Some(segments.join("::"))
 }
 
 fn forbidden_crate(module: &str, root: &str) -> Option<String> {
     if PURE.iter().any(|pure| is_within(module, pure)) && root == "tokio" {
         return Some(format!("{module} is pure and names tokio"));
     }
-    let (_, homes) = CRATE_HOMES.iter().find(|(name, _)| *name == root)?;
+    let homes = home_of(root)?;
     let at_home = homes.iter().any(|home| is_within(module, home)) || inner_module_is_meant(module, root);
     (!at_home).then(|| format!("{module} names the crate {root}, whose home is {}", homes.join(" or ")))
 }
 
 /// `transport/mod.rs` and `config` say `redis::...` of our own module of that name.
 fn inner_module_is_meant(module: &str, root: &str) -> bool {
-    root == "redis" && (module == "transport" || is_within(module, "config") || is_within(module, "cli"))
+    KINDS.iter().any(|kind| kind == root)
+        && (module == "transport" || is_within(module, "config") || is_within(module, "cli"))
 }
 
 struct Functions(Findings);
@@ -652,6 +691,29 @@ mod the_checker_itself {
             "src/delivery.rs",
             "fn f() { assert!(crate::route::x()) }",
             "must not import",
+        );
+    }
+
+    #[test]
+    fn every_folder_of_transport_is_a_kind() {
+        assert!(KINDS.len() > 3, "{KINDS:?}");
+        for kind in KINDS.iter() {
+            let (inside, other) = (format!("src/transport/{kind}/x.rs"), format!("transport::{kind}"));
+            assert_clean(&inside, "use super::y; use crate::transport::chain::Ledger;");
+            assert_finds(&inside, "use crate::relay::Relay;", "must not import relay");
+            assert_finds(&inside, "use crate::config::Config;", "must not import config");
+            assert_finds(
+                "src/transport/x.rs",
+                &format!("use super::{kind}::y;"),
+                &format!("a port and names its adapter {other}"),
+            );
+            assert_clean("src/config/x.rs", &format!("use crate::{other}::config::X;"));
+            assert_finds("src/config/x.rs", &format!("use crate::{other}::X;"), "must not import");
+        }
+        assert_finds(
+            "src/transport/kafka/x.rs",
+            "use percent_encoding::y;",
+            "whose home is transport::nats",
         );
     }
 

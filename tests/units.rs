@@ -37,3 +37,21 @@ fn a_stop_takes_longer_than_the_drain() {
     let drain = seconds(&example, "#shutdown_timeout = \"", "s\"");
     assert!(seconds(&unit("outboxd.service"), "TimeoutStopSec=", "") > drain);
 }
+
+/// The path that the example shows for messages in a file is one that the service may write to.
+#[test]
+fn the_service_may_write_where_the_example_archives() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config.example.toml");
+    let example = std::fs::read_to_string(example).unwrap();
+    let (_, archive) = example.split_once("##[transports.archive.file]").unwrap();
+    let path = archive
+        .lines()
+        .find_map(|line| line.strip_prefix("## path = \""))
+        .unwrap();
+    let unit = unit("outboxd.service");
+    let directory = unit
+        .iter()
+        .find_map(|line| line.strip_prefix("StateDirectory="))
+        .unwrap();
+    assert!(path.starts_with(&format!("/var/lib/{directory}/")), "{path}");
+}

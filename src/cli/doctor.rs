@@ -98,7 +98,7 @@ impl Diagnosis {
             let subject = format!("transports.{}", configured.name);
             match transport.inspect(&uses).await {
                 Ok(found) => {
-                    let kind = configured.config.kind();
+                    let kind = configured.config.settings().kind();
                     self.fine.push(format!(
                         "{subject}: {kind} answers, {} destination(s) known",
                         uses.len()
@@ -111,7 +111,7 @@ impl Diagnosis {
                     "its messages wait in the database until it answers",
                     format!(
                         "check the keys of [{subject}.{}] and that the broker runs",
-                        configured.config.kind()
+                        configured.config.settings().kind()
                     ),
                 )),
             }
@@ -171,6 +171,7 @@ fn retry_span(config: &Config, route: &Route) -> Duration {
     }
     let timeout = config.transports[route.transport]
         .config
+        .settings()
         .ack_timeout()
         .unwrap_or_default();
     let timeouts = timeout.saturating_mul(u32::try_from(route.max_attempts - 1).unwrap_or_default());

@@ -1,8 +1,8 @@
-//! From configured transports to connected ones: the one place that names every kind.
+//! From configured transports to connected ones.
 
 use std::sync::Arc;
 
-use crate::config::{self, Config, Fingerprint, TransportConfig};
+use crate::config::{self, Config, Fingerprint};
 use crate::relay::plan::Broker;
 use crate::store::StoreError;
 use crate::transport::Transport;
@@ -33,7 +33,7 @@ pub(super) async fn connect(config: &Config, known: &[Connected]) -> anyhow::Res
                     fingerprint: transport.fingerprint,
                     broker: Broker {
                         name: Arc::clone(&transport.name),
-                        system: transport.config.kind(),
+                        system: transport.config.settings().kind(),
                         transport: made,
                     },
                 });
@@ -50,31 +50,6 @@ pub(super) async fn connect(config: &Config, known: &[Connected]) -> anyhow::Res
 }
 
 async fn one(transport: &config::Transport) -> anyhow::Result<Arc<dyn Transport>> {
-    let name = &*transport.name;
-    let refused = |error: &dyn std::fmt::Display| StoreError::Misconfigured(error.to_string());
-    Ok(match &transport.config {
-        #[cfg(feature = "nats")]
-        TransportConfig::Nats(nats) => Arc::new(
-            crate::transport::nats::Nats::connect(name, nats)
-                .await
-                .map_err(|error| refused(&error))?,
-        ),
-        #[cfg(feature = "kafka")]
-        TransportConfig::Kafka(kafka) => Arc::new(
-            crate::transport::kafka::Kafka::connect(name, kafka)
-                .await
-                .map_err(|error| refused(&error))?,
-        ),
-        #[cfg(feature = "redis")]
-        TransportConfig::Redis(redis) => Arc::new(
-            crate::transport::redis::Redis::connect(name, redis)
-                .await
-                .map_err(|error| refused(&error))?,
-        ),
-        TransportConfig::Stdout(stdout) => Arc::new(
-            crate::transport::stdout::Stdout::connect(name, stdout)
-                .await
-                .map_err(|error| refused(&error))?,
-        ),
-    })
+    let made = transport.config.settings().connect(&transport.name).await;
+    made.map_err(|error| StoreError::Misconfigured(error.to_string()).into())
 }

@@ -66,6 +66,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(feature = "redis"), ignore = "its transports are redis")]
     fn a_section_is_another_where_a_key_or_a_secret_is() {
         let folder = tempfile::tempdir().unwrap();
         let secret = folder.path().join("secret");

@@ -1,15 +1,17 @@
 //! Configuration: one TOML file, the environment over it, validated once.
 //!
-//! `raw` is what the file says, `source` reads it, `check`, `relay` and `routing` turn it into [`Config`], in which nothing is left to parse.
+//! `raw` is what the file says, `source` reads it, `check`, `relay` and `routing` turn it into [`Config`], in which nothing is left to
+//! parse. `kinds` lists the kinds of transports.
 //! Every mistake is one line that names the key (or the environment variable), the value and what would be accepted;
 //! the first one found is reported. Secrets are [`SecretString`]s: no `Debug` shows them.
 //!
-//! It knows the transports' configuration sections and the domain's routes, nothing of the engine. A reload is a second
+//! It knows the transports' sections by what each can be asked and the domain's routes, nothing of the engine. A reload is a second
 //! [`load`]; what may change at run time is for the caller to decide. [`Fingerprint`] tells it which transports did.
 
 mod check;
 mod fingerprint;
 mod http;
+mod kinds;
 mod raw;
 mod relay;
 mod routing;
@@ -25,6 +27,7 @@ use secrecy::SecretString;
 
 pub use fingerprint::Fingerprint;
 pub use http::http_token;
+pub use kinds::TransportConfig;
 
 use crate::route::{Routes, Unrouted};
 use crate::telemetry::log::{Format, Level};
@@ -203,22 +206,6 @@ pub struct Transport {
     pub config: TransportConfig,
     /// Of what the section says.
     pub fingerprint: Fingerprint,
-}
-
-/// A transport's kind and settings.
-#[derive(Clone, Debug)]
-pub enum TransportConfig {
-    /// NATS JetStream.
-    #[cfg(feature = "nats")]
-    Nats(Box<crate::transport::nats::config::NatsConfig>),
-    /// Kafka.
-    #[cfg(feature = "kafka")]
-    Kafka(Box<crate::transport::kafka::config::KafkaConfig>),
-    /// Redis Streams.
-    #[cfg(feature = "redis")]
-    Redis(Box<crate::transport::redis::config::RedisConfig>),
-    /// JSON Lines on standard output.
-    Stdout(Box<crate::transport::stdout::config::StdoutConfig>),
 }
 
 /// `[retention]`: how long settled rows stay; `None`: for ever.

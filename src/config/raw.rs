@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::Fingerprint;
+use super::kinds::Sections;
 use super::units::{Number, Size, Span};
 
 /// The whole file.
@@ -20,7 +21,7 @@ pub(super) struct Raw {
     pub(super) outbox: Outbox,
     pub(super) relay: Relay,
     pub(super) lease: Lease,
-    pub(super) transports: BTreeMap<String, Transport>,
+    pub(super) transports: BTreeMap<String, Sections>,
     pub(super) routes: Vec<Route>,
     pub(super) retention: Retention,
     pub(super) http: Http,
@@ -84,25 +85,6 @@ pub(super) struct Lease {
     /// `None`: nobody has said; see [`TTL`].
     pub(super) ttl: Option<Span>,
     pub(super) instance: String,
-}
-
-/// `[transports.<name>]`: exactly one of the kinds. A kind the binary was built without is read and refused by name.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Transport {
-    #[cfg(feature = "nats")]
-    pub(super) nats: Option<crate::transport::nats::config::NatsConfig>,
-    #[cfg(not(feature = "nats"))]
-    pub(super) nats: Option<serde::de::IgnoredAny>,
-    #[cfg(feature = "kafka")]
-    pub(super) kafka: Option<crate::transport::kafka::config::KafkaConfig>,
-    #[cfg(not(feature = "kafka"))]
-    pub(super) kafka: Option<serde::de::IgnoredAny>,
-    #[cfg(feature = "redis")]
-    pub(super) redis: Option<crate::transport::redis::config::RedisConfig>,
-    #[cfg(not(feature = "redis"))]
-    pub(super) redis: Option<serde::de::IgnoredAny>,
-    pub(super) stdout: Option<crate::transport::stdout::config::StdoutConfig>,
 }
 
 /// One `[[routes]]`.

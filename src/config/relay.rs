@@ -102,7 +102,9 @@ pub(super) fn backoff(key: &str, raw: &raw::Route, defaults: RouteDefaults) -> R
 
 /// `lease.ttl` where nobody has said: half as long again as a broker may take to answer, if that is longer than usual.
 pub(super) fn default_ttl(transports: &[Transport]) -> Duration {
-    let timeouts = transports.iter().filter_map(|transport| transport.config.ack_timeout());
+    let timeouts = transports
+        .iter()
+        .filter_map(|transport| transport.config.settings().ack_timeout());
     let longest = timeouts.max().unwrap_or_default();
     if longest < raw::TTL {
         raw::TTL

@@ -19,18 +19,22 @@
 //!   message's own. So does `inspect`, for each thing it asks. A broker that goes on answering, however slowly, is waited for:
 //!   a message's time begins with its turn, when what was sent before it is answered.
 
+#[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
 mod blame;
 pub mod chain;
+pub mod file;
 #[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
 mod flow;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+mod lines;
 #[cfg(feature = "nats")]
 pub mod nats;
 #[cfg(feature = "redis")]
 pub mod redis;
 pub mod settings;
 pub mod stdout;
+#[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
 mod throttle;
 
 use std::sync::Arc;

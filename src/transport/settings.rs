@@ -1,16 +1,59 @@
-//! How transports read their settings: values that may arrive as text (from the environment), and secrets from files.
+//! What transports are told: what every kind can be asked ([`Settings`]), and how a kind reads its section, values that may
+//! arrive as text (from the environment) and secrets from files.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::SecretString;
 use serde::de::{self, Deserializer, Visitor};
 
-use super::ConnectError;
+use super::{ConnectError, Transport};
+
+/// The section of one kind of transport, as its folder reads it. Nobody else asks which kind it is.
+#[async_trait]
+pub trait Settings: Send + Sync {
+    /// The kind's name, as in the file: `nats`.
+    fn kind(&self) -> &'static str;
+
+    /// Checks everything that can be checked without a server. `name` is the transport's.
+    ///
+    /// # Errors
+    /// The first wrong key.
+    fn validate(&self, name: &str) -> Result<(), ConnectError>;
+
+    /// How long one publish may take at most; `None`: it waits for nobody.
+    fn ack_timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The same to be changed, while it is the default: a shorter lease shortens that, and only a value that was asked for can
+    /// contradict the lease.
+    fn default_ack_timeout(&mut self) -> Option<&mut Duration> {
+        None
+    }
+
+    /// What stands before every destination.
+    fn prefix(&self) -> &str {
+        ""
+    }
+
+    /// Beginnings of destinations that are the broker's own.
+    fn reserved(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The transport `name`. It connects by itself: a broker that is away is waited for.
+    ///
+    /// # Errors
+    /// Only what is wrong in the configuration.
+    async fn connect(&self, name: &str) -> Result<Arc<dyn Transport>, ConnectError>;
+}
 
 /// A duration written as text: "250ms", "5s", "2min".
 ///

@@ -1,5 +1,6 @@
 //! The laws of `src/transport/mod.rs`, one test body per law, run for every transport.
 
+mod file;
 mod kafka;
 mod laws;
 mod nats;

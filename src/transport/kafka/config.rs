@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::config::FromClientConfig;
-use rdkafka::producer::BaseProducer;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -75,7 +73,7 @@ fn default_id_header() -> String {
 }
 
 /// `ack_timeout` where the file says nothing; a shorter lease shortens it.
-pub(crate) fn default_ack_timeout() -> Duration {
+pub(super) fn default_ack_timeout() -> Duration {
     Duration::from_secs(10)
 }
 
@@ -119,17 +117,6 @@ const MESSAGE_TIMEOUT_MIN: Duration = Duration::from_secs(120);
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(15);
 
 impl KafkaConfig {
-    /// Checks everything that can be checked without a broker, librdkafka's own settings included.
-    ///
-    /// # Errors
-    /// The first wrong key.
-    pub fn validate(&self, name: &str) -> Result<(), ConnectError> {
-        let config = self.client(name)?;
-        BaseProducer::from_config(&config)
-            .map(drop)
-            .map_err(|error| client_error(name, &error))
-    }
-
     /// librdkafka's settings for the producer of transport `name`.
     pub(super) fn client(&self, name: &str) -> Result<ClientConfig, ConnectError> {
         let section = Section { name, kind: "kafka" };
@@ -305,6 +292,7 @@ pub(super) fn client_error(name: &str, error: &rdkafka::error::KafkaError) -> Co
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::settings::Settings;
 
     fn parse(json: &str) -> Result<KafkaConfig, serde_json::Error> {
         serde_json::from_str(json)

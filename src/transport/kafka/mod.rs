@@ -54,6 +54,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rdkafka::config::FromClientConfig;
+use rdkafka::producer::BaseProducer;
 use tokio::time::Instant;
 
 pub use classify::classify;
@@ -66,6 +68,7 @@ use self::session::Session;
 use self::slot::{Slot, retire};
 use self::topics::{Limits, Named, Topic, Topics};
 use super::flow::{Flow, moment};
+use super::settings::Settings;
 use super::throttle::Throttle;
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, Outcome};
@@ -114,6 +117,35 @@ impl<'a> UnderWay<'a> {
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Settings for KafkaConfig {
+    fn kind(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn validate(&self, name: &str) -> Result<(), ConnectError> {
+        // librdkafka looks at its own settings when a client is made.
+        let made = BaseProducer::from_config(&self.client(name)?);
+        made.map(drop).map_err(|error| config::client_error(name, &error))
+    }
+
+    fn ack_timeout(&self) -> Option<Duration> {
+        Some(self.ack_timeout)
+    }
+
+    fn default_ack_timeout(&mut self) -> Option<&mut Duration> {
+        Some(&mut self.ack_timeout).filter(|timeout| **timeout == config::default_ack_timeout())
+    }
+
+    fn reserved(&self) -> &'static [&'static str] {
+        &["__"]
+    }
+
+    async fn connect(&self, name: &str) -> Result<Arc<dyn Transport>, ConnectError> {
+        Ok(Arc::new(Kafka::connect(name, self).await?))
     }
 }
 

@@ -62,7 +62,7 @@ fn default_max_in_flight() -> u64 {
 }
 
 /// `ack_timeout` where the file says nothing; a shorter lease shortens it.
-pub(crate) fn default_ack_timeout() -> Duration {
+pub(super) fn default_ack_timeout() -> Duration {
     Duration::from_secs(5)
 }
 
@@ -77,14 +77,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(2);
 const CLIENT_CAPACITY: usize = 8192;
 
 impl NatsConfig {
-    /// Checks everything that can be checked without a server. `name` is the transport's name.
-    ///
-    /// # Errors
-    /// The first wrong key.
-    pub fn validate(&self, name: &str) -> Result<(), ConnectError> {
-        self.options(name).map(drop)
-    }
-
     /// The servers and the client's options.
     pub(super) fn options(&self, name: &str) -> Result<(Vec<ServerAddr>, ConnectOptions), ConnectError> {
         let section = Section { name, kind: "nats" };
@@ -271,6 +263,7 @@ impl Login {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::settings::Settings;
 
     fn parse(json: &str) -> Result<NatsConfig, serde_json::Error> {
         serde_json::from_str(json)

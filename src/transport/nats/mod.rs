@@ -55,7 +55,7 @@ use self::flight::Flight;
 use self::link::Link;
 use self::rights::ELECTIONS;
 use super::flow::{Flow, Ticket, moment};
-use super::settings::Section;
+use super::settings::{Section, Settings};
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, Outcome};
 use crate::finding::Finding;
@@ -73,6 +73,33 @@ pub struct Nats {
     allow_headers: Vec<String>,
     abandoned: AtomicU64,
     tasks: Mutex<JoinSet<()>>,
+}
+
+#[async_trait]
+impl Settings for NatsConfig {
+    fn kind(&self) -> &'static str {
+        "nats"
+    }
+
+    fn validate(&self, name: &str) -> Result<(), ConnectError> {
+        self.options(name).map(drop)
+    }
+
+    fn ack_timeout(&self) -> Option<Duration> {
+        Some(self.ack_timeout)
+    }
+
+    fn default_ack_timeout(&mut self) -> Option<&mut Duration> {
+        Some(&mut self.ack_timeout).filter(|timeout| **timeout == config::default_ack_timeout())
+    }
+
+    fn reserved(&self) -> &'static [&'static str] {
+        &["$", "_INBOX."]
+    }
+
+    async fn connect(&self, name: &str) -> Result<Arc<dyn Transport>, ConnectError> {
+        Ok(Arc::new(Nats::connect(name, self).await?))
+    }
 }
 
 impl Nats {

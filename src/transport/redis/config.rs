@@ -45,19 +45,11 @@ pub struct RedisConfig {
 }
 
 /// `ack_timeout` where the file says nothing; a shorter lease shortens it.
-pub(crate) fn default_ack_timeout() -> Duration {
+pub(super) fn default_ack_timeout() -> Duration {
     Duration::from_secs(5)
 }
 
 impl RedisConfig {
-    /// Checks everything that can be checked without a server.
-    ///
-    /// # Errors
-    /// The first wrong key.
-    pub fn validate(&self, name: &str) -> Result<(), ConnectError> {
-        self.client(name).map(drop)
-    }
-
     pub(super) fn client(&self, name: &str) -> Result<Client, ConnectError> {
         let section = Section { name, kind: "redis" };
         if self.maxlen == Some(0) {
@@ -148,6 +140,7 @@ impl RedisConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::settings::Settings;
 
     #[test]
     fn what_is_wrong_names_its_key() {

@@ -26,6 +26,7 @@ mod inspect;
 mod link;
 mod wire;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ use self::flight::Flight;
 use self::link::{Line, Link};
 use super::blame::Blame;
 use super::flow::{Flow, moment};
+use super::settings::Settings;
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, FailureClass, Outcome};
 use crate::finding::Finding;
@@ -54,6 +56,33 @@ pub struct Redis {
     maxlen: Option<u64>,
     ack_timeout: Duration,
     abandoned: AtomicU64,
+}
+
+#[async_trait]
+impl Settings for RedisConfig {
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn validate(&self, name: &str) -> Result<(), ConnectError> {
+        self.client(name).map(drop)
+    }
+
+    fn ack_timeout(&self) -> Option<Duration> {
+        Some(self.ack_timeout)
+    }
+
+    fn default_ack_timeout(&mut self) -> Option<&mut Duration> {
+        Some(&mut self.ack_timeout).filter(|timeout| **timeout == config::default_ack_timeout())
+    }
+
+    fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    async fn connect(&self, name: &str) -> Result<Arc<dyn Transport>, ConnectError> {
+        Ok(Arc::new(Redis::connect(name, self).await?))
+    }
 }
 
 impl Redis {
