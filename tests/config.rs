@@ -193,7 +193,7 @@ fn every_key_stands_in_the_example() {
     let columns = &example["outbox.columns"];
     assert_eq!(
         columns,
-        &outboxd::store::postgres::sql::COLUMNS.map(str::to_owned).to_vec()
+        &outboxd::store::postgres::link::sql::COLUMNS.map(str::to_owned).to_vec()
     );
 }
 

@@ -5,9 +5,11 @@
 use std::time::Duration;
 
 use outboxd::store::StoreError;
-use outboxd::store::postgres::database::{ConnectOptions, Database};
-use outboxd::store::postgres::migrate::{MIGRATIONS, MigrationState, PayloadType, gone, migrate, script, status};
-use outboxd::store::postgres::sql::Names;
+use outboxd::store::postgres::link::database::{ConnectOptions, Database};
+use outboxd::store::postgres::link::sql::Names;
+use outboxd::store::postgres::schema::migrate::{
+    MIGRATIONS, MigrationState, PayloadType, gone, migrate, script, status,
+};
 
 use crate::support::postgres::TestDatabase;
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use outboxd::store::postgres::migrate::{MIGRATIONS, PayloadType, migrate, script};
-use outboxd::store::postgres::sql::Names;
+use outboxd::store::postgres::link::sql::Names;
+use outboxd::store::postgres::schema::migrate::{MIGRATIONS, PayloadType, migrate, script};
 use uuid::Uuid;
 
 use crate::migrate::{line, open};

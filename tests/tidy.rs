@@ -37,9 +37,28 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("delivery", &["message", "backoff"]),
     ("route", &["delivery", "backoff", "message"]),
     ("store", &["message", "delivery", "stuck"]),
+    // Four rooms: `link` knows none of the others, `desk` knows all.
+    ("store::postgres::link", &["store", "trouble"]),
     (
-        "store::postgres",
-        &["store", "message", "delivery", "finding", "stuck", "trouble"],
+        "store::postgres::schema",
+        &["store", "finding", "store::postgres::link"],
+    ),
+    (
+        "store::postgres::outbox",
+        &["store", "message", "delivery", "stuck", "store::postgres::link"],
+    ),
+    (
+        "store::postgres::desk",
+        &[
+            "store",
+            "message",
+            "delivery",
+            "finding",
+            "stuck",
+            "store::postgres::link",
+            "store::postgres::schema",
+            "store::postgres::outbox",
+        ],
     ),
     ("transport", &["message", "delivery", "finding"]),
     ("transport::*", &["transport", "message", "delivery", "finding"]),
@@ -66,8 +85,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "route",
             "message",
             // What a URL, a column and a log level may be is said where they are used.
-            "store::postgres::connect",
-            "store::postgres::sql",
+            "store::postgres::link::connect",
+            "store::postgres::link::sql",
             "telemetry::log",
             "telemetry::trace",
         ],
@@ -85,7 +104,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "stuck",
             "trouble",
             // What people ask the database is one thing, asked by the command line and over HTTP.
-            "store::postgres",
+            "store::postgres::desk",
+            "store::postgres::link",
         ],
     ),
     ("testing", &["store", "transport", "delivery", "message", "stuck"]),
@@ -100,7 +120,7 @@ const PORTS_END_AT: &[&str] = &["store::postgres", "transport::*"];
 const PURE: &[&str] = &["message", "delivery", "backoff", "finding", "route", "stuck", "trouble"];
 
 /// Where a text that begins like SQL is advice for a person, never run.
-const ADVICE: &[&str] = &["store::postgres::doctor"];
+const ADVICE: &[&str] = &["store::postgres::desk::doctor"];
 
 /// Crates that only one folder may name. A transport's are those of the feature of its name, by `Cargo.toml`.
 const CRATE_HOMES: &[(&str, &[&str])] = &[
@@ -138,7 +158,7 @@ fn home_of(name: &str) -> Option<Vec<String>> {
 struct Source {
     /// Where it is, from the package's directory.
     path: String,
-    /// Its module: `store::postgres::fetch`; `main` and `lib` for the roots.
+    /// Its module: `store::postgres::link::way`; `main` and `lib` for the roots.
     module: String,
     text: String,
     /// Everything outside `#[cfg(test)]`.
@@ -632,8 +652,8 @@ mod the_checker_itself {
         );
         assert_clean("src/relay/lane.rs", "use super::settler::Settler;");
         assert_clean(
-            "src/store/postgres/fetch.rs",
-            "use super::sql::Statement; use crate::store::StoreError;",
+            "src/store/postgres/outbox/feed.rs",
+            "use super::rows::Topics; use crate::store::StoreError; use crate::store::postgres::link::sql::Names;",
         );
         assert_clean(
             "src/cli/run.rs",
@@ -656,12 +676,12 @@ mod the_checker_itself {
             "must not import config",
         );
         assert_finds(
-            "src/store/postgres/fetch.rs",
+            "src/store/postgres/outbox/feed.rs",
             "use crate::relay::Relay;",
             "must not import relay",
         );
         assert_finds(
-            "src/store/postgres/fetch.rs",
+            "src/store/postgres/outbox/feed.rs",
             "use crate::config::Config;",
             "must not import config",
         );
@@ -737,7 +757,7 @@ mod the_checker_itself {
 
     #[test]
     fn crates_have_homes() {
-        assert_clean("src/store/postgres/database.rs", "use tokio_postgres::Row;");
+        assert_clean("src/store/postgres/link/database.rs", "use tokio_postgres::Row;");
         assert_clean("src/transport/mod.rs", "pub mod redis;");
         assert_finds(
             "src/store/mod.rs",
@@ -793,8 +813,8 @@ mod the_checker_itself {
             "const A: &str = \"select a transport with routes\";",
         );
         let advice = "const A: &str = \"alter table x set logged\";";
-        assert_clean("src/store/postgres/doctor/table.rs", advice);
-        assert_finds("src/store/postgres/settle.rs", advice, "SQL in a string");
+        assert_clean("src/store/postgres/desk/doctor/table.rs", advice);
+        assert_finds("src/store/postgres/outbox/settle.rs", advice, "SQL in a string");
     }
 
     #[test]

@@ -11,8 +11,8 @@ use crate::config::Config;
 use crate::finding::Finding;
 use crate::route::{Route, Unrouted};
 use crate::store::StoreError;
-use crate::store::postgres::about::{DatabaseError, database_error};
-use crate::store::postgres::doctor::{Examination, WaitingTopic};
+use crate::store::postgres::desk::doctor::{Examination, WaitingTopic};
+use crate::store::postgres::link::about::{DatabaseError, database_error};
 use crate::transport::Use;
 
 use super::transports;

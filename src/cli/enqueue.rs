@@ -7,10 +7,10 @@ use anyhow::Context;
 use serde_json::{Map, Value};
 
 use crate::config::Config;
-use crate::store::postgres::database::Database;
-use crate::store::postgres::enqueue::{self, EnqueueError, Lines, NewMessage};
-use crate::store::postgres::lines::NewLine;
-use crate::store::postgres::moment::Moment;
+use crate::store::postgres::desk::enqueue::{self, EnqueueError, Lines, NewMessage};
+use crate::store::postgres::desk::lines::NewLine;
+use crate::store::postgres::desk::moment::Moment;
+use crate::store::postgres::link::database::Database;
 use crate::store::postgres::schema;
 
 use super::terminal::{Out, messages};

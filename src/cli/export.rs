@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use indicatif::ProgressBar;
 
 use crate::config::Config;
-use crate::store::postgres::failed::{self, Filter, STEP};
-use crate::store::postgres::lines::Exporter;
+use crate::store::postgres::desk::failed::{self, Filter, STEP};
+use crate::store::postgres::desk::lines::Exporter;
 use crate::store::postgres::schema;
 
 use super::steps::bar_of_rows;

@@ -6,12 +6,12 @@ use anyhow::Context;
 use serde_json::{Map, Value};
 
 use crate::config::Config;
-use crate::store::postgres::database::Database;
-use crate::store::postgres::failed::{
+use crate::store::postgres::desk::failed::{
     self, Action, Chosen, Command, Done, FailedMessage, Filter, MessageRef, STEP, Steps,
 };
-use crate::store::postgres::moment::Moment;
-use crate::store::postgres::row_identity::Identity;
+use crate::store::postgres::desk::moment::Moment;
+use crate::store::postgres::desk::row_identity::Identity;
+use crate::store::postgres::link::database::Database;
 
 use super::steps::{Interrupt, bar_of_rows};
 use super::terminal::{Out, Tone, age, grouped, messages, safe};

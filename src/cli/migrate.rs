@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use crate::config::Config;
-use crate::store::postgres::migrate::{self, MigrationStatus, PayloadType};
-use crate::store::postgres::rights;
+use crate::store::postgres::schema::migrate::{self, MigrationStatus, PayloadType};
+use crate::store::postgres::schema::rights;
 
 use super::terminal::{Out, safe};
 

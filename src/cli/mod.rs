@@ -38,12 +38,13 @@ use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
 use crate::store::StoreError;
-use crate::store::postgres::about::{About, DatabaseError, database_error};
-use crate::store::postgres::connect::{Connection, parse_url};
-use crate::store::postgres::database::{ConnectOptions, Database, no_answer};
-use crate::store::postgres::rights::Duties;
+use crate::store::postgres::link::about::{About, DatabaseError, database_error};
+use crate::store::postgres::link::classify::no_answer;
+use crate::store::postgres::link::connect::{Connection, parse_url};
+use crate::store::postgres::link::database::{ConnectOptions, Database};
+use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::schema;
-use crate::store::postgres::sql::Names;
+use crate::store::postgres::schema::rights::Duties;
 
 use terminal::safe;
 

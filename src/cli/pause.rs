@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::Config;
-use crate::store::postgres::paused;
+use crate::store::postgres::desk::paused;
 
 use super::Usage;
 use super::person::who;

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::config::{Config, Retention};
-use crate::store::postgres::database::Database;
-use crate::store::postgres::find::{self, Stretch};
-use crate::store::postgres::prune::{Again, Kept, Prune, Pruner};
-use crate::store::postgres::prune_attempts::PruneAttempts;
-use crate::store::postgres::retention::{Rule, made_by_migrate, off};
+use crate::store::postgres::desk::find::{self, Stretch};
+use crate::store::postgres::desk::prune::{Again, Kept, Prune, Pruner};
+use crate::store::postgres::desk::prune_attempts::PruneAttempts;
+use crate::store::postgres::desk::retention::{Rule, off};
+use crate::store::postgres::link::database::Database;
+use crate::store::postgres::schema::made_by_migrate;
 
 use super::steps::{Interrupt, bar_of_stretch};
 use super::terminal::{Out, grouped, messages, safe};

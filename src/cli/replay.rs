@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use crate::config::{Config, OnRelayed};
 use crate::message::MessageId;
-use crate::store::postgres::database::Database;
-use crate::store::postgres::failed::{Done, MessageRef};
-use crate::store::postgres::find::{self, State, Stretch};
-use crate::store::postgres::moment::Moment;
-use crate::store::postgres::replay::{Filter, Replay, STEP};
-use crate::store::postgres::row_identity::Identity;
-use crate::store::postgres::sql::Names;
+use crate::store::postgres::desk::failed::{Done, MessageRef};
+use crate::store::postgres::desk::find::{self, State, Stretch};
+use crate::store::postgres::desk::moment::Moment;
+use crate::store::postgres::desk::replay::{Filter, Replay, STEP};
+use crate::store::postgres::desk::row_identity::Identity;
+use crate::store::postgres::link::database::Database;
+use crate::store::postgres::link::sql::Names;
 
 use super::Usage;
 use super::failed::refusals;

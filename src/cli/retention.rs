@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Retention;
 use crate::store::StoreError;
-use crate::store::postgres::database::Database;
-use crate::store::postgres::prune::{Again, Kept, Prune, Pruner, Step};
-use crate::store::postgres::prune_attempts::PruneAttempts;
-use crate::store::postgres::retention::{Rule, Settled, kept_by, off};
-use crate::store::postgres::sql::Names;
+use crate::store::postgres::desk::prune::{Again, Kept, Prune, Pruner, Step};
+use crate::store::postgres::desk::prune_attempts::PruneAttempts;
+use crate::store::postgres::desk::retention::{Rule, Settled, kept_by, off};
+use crate::store::postgres::link::database::Database;
+use crate::store::postgres::link::sql::Names;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(30);

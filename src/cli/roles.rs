@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::Config;
-use crate::store::postgres::rights;
+use crate::store::postgres::schema::rights;
 
 use super::terminal::Out;
 

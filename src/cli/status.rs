@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::delivery::Order;
 use crate::route::Routes;
-use crate::store::postgres::about::DatabaseError;
-use crate::store::postgres::blocked::BlockedSession;
-use crate::store::postgres::database::Role;
-use crate::store::postgres::paused::{self, PausedTopic};
-use crate::store::postgres::status::{self, EXACT, HeldKey, Rule, Rules, Status};
-use crate::store::postgres::stuck::StuckMessage;
+use crate::store::postgres::desk::lock_waits::BlockedSession;
+use crate::store::postgres::desk::paused::{self, PausedTopic};
+use crate::store::postgres::desk::rules::{Rule, Rules};
+use crate::store::postgres::desk::status::{self, EXACT, HeldKey, Status, StuckMessage};
+use crate::store::postgres::link::about::DatabaseError;
+use crate::store::postgres::link::database::Role;
 use crate::store::{OpenTransaction, StoreError};
 
 use super::terminal::{Out, Tone, age, cut, grouped, safe};

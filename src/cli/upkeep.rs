@@ -10,11 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::route::Routes;
 use crate::store::StoreError;
-use crate::store::postgres::PostgresStore;
-use crate::store::postgres::database::Database;
-use crate::store::postgres::sql::Names;
-use crate::store::postgres::status;
-use crate::store::postgres::transactions;
+use crate::store::postgres::desk::status;
+use crate::store::postgres::link::database::Database;
+use crate::store::postgres::link::sql::Names;
+use crate::store::postgres::outbox::{PostgresStore, transactions};
 use crate::stuck::StuckRow;
 use crate::telemetry::health::Backlog;
 use crate::telemetry::history::{HELD_MAX, HeldKey, PausedTopic};
@@ -208,8 +207,8 @@ fn held(keys: &[status::HeldKey]) -> Vec<HeldKey> {
     keys.iter().take(HELD_MAX).map(told).collect()
 }
 
-fn paused(topics: &[crate::store::postgres::paused::PausedTopic]) -> Vec<PausedTopic> {
-    let told = |paused: &crate::store::postgres::paused::PausedTopic| PausedTopic {
+fn paused(topics: &[crate::store::postgres::desk::paused::PausedTopic]) -> Vec<PausedTopic> {
+    let told = |paused: &crate::store::postgres::desk::paused::PausedTopic| PausedTopic {
         topic: paused.topic.clone(),
         since: paused.since.clone(),
         who: paused.who.clone(),

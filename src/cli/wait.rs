@@ -12,10 +12,10 @@ use uuid::Uuid;
 
 use crate::config::{Config, OnRelayed};
 use crate::message::MessageId;
-use crate::store::postgres::database::{Database, Role};
-use crate::store::postgres::failed::MessageRef;
-use crate::store::postgres::find::{self, State};
-use crate::store::postgres::sql::Names;
+use crate::store::postgres::desk::failed::MessageRef;
+use crate::store::postgres::desk::find::{self, State};
+use crate::store::postgres::link::database::{Database, Role};
+use crate::store::postgres::link::sql::Names;
 
 use super::TimedOut;
 use super::terminal::{Out, messages, safe};

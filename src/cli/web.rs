@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, Config};
 use crate::http::{self, Listener, Outbox, State, Token};
 use crate::route::Routes;
-use crate::store::postgres::database::Database;
+use crate::store::postgres::link::database::Database;
 use crate::telemetry::{Telemetry, history};
 
 /// What the server reads.

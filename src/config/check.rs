@@ -11,8 +11,8 @@ use secrecy::{ExposeSecret, SecretString};
 use super::raw::{self, Raw};
 use super::units::{Number, Span};
 use super::{Config, ConfigError, Database, Lease, Log, OnRelayed, Outbox, Retention, Trace, http, relay, routing};
-use crate::store::postgres::connect::parse_url;
-use crate::store::postgres::sql::COLUMNS;
+use crate::store::postgres::link::connect::parse_url;
+use crate::store::postgres::link::sql::COLUMNS;
 use crate::telemetry::log::{Format, Level};
 use crate::telemetry::trace::Endpoint;
 

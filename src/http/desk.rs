@@ -17,10 +17,11 @@ use tokio::time::{Instant, timeout};
 
 use super::answer::Refusal;
 use crate::store::StoreError;
-use crate::store::postgres::about::{DatabaseError, database_error};
-use crate::store::postgres::database::{Database, no_answer};
-use crate::store::postgres::sql::Names;
-use crate::store::postgres::status::Rule;
+use crate::store::postgres::desk::rules::Rule;
+use crate::store::postgres::link::about::{DatabaseError, database_error};
+use crate::store::postgres::link::classify::no_answer;
+use crate::store::postgres::link::database::Database;
+use crate::store::postgres::link::sql::Names;
 use crate::telemetry::Telemetry;
 
 /// A question takes no longer, waiting for its turn included: with the time it takes to cancel it, two seconds.

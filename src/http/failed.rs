@@ -22,10 +22,10 @@ use super::token::Holder;
 use super::{Outbox, State};
 use crate::message::Seq;
 use crate::store::StoreError;
-use crate::store::postgres::contents::{self, Contents};
-use crate::store::postgres::failed::{self, Action, Command, FailedMessage, Filter, MessageRef, STEP, Shown};
-use crate::store::postgres::moment::Moment;
-use crate::store::postgres::sql::{COLUMNS, Names};
+use crate::store::postgres::desk::contents::{self, Contents};
+use crate::store::postgres::desk::failed::{self, Action, Command, FailedMessage, Filter, MessageRef, STEP, Shown};
+use crate::store::postgres::desk::moment::Moment;
+use crate::store::postgres::link::sql::{COLUMNS, Names};
 
 /// Messages of a page, unless said otherwise; and at most.
 const PAGE: u16 = 100;

@@ -14,9 +14,9 @@ use super::answer::{self, Refusal};
 use super::desk::LIMIT;
 use super::failed::query;
 use crate::store::StoreError;
-use crate::store::postgres::paused::PausedDestination;
-use crate::store::postgres::status::{self, Rules};
-use crate::store::postgres::stuck::{self, StuckMessage};
+use crate::store::postgres::desk::paused::PausedDestination;
+use crate::store::postgres::desk::rules::Rules;
+use crate::store::postgres::desk::status::{self, StuckMessage};
 use crate::telemetry::health::{Away, Facts, Reason};
 use crate::telemetry::history::{HeldKey, INTERVAL, PausedTopic, RouteRate, Sample};
 
@@ -215,7 +215,7 @@ async fn instances(state: &State) -> Option<Box<RawValue>> {
 async fn stuck(state: &State) -> (u64, Vec<StuckMessage>) {
     const NAME: &str = "stuck";
     let look = |outbox: super::Outbox| async move {
-        let found = stuck::read(&outbox.database, &outbox.names).await?;
+        let found = status::stuck(&outbox.database, &outbox.names).await?;
         Ok::<_, StoreError>(serde_json::to_string(&(found.count, found.named)).expect("rows are JSON"))
     };
     if let Ok(desk) = state.desk()

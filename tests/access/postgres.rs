@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use outboxd::store::postgres::connect::parse_url;
+use outboxd::store::postgres::link::connect::parse_url;
 use tokio::task::JoinSet;
 
 use crate::support::certificates::Certificates;

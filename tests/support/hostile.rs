@@ -15,10 +15,10 @@ use outboxd::delivery::Order;
 use outboxd::http;
 use outboxd::message::{Headers, Message, MessageId, Seq};
 use outboxd::route::{Limits, Route, RouteSpec, Routes};
-use outboxd::store::postgres::connect::parse_url;
-use outboxd::store::postgres::database::{ConnectOptions, Database};
-use outboxd::store::postgres::sql::Names;
-use outboxd::store::postgres::status::Rule;
+use outboxd::store::postgres::desk::rules::Rule;
+use outboxd::store::postgres::link::connect::parse_url;
+use outboxd::store::postgres::link::database::{ConnectOptions, Database};
+use outboxd::store::postgres::link::sql::Names;
 use outboxd::telemetry::Telemetry;
 use outboxd::transport::Envelope;
 #[cfg(feature = "kafka")]

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use outboxd::message::{KeyId, Seq};
-use outboxd::store::postgres::database::{self, ConnectOptions};
-use outboxd::store::postgres::migrate::{PayloadType, migrate};
-use outboxd::store::postgres::rights::{self, Duties};
-use outboxd::store::postgres::sql::Names;
-use outboxd::store::postgres::{Identity, PostgresStore, StoreOptions, connect};
+use outboxd::store::postgres::link::connect;
+use outboxd::store::postgres::link::database::{self, ConnectOptions};
+use outboxd::store::postgres::link::sql::Names;
+use outboxd::store::postgres::outbox::{Identity, PostgresStore, StoreOptions};
+use outboxd::store::postgres::schema::migrate::{PayloadType, migrate};
+use outboxd::store::postgres::schema::rights::{self, Duties};
 use outboxd::store::{LaneSet, Leases, Row, Scope, Store as _, Tenancy};
 use uuid::Uuid;
 

@@ -1,0 +1,68 @@
+//! What is known of the server behind all connections: what one learns is true for all.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// What was learnt about the server, shared by all connections.
+#[derive(Default)]
+pub(super) struct Facts {
+    /// Statements are to be named where that is safe.
+    pub(super) naming_wanted: bool,
+    /// It is known to be: every connection keeps its server process.
+    pub(super) prepared: AtomicBool,
+    /// It is known not to be.
+    pub(super) pooled: AtomicBool,
+    /// Where there are too few connections.
+    pub(super) slots: Mutex<Slots>,
+    /// Told when a connection was refused because there are enough.
+    pub(super) refused: Notify,
+    /// Raised when the server was lost: connections older than that are not used again.
+    pub(super) generation: AtomicU64,
+    /// Statements that ran into their limit since the last answer: the next ones get longer, so that a database that is
+    /// merely slow gets done in the end.
+    pub(super) overdue: AtomicU32,
+    /// The schema was found to be right once.
+    pub(super) settled_in: AtomicBool,
+    /// When the connection the cursor was last read on was made.
+    pub(super) cursor_on: Mutex<Option<Instant>>,
+    /// Told when the process is to end.
+    pub(super) ending: CancellationToken,
+}
+
+impl Facts {
+    pub(super) fn forget_cursor(&self) {
+        *self.cursor_on.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether the cursor may go on over a connection made at `made`; from now on it is that one.
+    pub(super) fn cursor_goes_on(&self, made: Instant) -> bool {
+        let before = self
+            .cursor_on
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(made);
+        before.is_none_or(|before| before == made)
+    }
+}
+
+/// What is known of the room for connections.
+#[derive(Default)]
+pub(super) struct Slots {
+    /// Until when each pool leaves it at what others have.
+    pub(super) refused_until: Vec<Option<Instant>>,
+    pub(super) said: bool,
+}
+
+impl Slots {
+    pub(super) fn is_refused(&self, pool: usize, now: Instant) -> bool {
+        self.refused_until
+            .get(pool)
+            .copied()
+            .flatten()
+            .is_some_and(|until| now < until)
+    }
+}

@@ -1,0 +1,211 @@
+//! Notifications, on a connection of their own: hints that rows may have been committed.
+//!
+//! The connection can only ever wake. It reconnects with a pause, wakes once after every (re)LISTEN because a notification
+//! may have been missed meanwhile, and proves itself at the start of each connection: another connection notifies it. Through
+//! a pooler in transaction mode a LISTEN is accepted and never delivers. That is said once; polling goes on. As nothing is ever sent
+//! on it, an empty query every few seconds tells whether anybody is still there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::poll_fn;
+use futures_util::{Stream, StreamExt};
+use tokio::sync::Notify;
+use tokio_postgres::{AsyncMessage, Client};
+use uuid::Uuid;
+
+use crate::store::postgres::link::about::DatabaseError;
+use crate::store::postgres::link::database::{Database, Role};
+use crate::store::postgres::link::slots::is_full;
+use crate::store::postgres::link::sql::Statement;
+use crate::store::postgres::link::way::Way;
+
+/// Payload of what an instance sends when it comes, goes or hands lanes over; the same text stands in `sql/`.
+const MEMBERSHIP: &str = "outboxd instances";
+/// How long the probe's notification may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between attempts to connect.
+const RECONNECT: Duration = Duration::from_secs(1);
+/// Between attempts where the probe failed.
+const DEAF_RETRY: Duration = Duration::from_secs(60);
+/// Between two looks whether there is room for one more connection.
+const NO_ROOM: Duration = Duration::from_secs(10);
+/// Between two looks whether the server still answers, and how long that may take.
+const PULSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// How to listen.
+#[derive(Clone)]
+pub(super) struct Listener {
+    pub(super) way: Way,
+    /// LISTEN.
+    pub(super) sql: String,
+    /// Where rows are committed: the probe's notification comes from there too.
+    pub(super) database: Database,
+    /// The probe's notification.
+    pub(super) probe: Statement,
+    pub(super) hint: Arc<Notify>,
+    /// Told when instances come or go.
+    pub(super) membership: Arc<Notify>,
+}
+
+/// Why one connection's listening ended.
+enum Ended {
+    /// The probe's notification did not arrive.
+    Deaf,
+    /// Others need the connection more.
+    NoRoom,
+    /// The connection was lost or refused.
+    Lost(Option<tokio_postgres::Error>),
+}
+
+/// Listens for ever. Cancelled by dropping it.
+pub(super) async fn listen(listener: Listener) {
+    let mut said_deaf = false;
+    let mut said_lost = false;
+    loop {
+        let pause = match once(&listener, &mut said_lost).await {
+            Ended::Deaf => {
+                if !std::mem::replace(&mut said_deaf, true) {
+                    tracing::warn!(
+                        "notifications do not arrive (a pooler in transaction mode?): polling only; set database.listen_url to a direct address"
+                    );
+                }
+                DEAF_RETRY
+            }
+            Ended::NoRoom => NO_ROOM,
+            Ended::Lost(Some(error)) if is_full(&error) => NO_ROOM,
+            Ended::Lost(error) => {
+                if !std::mem::replace(&mut said_lost, true) {
+                    let error = error.map_or_else(
+                        || "no answer, or the connection was closed".to_owned(),
+                        |error| DatabaseError::of(&error).to_string(),
+                    );
+                    tracing::warn!(error, "notifications lost: polling until the connection is back");
+                }
+                RECONNECT
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Whether a notification from `database` arrives where `way` leads, tried once.
+///
+/// # Errors
+/// Why it is impossible to listen at all.
+pub(crate) async fn hears(way: Way, sql: String, database: Database, probe: Statement) -> Result<bool, String> {
+    let listener = Listener {
+        way,
+        sql,
+        database,
+        probe,
+        hint: Arc::default(),
+        membership: Arc::default(),
+    };
+    let connecting = tokio::time::timeout(listener.way.patience(), listener.way.connect());
+    let (client, mut connection) = match connecting.await {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(error)) => return Err(DatabaseError::of(&error).to_string()),
+        Err(_) => return Err("no answer".to_owned()),
+    };
+    let mut messages = poll_fn(move |context| connection.poll_message(context));
+    match prove(&client, &listener, &mut messages).await {
+        Ok(()) => Ok(true),
+        Err(Ended::Deaf) => Ok(false),
+        Err(Ended::NoRoom) => Err("no room for another connection".to_owned()),
+        Err(Ended::Lost(error)) => Err(error.map_or_else(
+            || "the connection was closed".to_owned(),
+            |error| DatabaseError::of(&error).to_string(),
+        )),
+    }
+}
+
+async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
+    match listener.database.has_room().await {
+        Ok(true) => {}
+        Ok(false) => return Ended::NoRoom,
+        Err(_) => return Ended::Lost(None),
+    }
+    let mut refused = std::pin::pin!(listener.database.refused());
+    let connecting = tokio::time::timeout(listener.way.patience(), listener.way.connect());
+    let (client, mut connection) = match connecting.await {
+        Ok(Ok(pair)) => pair,
+        Ok(Err(error)) => return Ended::Lost(Some(error)),
+        Err(_) => return Ended::Lost(None),
+    };
+    let mut messages = poll_fn(move |context| connection.poll_message(context));
+    if let Err(ended) = prove(&client, listener, &mut messages).await {
+        return ended;
+    }
+    if std::mem::replace(said_lost, false) {
+        tracing::info!("notifications are back");
+    }
+    listener.hint.notify_one();
+    listener.membership.notify_one();
+    let pulse = std::pin::pin!(pulse(&client));
+    let heard = async {
+        while let Some(message) = messages.next().await {
+            match message {
+                Ok(AsyncMessage::Notification(note)) if note.payload() == MEMBERSHIP => {
+                    listener.membership.notify_one()
+                }
+                Ok(AsyncMessage::Notification(_)) => listener.hint.notify_one(),
+                Ok(_) => {}
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    };
+    tokio::select! {
+        error = heard => Ended::Lost(error),
+        error = pulse => Ended::Lost(error),
+        () = &mut refused => Ended::NoRoom,
+    }
+}
+
+/// Listens, has another connection notify, and waits for it. Whoever accepts the LISTEN and does not hear that is deaf.
+async fn prove(
+    client: &Client,
+    listener: &Listener,
+    messages: &mut (impl Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Unpin),
+) -> Result<(), Ended> {
+    let word = Uuid::new_v4().to_string();
+    let asking = async {
+        match tokio::time::timeout(PULSE.1, client.batch_execute(&listener.sql)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Ended::Lost(Some(error)),
+            Err(_) => return Ended::Lost(None),
+        }
+        let notify = async || listener.database.query(Role::Side, &listener.probe, &[&word]).await;
+        // A pooler that loses prepared statements shows itself by the first error, which says nothing about this connection.
+        if notify().await.is_err() && notify().await.is_err() {
+            return Ended::Lost(None);
+        }
+        tokio::time::sleep(PROBE_TIMEOUT).await;
+        Ended::Deaf
+    };
+    let heard = async {
+        while let Some(message) = messages.next().await {
+            match message {
+                Ok(AsyncMessage::Notification(note)) if note.payload() == word => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(Ended::Lost(Some(error))),
+            }
+        }
+        Err(Ended::Lost(None))
+    };
+    tokio::select! { heard = heard => heard, ended = asking => Err(ended) }
+}
+
+/// Returns when the server no longer answers.
+async fn pulse(client: &Client) -> Option<tokio_postgres::Error> {
+    let (pause, limit) = PULSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        match tokio::time::timeout(limit, client.check_connection()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Some(error),
+            Err(_) => return None,
+        }
+    }
+}
