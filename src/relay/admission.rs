@@ -13,26 +13,11 @@ use crate::transport::Envelope;
 
 use super::destination::DestinationId;
 use super::engine::Engine;
+use super::found::{Found, Laggard};
 use super::holds::Holder;
+use super::lag::Way;
 use super::lanes::{Entry, QueueId};
 use super::stuck::Claim;
-
-/// How a row was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// By the cursor, as a late commit, or by a sweep.
-    Passing,
-    /// It waited for a time.
-    Due,
-    /// In a lane taken over, read from the beginning on.
-    Arriving,
-    /// Behind a lag, of its destination or of another.
-    Behind,
-    /// Of a topic an operator has resumed.
-    Reopened,
-    /// Behind a hold that is being released.
-    Released,
-}
 
 /// What became of an offered row.
 #[expect(
@@ -50,7 +35,7 @@ pub(super) enum Admission {
 
 impl Engine {
     /// Offers rows in `seq` order; answers how many came in, and how many lag.
-    pub(super) fn admit_all(&mut self, rows: Vec<Row>, found: Found, now: Instant) -> (usize, usize) {
+    pub(super) fn admit_all(&mut self, rows: Vec<Row>, found: &Found, now: Instant) -> (usize, usize) {
         let (mut queued, mut lagging) = (0, 0);
         for row in rows {
             match self.admit(row, found, now) {
@@ -65,7 +50,7 @@ impl Engine {
         (queued, lagging)
     }
 
-    pub(super) fn admit(&mut self, row: Row, found: Found, now: Instant) -> Admission {
+    pub(super) fn admit(&mut self, row: Row, found: &Found, now: Instant) -> Admission {
         let Row {
             lane,
             message,
@@ -103,7 +88,7 @@ impl Engine {
         &mut self,
         resolved: Resolved,
         (lane, message): (Lane, Message),
-        (found, is_holder): (Found, bool),
+        (found, is_holder): (&Found, bool),
         now: Instant,
     ) -> Admission {
         let route = self.routes.get(resolved.route);
@@ -113,15 +98,15 @@ impl Engine {
             return Admission::Passed;
         }
         if !self.gates.takes(&message.topic, message.seq, found, is_holder) {
-            if found != Found::Due {
+            if *found != Found::Due {
                 self.wait_at_gate(&message);
             }
             return Admission::Lagging;
         }
         let id = self.destinations.find(transport, &resolved.destination);
         self.destinations.get_mut(id).in_commit_order |= commit_order;
-        if !self.may_enter(id, message.seq, found) {
-            if found != Found::Due {
+        if !self.may_enter(id, message.seq, (found, is_holder)) {
+            if *found != Found::Due {
                 // What is still open since before the start may have any number.
                 let unknown = commit_order && self.reading.decided == Seq(i64::MIN);
                 let from = if unknown { Seq(i64::MIN + 1) } else { message.seq };
@@ -129,7 +114,7 @@ impl Engine {
             }
             return Admission::Lagging;
         }
-        if found == Found::Due && !self.is_next_of_its_key(&message, order, is_holder) {
+        if *found == Found::Due && !self.is_next_of_its_key(&message, order, is_holder) {
             return Admission::Passed;
         }
         let size = message.size();
@@ -145,7 +130,7 @@ impl Engine {
             destination: resolved.destination,
             order,
         };
-        let released = found == Found::Released;
+        let released = *found == Found::Released;
         let entry = Entry {
             envelope,
             lane,
@@ -171,22 +156,13 @@ impl Engine {
         self.holds.may_go(&message.topic, key, message.seq)
     }
 
-    fn may_enter(&self, id: DestinationId, seq: Seq, found: Found) -> bool {
+    fn may_enter(&self, id: DestinationId, seq: Seq, (found, is_holder): (&Found, bool)) -> bool {
         let destination = self.destinations.get(id);
-        let decided = !destination.in_commit_order || seq <= self.reading.decided;
-        match found {
-            Found::Passing | Found::Arriving | Found::Reopened => {
-                decided && destination.takes_new_rows() && !self.destinations.is_crowding(id)
-            }
-            // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
-            Found::Released => decided && !destination.is_open(),
-            Found::Behind => decided && destination.takes_again(seq),
-            // A row that becomes due must not overtake earlier rows of its key that the lag has yet to read.
-            Found::Due => {
-                let passed = destination.lag.as_ref().is_none_or(|lag| !lag.is_past(seq));
-                !destination.is_open() && ((passed && decided) || self.holds.is_holder(seq))
-            }
-        }
+        let way = found.way(|who| matches!(who, Laggard::Destinations(_)), is_holder);
+        // One that retries was sent before: every earlier number was decided then.
+        let is_retry = way == Way::NextOfKey && *found == Found::Due;
+        let decided = !destination.in_commit_order || is_retry || seq <= self.reading.decided;
+        decided && destination.takes(seq, way) && !(way == Way::Other && self.destinations.is_crowding(id))
     }
 
     /// Whether the row's key is held, and the row parked behind the holder.

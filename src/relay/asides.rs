@@ -11,12 +11,15 @@ use tokio::time::Instant;
 use crate::message::{KeyId, Message, Seq};
 use crate::store::{DuePage, LaneSet, Reread, Room, Row, Scope};
 
-use super::admission::{Admission, Found};
+use super::admission::Admission;
 use super::destination::DestinationId;
 use super::engine::{Engine, Phase};
+use super::found::{Found, Laggard};
 use super::holds::Recall;
+use super::lag::Lag;
 use super::reading::DUE_INTERVAL;
 use super::side::{Answer, Side, SideAnswer, fetch};
+use super::turns::Turn;
 use super::window::Read;
 
 /// A read for several lags looks for so many topics at most.
@@ -35,24 +38,22 @@ impl Engine {
         self.reading.side_room = Some(room);
         self.reading.side_first = false;
         let upto = match &side {
-            Side::Behind(ids) => self.limit_of(ids[0]),
+            Side::Behind(Laggard::Destinations(ids)) => self.limit_of(ids[0]),
             // What is parked may stand past the cursor: numbers written by hand do.
             Side::Recall(_, Recall::Between(_, _, to)) => *to,
             Side::Arrive(..)
             | Side::Recall(_, Recall::Rows(_))
             | Side::Due(_)
-            | Side::Arriving
-            | Side::Reopened(..)
+            | Side::Behind(Laggard::Lanes | Laggard::Topic(_))
             | Side::CheckHolds(_)
             | Side::NameBlockers
             | Side::Sweep(_) => self.reading.cursor,
         };
         let scope = self.scope(&side);
         let after = match &side {
-            Side::Arriving => self.territory.behind().map_or(upto, |(_, next)| next),
-            Side::Behind(ids) => self.destinations.get(ids[0]).lag.as_ref().map_or(upto, |lag| lag.next),
+            Side::Behind(who) => self.place_of(who).unwrap_or(upto),
             Side::Recall(_, Recall::Between(_, from, _)) => Seq(from.0.saturating_sub(1)),
-            Side::Sweep(seq) | Side::Reopened(_, seq) => *seq,
+            Side::Sweep(seq) => *seq,
             Side::Arrive(..)
             | Side::Recall(_, Recall::Rows(_))
             | Side::Due(_)
@@ -82,12 +83,12 @@ impl Engine {
         };
         match side {
             Side::Arrive(lanes, _) => all(LaneSet::of(lanes.keys().copied())),
-            Side::Arriving => all(self.territory.behind().map_or_else(lanes, |(lanes, _)| lanes.clone())),
-            Side::Behind(ids) => Scope {
+            Side::Behind(Laggard::Lanes) => all(self.territory.behind().map_or_else(lanes, |(lanes, _)| lanes.clone())),
+            Side::Behind(Laggard::Destinations(ids)) => Scope {
                 topics: self.destinations.topics(ids),
                 ..all(lanes())
             },
-            Side::Reopened(topic, _) => Scope {
+            Side::Behind(Laggard::Topic(topic)) => Scope {
                 topics: Some(vec![Arc::clone(topic)]),
                 ..all(lanes())
             },
@@ -139,28 +140,30 @@ impl Engine {
             }
             return Some((Side::Sweep(self.reading.sweep_after), room));
         }
-        // Topics that are open again and other lags take turns.
-        if !std::mem::replace(&mut self.reading.gate_last, false)
-            && let Some(side) = self.next_gate()
+        let (who, room) = self.next_laggard(now, room)?;
+        self.begin_reading(&who);
+        Some((Side::Behind(who), room))
+    }
+
+    /// Who is read on next, and what that read may bring.
+    fn next_laggard(&mut self, now: Instant, room: Room) -> Option<(Laggard, Room)> {
+        if self.reading.turns.topics_first()
+            && let Some(topic) = self.next_topic()
         {
-            return Some((side, room));
+            return Some((topic, room));
         }
-        let lag = self.next_lag(now, room);
-        lag.or_else(|| self.next_gate().map(|side| (side, room)))
+        let other = self.next_destination_or_lanes(now, room);
+        other.or_else(|| self.next_topic().map(|topic| (topic, room)))
     }
 
-    fn next_gate(&mut self) -> Option<Side> {
-        let (topic, next) = self.gates.next_behind()?;
-        self.gates.begin_reading(&topic);
-        self.reading.gate_last = true;
-        Some(Side::Reopened(topic, next))
+    fn next_topic(&mut self) -> Option<Laggard> {
+        let behind: Vec<&Arc<str>> = self.gates.behind().map(|(topic, _)| topic).collect();
+        self.reading.turns.topic(&behind).map(Laggard::Topic)
     }
 
-    /// The lag that is read on next: one that is about to end, because the cursor waits for it; else they take turns, so
-    /// that one with little behind does not wait for one with much. Lags that stand further on are read on with it.
-    fn next_lag(&mut self, now: Instant, room: Room) -> Option<(Side, Room)> {
+    fn next_destination_or_lanes(&mut self, now: Instant, room: Room) -> Option<(Laggard, Room)> {
         let lagging: Vec<DestinationId> = self.destinations.lagging().collect();
-        let mut ready = Vec::new();
+        let mut ready = Vec::with_capacity(lagging.len());
         for id in lagging {
             if self.destinations.tidy(id) {
                 self.recovered(id, now);
@@ -173,27 +176,36 @@ impl Engine {
         // While the cursor may still pass rows of lanes that arrived meanwhile, nobody can tell that it was met.
         let lanes_ready =
             self.territory.behind().is_some() && now >= self.reading.lanes_at && !self.reading.main_is_stale;
-        let last = self.reading.last_lag;
-        let ending = ready.iter().find(|id| self.is_about_to_end(**id));
-        let next = ending.or_else(|| ready.iter().find(|id| last.is_none_or(|last| **id > last)));
-        let next = match next {
-            None if lanes_ready => None,
-            next => next.or(ready.first()).copied(),
-        };
-        self.reading.last_lag = next;
-        let Some(id) = next else {
-            return lanes_ready.then(|| {
-                self.territory.begin_reading();
-                (Side::Arriving, room)
-            });
-        };
-        let together = self.destinations.read_with(id, &ready, TOPICS_TOGETHER);
-        let mut room = self.destinations.room(id, room)?;
-        if let ([_], Some(rows)) = (&*together, self.destinations.get(id).tried_with()) {
-            room.rows = room.rows.min(rows);
+        let ending = ready.iter().copied().find(|id| self.is_about_to_end(*id));
+        match self.reading.turns.other(&ready, ending, lanes_ready)? {
+            Turn::Lanes => Some((Laggard::Lanes, room)),
+            Turn::Destination(id) => {
+                let together = self.destinations.read_with(id, &ready, TOPICS_TOGETHER);
+                let mut room = self.destinations.room(id, room)?;
+                if let ([_], Some(rows)) = (&*together, self.destinations.get(id).tried_with()) {
+                    room.rows = room.rows.min(rows);
+                }
+                Some((Laggard::Destinations(together.into()), room))
+            }
         }
-        self.destinations.begin_reading(&together);
-        Some((Side::Behind(together.into()), room))
+    }
+
+    /// Where these are read on from.
+    fn place_of(&self, who: &Laggard) -> Option<Seq> {
+        match who {
+            Laggard::Lanes => self.territory.behind().map(|(_, next)| next),
+            Laggard::Topic(topic) => self.gates.lag(topic).map(|lag| lag.next),
+            Laggard::Destinations(ids) => self.destinations.get(ids[0]).lag.as_ref().map(|lag| lag.next),
+        }
+    }
+
+    /// A read for these begins.
+    fn begin_reading(&mut self, who: &Laggard) {
+        match who {
+            Laggard::Lanes => self.territory.lag_mut().into_iter().for_each(Lag::begin),
+            Laggard::Topic(topic) => self.gates.lag_mut(topic).into_iter().for_each(Lag::begin),
+            Laggard::Destinations(ids) => self.destinations.begin_reading(ids),
+        }
     }
 
     pub(super) fn book_side(&mut self, answer: SideAnswer, now: Instant) -> Result<(), super::RelayError> {
@@ -251,9 +263,7 @@ impl Engine {
                 self.reading.main_is_stale = self.reading.main.is_some();
                 self.reading.due_at = now;
             }
-            (Side::Arriving, Answer::Reread(reread)) => self.book_arriving(reread, upto, now),
-            (Side::Behind(ids), Answer::Reread(reread)) => self.book_behind(&ids, reread, upto, now),
-            (Side::Reopened(topic, _), Answer::Reread(reread)) => self.book_reopened(&topic, reread, upto, now),
+            (Side::Behind(who), Answer::Reread(reread)) => self.book_behind(&who, reread, upto, now),
             (Side::Sweep(_), Answer::Reread(reread)) => self.book_sweep(reread, took, now),
             (Side::CheckHolds(asked), Answer::Holds(holds)) => self.book_hold_check(&asked, &holds),
             (Side::NameBlockers, Answer::Transactions(open)) => self.report_blockers(&open),
@@ -262,46 +272,45 @@ impl Engine {
         Ok(())
     }
 
-    fn book_arriving(&mut self, reread: Reread, upto: Seq, now: Instant) {
-        let found = reread.rows.len();
+    fn book_behind(&mut self, who: &Laggard, reread: Reread, upto: Seq, now: Instant) {
+        let (found, position) = (reread.rows.len(), reread.position);
         let met = reread.done && upto == self.reading.cursor;
-        let (_, lagging) = self.admit_all(reread.rows, Found::Arriving, now);
-        if found > 0 && lagging == found && !self.destinations.any_transport_at_peace() {
-            self.reading.lanes_at = now + self.options.poll_interval_max;
-        }
-        if self.territory.read_up_to(reread.position, met) {
-            // Retries past where this lag stood were left alone.
-            self.reading.due_again();
-            self.reading.pace.hint(now);
-        }
-    }
-
-    fn book_behind(&mut self, ids: &[DestinationId], reread: Reread, upto: Seq, now: Instant) {
-        let met = reread.done && upto == self.reading.cursor;
-        self.admit_all(reread.rows, Found::Behind, now);
-        for id in ids {
-            self.destinations.get_mut(*id).reread(reread.position, met);
-            if self.destinations.tidy(*id) {
-                self.recovered(*id, now);
+        let (_, lagging) = self.admit_all(reread.rows, &Found::Behind(who.clone()), now);
+        match who {
+            Laggard::Lanes => {
+                if found > 0 && lagging == found && !self.destinations.any_transport_at_peace() {
+                    self.reading.lanes_at = now + self.options.poll_interval_max;
+                }
+                if self.territory.read_up_to(position, met) {
+                    self.caught_up(now);
+                }
+            }
+            Laggard::Topic(topic) => {
+                if self.gates.read_up_to(topic, position, met) {
+                    self.caught_up(now);
+                }
+            }
+            Laggard::Destinations(ids) => {
+                for id in ids.iter().copied() {
+                    self.destinations.get_mut(id).reread(position, met);
+                    if self.destinations.tidy(id) {
+                        self.recovered(id, now);
+                    }
+                }
             }
         }
     }
 
-    fn book_reopened(&mut self, topic: &Arc<str>, mut reread: Reread, upto: Seq, now: Instant) {
-        reread.rows.retain(|row| self.gates.admits(topic, row.message.seq));
-        let met = reread.done && upto == self.reading.cursor;
-        self.admit_all(reread.rows, Found::Reopened, now);
-        if self.gates.read_up_to(topic, reread.position, met) {
-            // Retries past where it stood were left alone.
-            self.reading.due_again();
-            self.reading.pace.hint(now);
-        }
+    /// Retries past where a lag stood were left alone: they are looked for again now that it has ended.
+    fn caught_up(&mut self, now: Instant) {
+        self.reading.due_again();
+        self.reading.pace.hint(now);
     }
 
     fn book_due(&mut self, mut page: DuePage, now: Instant) {
         // Those of a key that failed together are due in any order, and go in their own.
         page.rows.sort_by_key(|row| row.message.seq);
-        self.admit_all(page.rows, Found::Due, now);
+        self.admit_all(page.rows, &Found::Due, now);
         self.reading.due_after = page.next;
         if page.next.is_none() {
             let walk = now.saturating_duration_since(self.reading.due_started);
@@ -334,7 +343,7 @@ impl Engine {
             Some(self.lanes.queue(row.lane, route.transport))
         });
         for row in rows {
-            if let Admission::Queued(_, entry) = self.admit(row, Found::Released, now) {
+            if let Admission::Queued(_, entry) = self.admit(row, &Found::Released, now) {
                 entries.push(entry);
             }
         }

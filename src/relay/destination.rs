@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::message::Seq;
 
-use super::lag::Lag;
+use super::lag::{Lag, Way};
 use super::share::Load;
 
 /// Topics remembered per destination; beyond, a reread looks at all topics.
@@ -86,11 +86,18 @@ impl Destination {
         (self.topics.len() <= TOPICS_REMEMBERED).then_some(&self.topics)
     }
 
-    /// Whether a row that a reread under way brings may come in.
-    pub(crate) fn takes_again(&self, seq: Seq) -> bool {
-        !self.is_open()
-            && self.tried_with().is_none_or(|rows| self.load.rows() < rows)
-            && self.lag.as_ref().is_some_and(|lag| lag.brings(seq))
+    /// Whether a row that turns up so may come in.
+    pub(crate) fn takes(&self, seq: Seq, way: Way) -> bool {
+        let passes = match &self.lag {
+            Some(lag) => lag.lets_pass(seq, way),
+            None => way != Way::Own,
+        };
+        let has_place = match way {
+            Way::Own => self.tried_with().is_none_or(|rows| self.load.rows() < rows),
+            Way::NextOfKey | Way::Due => true,
+            Way::Other => self.takes_new_rows(),
+        };
+        passes && has_place && !self.is_open()
     }
 
     /// On trial: with how many rows at most.

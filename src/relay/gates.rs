@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use crate::message::{Message, Seq};
 
-use super::admission::Found;
 use super::engine::Engine;
+use super::found::{Found, Laggard};
 use super::lag::Lag;
 use super::lanes::Entry;
 
@@ -29,8 +29,6 @@ pub(crate) struct Gates {
     shut: Arc<Topics>,
     /// Of topics that are shut, or were.
     lags: BTreeMap<Arc<str>, Lag>,
-    /// Whose lag was read last.
-    last: Option<Arc<str>>,
 }
 
 impl Gates {
@@ -40,22 +38,13 @@ impl Gates {
 
     /// Whether a row of this topic found so may go on to its destination. It will be found again where it may not, but for a
     /// row that is due.
-    pub(crate) fn takes(&mut self, topic: &Arc<str>, seq: Seq, found: Found, is_holder: bool) -> bool {
+    pub(super) fn takes(&self, topic: &Arc<str>, seq: Seq, found: &Found, is_holder: bool) -> bool {
         if self.shut.is_empty() && self.lags.is_empty() {
             return true;
         }
-        let shut = self.is_shut(topic);
-        let Some(lag) = self.lags.get(topic).filter(|lag| shut || lag.is_past(seq)) else {
-            return !shut;
-        };
-        !shut
-            && match found {
-                Found::Reopened => lag.admits(seq),
-                // The next of their key, whatever else lags: behind the lag, later rows of the key would go first.
-                Found::Released => true,
-                Found::Due => is_holder,
-                Found::Passing | Found::Arriving | Found::Behind => false,
-            }
+        let is_own = |who: &Laggard| matches!(who, Laggard::Topic(own) if own == topic);
+        let lets_pass = |lag: &Lag| lag.lets_pass(seq, found.way(is_own, is_holder));
+        !self.is_shut(topic) && self.lags.get(topic).is_none_or(lets_pass)
     }
 
     fn lag_from(&mut self, topic: &Arc<str>, seq: Seq) {
@@ -65,35 +54,18 @@ impl Gates {
             .include(seq);
     }
 
-    /// A topic that is open again and has rows behind, and how far they were read: each in turn.
-    pub(crate) fn next_behind(&mut self) -> Option<(Arc<str>, Seq)> {
-        let topics = || self.behind().map(|(topic, lag)| (Arc::clone(topic), lag.next));
-        let last = self.last.as_ref();
-        let next = topics()
-            .find(|(topic, _)| last.is_none_or(|last| topic > last))
-            .or_else(|| topics().next());
-        self.last = next.as_ref().map(|(topic, _)| Arc::clone(topic));
-        next
-    }
-
-    fn behind(&self) -> impl Iterator<Item = (&Arc<str>, &Lag)> {
+    /// Topics that are open again and have rows behind, and how far these were read.
+    pub(crate) fn behind(&self) -> impl Iterator<Item = (&Arc<str>, &Lag)> {
         self.lags.iter().filter(|(topic, _)| !self.is_shut(topic))
     }
 
-    /// How far the rows behind of each open topic were read.
-    pub(crate) fn positions(&self) -> impl Iterator<Item = Seq> + '_ {
-        self.behind().map(|(_, lag)| lag.next)
+    /// Where the topic lags from.
+    pub(crate) fn lag(&self, topic: &str) -> Option<&Lag> {
+        self.lags.get(topic)
     }
 
-    /// Whether a row that the reread under way brings may come in: behind one that turned up meanwhile it comes again.
-    pub(crate) fn admits(&self, topic: &str, seq: Seq) -> bool {
-        self.lags.get(topic).is_none_or(|lag| lag.admits(seq))
-    }
-
-    pub(crate) fn begin_reading(&mut self, topic: &Arc<str>) {
-        if let Some(lag) = self.lags.get_mut(topic) {
-            lag.begin();
-        }
+    pub(crate) fn lag_mut(&mut self, topic: &str) -> Option<&mut Lag> {
+        self.lags.get_mut(topic)
     }
 
     /// A reread has looked at everything up to `position`; `met`: where the cursor stands. Answers whether it has caught up.
@@ -155,25 +127,26 @@ mod tests {
     #[test]
     fn a_topic_that_is_open_again_is_read_from_where_it_stopped() {
         let (mut gates, topic): (Gates, Arc<str>) = (Gates::default(), "t".into());
-        assert!(gates.takes(&topic, Seq(1), Found::Passing, false));
+        let own = Found::Behind(Laggard::Topic(Arc::clone(&topic)));
+        assert!(gates.takes(&topic, Seq(1), &Found::Passing, false));
         gates.shut = Arc::new([Arc::clone(&topic)].into());
         for seq in [7, 5, 9] {
-            assert!(!gates.takes(&topic, Seq(seq), Found::Passing, false));
+            assert!(!gates.takes(&topic, Seq(seq), &Found::Passing, false));
             gates.lag_from(&topic, Seq(seq));
         }
-        assert!(gates.takes(&"other".into(), Seq(6), Found::Passing, false));
-        assert_eq!(gates.next_behind(), None, "shut");
+        assert!(gates.takes(&"other".into(), Seq(6), &Found::Passing, false));
+        assert!(gates.behind().next().is_none(), "shut");
         gates.shut = Arc::default();
-        assert_eq!(gates.next_behind(), Some((Arc::clone(&topic), Seq(4))));
-        gates.begin_reading(&topic);
-        assert!(gates.takes(&topic, Seq(5), Found::Reopened, false));
+        assert_eq!(gates.behind().map(|(_, lag)| lag.next).collect::<Vec<_>>(), [Seq(4)]);
+        gates.lag_mut(&topic).unwrap().begin();
+        assert!(gates.takes(&topic, Seq(5), &own, false));
         assert!(
-            !gates.takes(&topic, Seq(10), Found::Passing, false),
+            !gates.takes(&topic, Seq(10), &Found::Passing, false),
             "not before 7 and 9"
         );
-        assert!(gates.takes(&topic, Seq(8), Found::Due, true), "a holder goes first");
+        assert!(gates.takes(&topic, Seq(8), &Found::Due, true), "a holder goes first");
         assert!(!gates.read_up_to(&topic, Seq(7), false));
         assert!(gates.read_up_to(&topic, Seq(9), true));
-        assert!(gates.takes(&topic, Seq(10), Found::Passing, false));
+        assert!(gates.takes(&topic, Seq(10), &Found::Passing, false));
     }
 }

@@ -1,9 +1,23 @@
 //! Lag: rows left in the database, to be read again from one place on.
 //!
-//! A destination that can take no more lags, and so do lanes just taken over. The cursor goes on without their rows; all
-//! that is remembered is where they fell behind. They are read again from there, in `seq` order, until the cursor is met.
+//! A destination that can take no more lags, and so do topics an operator has paused and lanes just taken over (`found`). The
+//! cursor goes on without their rows; all that is remembered is where they fell behind. They are read again from there, in
+//! `seq` order, until the cursor is met.
 
 use crate::message::Seq;
+
+/// How a row that turns up stands to a lag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Read again for this lag.
+    Own,
+    /// The next of its key: it holds the key, or its holder has let it go.
+    NextOfKey,
+    /// Its time has come. Where it may not pass it is found by that again, and nothing need be remembered.
+    Due,
+    /// Any other.
+    Other,
+}
 
 /// Rows past `next` wait in the database.
 #[derive(Debug)]
@@ -45,14 +59,20 @@ impl Lag {
         self.reading = true;
     }
 
-    /// Whether the reread under way is to bring this row.
-    pub(crate) fn brings(&self, seq: Seq) -> bool {
-        self.reading && seq > self.next && self.admits(seq)
+    /// Whether a row may come in although this lags.
+    pub(crate) fn lets_pass(&self, seq: Seq, way: Way) -> bool {
+        match way {
+            Way::Own => self.brings(seq),
+            // Whatever else lags: behind the lag, later rows of the key would go first.
+            Way::NextOfKey => true,
+            // It must not overtake earlier rows of its key that have yet to be read.
+            Way::Due | Way::Other => !self.is_past(seq),
+        }
     }
 
-    /// Whether a row that the reread under way brings may come in: behind one that turned up meanwhile it comes again.
-    pub(crate) fn admits(&self, seq: Seq) -> bool {
-        self.back_to.is_none_or(|back| seq <= back)
+    /// Whether the reread under way is to bring this row. Behind one that turned up meanwhile it comes again.
+    fn brings(&self, seq: Seq) -> bool {
+        self.reading && seq > self.next && self.back_to.is_none_or(|back| seq <= back)
     }
 
     /// It has looked at everything up to `position`; `met`: that is where the cursor stands. Answers whether nothing is
@@ -68,5 +88,39 @@ impl Lag {
             }
             None => met,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// May rows 5, 8 and 10 pass?
+    fn passes(lag: &Lag, way: Way) -> [bool; 3] {
+        [5, 8, 10].map(|seq| lag.lets_pass(Seq(seq), way))
+    }
+
+    #[test]
+    fn who_may_pass_a_lag() {
+        let mut lag = Lag::past(Seq(6));
+        assert_eq!(passes(&lag, Way::Own), [false; 3], "nothing is read for it");
+        assert_eq!(passes(&lag, Way::NextOfKey), [true; 3]);
+        for way in [Way::Due, Way::Other] {
+            assert_eq!(passes(&lag, way), [true, false, false], "{way:?}");
+        }
+        lag.begin();
+        assert_eq!(passes(&lag, Way::Own), [false, true, true]);
+        lag.include(Seq(9));
+        assert_eq!(passes(&lag, Way::Own), [false, true, false], "10 comes again, after 9");
+    }
+
+    #[test]
+    fn what_turns_up_while_it_is_read_is_gone_back_to() {
+        let mut lag = Lag::past(Seq(6));
+        lag.begin();
+        lag.include(Seq(4));
+        assert!(!lag.read(Seq(20), true));
+        assert_eq!(lag.next, Seq(3));
+        assert!(lag.read(Seq(10), true), "the cursor is met");
     }
 }

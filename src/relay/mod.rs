@@ -46,6 +46,7 @@ mod commits;
 mod destination;
 mod destinations;
 mod engine;
+mod found;
 mod gates;
 mod hold_checks;
 mod holds;
@@ -70,6 +71,7 @@ mod sweep;
 mod tenure;
 mod territory;
 mod together;
+mod turns;
 mod unrouted;
 mod window;
 

@@ -12,11 +12,13 @@ use crate::message::Seq;
 use crate::store::{DuePosition, Page, Room, StoreError};
 
 use super::Options;
-use super::admission::Found;
-use super::destination::{Breaker, DestinationId};
+use super::destination::Breaker;
+use super::destination::DestinationId;
 use super::engine::Engine;
+use super::found::Found;
 use super::pace::Pace;
 use super::side::SideAnswer;
+use super::turns::Turns;
 use super::window::{Read, Window};
 
 /// Due rows are looked for at least this often: an operator's retry sends no notification.
@@ -69,10 +71,8 @@ pub(super) struct Reading {
     pub(super) sweep_calm_until: Instant,
     /// Room was short last time and the cursor got it.
     pub(super) side_first: bool,
-    /// A topic that is open again was read last.
-    pub(super) gate_last: bool,
     /// Whose lag was read last.
-    pub(super) last_lag: Option<DestinationId>,
+    pub(super) turns: Turns,
 }
 
 impl Reading {
@@ -110,8 +110,7 @@ impl Reading {
             sweep_again: false,
             sweep_calm_until: now,
             side_first: false,
-            gate_last: false,
-            last_lag: None,
+            turns: Turns::default(),
         }
     }
 
@@ -256,9 +255,10 @@ impl Engine {
         !self.territory.has_lanes_at_the_cursor()
             || self.territory.behind().is_some_and(|(_, next)| self.is_near(next))
             || self.destinations.lagging().any(is_ending)
-            || self.gates.positions().any(|next| self.is_near(next))
+            || self.gates.behind().any(|(_, lag)| self.is_near(lag.next))
     }
 
+    /// The cursor waits for its end.
     pub(super) fn is_about_to_end(&self, id: DestinationId) -> bool {
         let lag = &self.destinations.get(id).lag;
         lag.as_ref().is_some_and(|lag| self.is_near(lag.next))
@@ -317,7 +317,7 @@ impl Engine {
         page.rows.retain(|row| !settled.contains(&row.message.seq));
         let found = page.rows.len();
         self.reading.decide(page.decided, now);
-        let (_, lagging) = self.admit_all(page.rows, Found::Passing, now);
+        let (_, lagging) = self.admit_all(page.rows, &Found::Passing, now);
         self.note_commits();
         self.reading.pace.read(now, found, page.more, page.gaps);
         if found > 0 && lagging == found && !self.destinations.any_transport_at_peace() {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::message::{KeyId, Seq};
 use crate::store::{DuePage, DuePosition, Hold, OpenTransaction, Reread, Room, Row, Scope, Store, StoreError, Tenancy};
 
-use super::destination::DestinationId;
+use super::found::Laggard;
 use super::holds::Recall;
 
 /// Another read.
@@ -16,9 +16,7 @@ pub(super) enum Side {
     Arrive(Arc<Tenancy>, bool),
     Recall(KeyId, Recall),
     Due(Option<DuePosition>),
-    Arriving,
-    Behind(Arc<[DestinationId]>),
-    Reopened(Arc<str>, Seq),
+    Behind(Laggard),
     CheckHolds(Arc<Vec<Seq>>),
     NameBlockers,
     Sweep(Seq),
@@ -52,11 +50,9 @@ pub(super) async fn fetch(
     Ok(match side {
         Side::Arrive(_, failed_too) => Answer::Holds(store.holds(lanes, None, *failed_too).await?),
         Side::Recall(_, Recall::Rows(seqs)) => Answer::Rows(store.recall(lanes, seqs, room).await?),
-        Side::Recall(_, Recall::Between(..))
-        | Side::Arriving
-        | Side::Behind(_)
-        | Side::Reopened(..)
-        | Side::Sweep(_) => Answer::Reread(store.reread(scope, after, upto, room).await?),
+        Side::Recall(_, Recall::Between(..)) | Side::Behind(_) | Side::Sweep(_) => {
+            Answer::Reread(store.reread(scope, after, upto, room).await?)
+        }
         Side::Due(position) => Answer::Due(store.due(lanes, *position, upto, room).await?),
         Side::CheckHolds(seqs) => Answer::Holds(store.holds(lanes, Some(seqs), true).await?),
         Side::NameBlockers => Answer::Transactions(store.open_transactions().await?),

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use crate::message::Seq;
 use crate::store::Reread;
 
-use super::admission::Found;
 use super::engine::Engine;
+use super::found::Found;
 use super::reading::Reading;
 
 /// Walks that are only a net take at most this part of the time.
@@ -31,7 +31,7 @@ impl Reading {
 
 impl Engine {
     pub(super) fn book_sweep(&mut self, reread: Reread, took: Duration, now: Instant) {
-        let (queued, _) = self.admit_all(reread.rows, Found::Passing, now);
+        let (queued, _) = self.admit_all(reread.rows, &Found::Passing, now);
         if queued > 0 {
             tracing::debug!(rows = queued, "found by the sweep");
         }

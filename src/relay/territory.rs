@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use crate::message::Seq;
 use crate::store::{Epoch, Lane, LaneSet, Tenancy};
 
-use super::admission::Found;
 use super::engine::{Engine, Phase};
-use super::lag::Lag;
+use super::found::{Found, Laggard};
+use super::lag::{Lag, Way};
 use super::tenure::Standing;
 
 #[derive(Default)]
@@ -121,26 +121,19 @@ impl Territory {
     }
 
     /// Whether a row found so may come in now; where it may not, it will be found again.
-    pub(super) fn takes(&mut self, lane: Lane, seq: Seq, found: Found, is_holder: bool) -> bool {
+    pub(super) fn takes(&mut self, lane: Lane, seq: Seq, found: &Found, is_holder: bool) -> bool {
         if !self.lanes.contains(lane) {
             return false;
         }
-        let Some(lag) = self
-            .lag
-            .as_mut()
-            .filter(|lag| self.behind.contains(lane) && lag.is_past(seq))
-        else {
+        let Some(lag) = self.lag.as_mut().filter(|_| self.behind.contains(lane)) else {
             return true;
         };
-        match found {
-            Found::Arriving => lag.admits(seq),
-            Found::Released => true,
-            Found::Due => is_holder,
-            Found::Passing | Found::Reopened | Found::Behind => {
-                lag.include(seq);
-                false
-            }
+        let way = found.way(|who| *who == Laggard::Lanes, is_holder);
+        let passes = lag.lets_pass(seq, way);
+        if !passes && way == Way::Other {
+            lag.include(seq);
         }
+        passes
     }
 
     /// The lanes to be read from the beginning on, and how far that has come.
@@ -148,11 +141,9 @@ impl Territory {
         self.lag.as_ref().map(|lag| (&self.behind, lag.next))
     }
 
-    /// A read of the lanes behind begins.
-    pub(super) fn begin_reading(&mut self) {
-        if let Some(lag) = &mut self.lag {
-            lag.begin();
-        }
+    /// Where they lag from.
+    pub(super) fn lag_mut(&mut self) -> Option<&mut Lag> {
+        self.lag.as_mut()
     }
 
     /// That read has come to `position`; `met`: where the cursor stands. Answers whether they have caught up.
