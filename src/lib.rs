@@ -2,9 +2,11 @@
 //!
 //! See `ARCHITECTURE.md` for the picture and the invariants.
 
+pub mod backlog;
 pub mod backoff;
 pub mod cli;
 pub mod config;
+mod daemon;
 pub mod delivery;
 pub mod finding;
 pub mod http;

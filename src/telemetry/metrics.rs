@@ -20,10 +20,10 @@ use prometheus_client::registry::Registry;
 use super::handles::RouteHandles;
 use super::labels::{
     AttemptLabels, DestinationLabels, FailedLabels, Float, LatencyFamily, RouteLabels, TransportLabels, Untyped,
-    latency,
+    latency, whole,
 };
 use super::process::Process;
-pub use super::table::{Pending, Table, Trouble};
+pub use super::table::{Table, Trouble};
 use crate::delivery::FailureClass;
 
 /// Paused destinations shown at most.
@@ -62,17 +62,6 @@ pub struct Metrics {
     in_flight_bytes: Gauge,
     gaps_open: Gauge,
     lanes_owned: Gauge,
-}
-
-pub(super) const CLASSES: [FailureClass; 4] = [
-    FailureClass::Unavailable,
-    FailureClass::Rejected,
-    FailureClass::Failed,
-    FailureClass::TimedOut,
-];
-
-pub(super) fn whole(count: impl TryInto<i64>) -> i64 {
-    count.try_into().unwrap_or(i64::MAX)
 }
 
 impl Default for Metrics {

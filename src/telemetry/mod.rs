@@ -14,6 +14,7 @@ pub mod log;
 pub mod metrics;
 mod pauses;
 mod process;
+mod series;
 pub mod summary;
 pub mod systemd;
 mod table;
@@ -25,12 +26,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::backlog::{Backlog, Pending};
 use crate::delivery::Failure;
 use crate::message::Message;
 use crate::route::Routes;
 use crate::trouble::About;
 use handles::Handles;
-use health::{Backlog, Health};
+use health::Health;
 use history::History;
 use log::Budget;
 use metrics::Metrics;
@@ -202,7 +204,7 @@ impl Telemetry {
         let table = &self.metrics.table;
         table.pending(backlog.pending);
         table.failed(backlog.failed);
-        table.oldest_due_age(backlog.oldest_due_age.unwrap_or_default());
+        table.oldest_due_age(backlog.oldest_due_age().unwrap_or_default());
         self.health.backlog(backlog);
     }
 
@@ -241,14 +243,14 @@ impl Telemetry {
     /// Says what was done, and what there is to do.
     pub fn summary(&self, done: Done) {
         let facts = self.health.facts();
-        let (_, backlog) = facts.backlog.unwrap_or((facts.started, Backlog::default()));
-        let metrics::Pending {
+        let backlog = facts.backlog.map(|(_, backlog)| backlog).unwrap_or_default();
+        let Pending {
             due,
             delayed,
             retrying,
             held,
         } = backlog.pending;
-        let oldest_due = backlog.oldest_due_age.unwrap_or_default().as_secs();
+        let oldest_due = backlog.oldest_due_age().unwrap_or_default().as_secs();
         let (relayed, failed) = (done.relayed, done.failed);
         // Tenths are enough.
         let per_second = (done.rate * 10.0).round() / 10.0;
