@@ -10,6 +10,7 @@ mod daemon;
 pub mod delivery;
 pub mod finding;
 pub mod http;
+mod lock;
 pub mod message;
 pub mod relay;
 pub mod route;

@@ -12,7 +12,7 @@
 //! short lock); time is tokio's monotonic clock, ages of rows are the database's.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use super::facts::seconds;
 pub use super::facts::{Away, Facts, Locked, Paused, Reason, SILENCE_MAX, STALL_MAX};
 use super::log::Repeat;
 use crate::backlog::Backlog;
+use crate::lock::lock;
 use crate::stuck::{StuckReason, StuckRow};
 pub(crate) use crate::trouble::chain;
 use crate::trouble::{self, LockWait};
@@ -62,7 +63,7 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, Facts> {
         // A fact is one assignment: a panic elsewhere leaves none half written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn report<T>(&self, change: impl FnOnce(&mut Facts, Instant) -> T) -> T {

@@ -5,7 +5,7 @@
 //! away. Nothing here asks the database.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -17,6 +17,8 @@ use super::labels::CLASSES;
 use super::labels::FailedLabels;
 use super::latency::{self, Counts};
 use super::metrics::Metrics;
+
+use crate::lock::lock;
 
 /// Between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(2);
@@ -127,7 +129,7 @@ impl History {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         // Each change leaves it whole: a panic elsewhere leaves nothing half written.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 
     /// When this process began, in seconds since the epoch: tells one run from the next.

@@ -21,13 +21,14 @@ mod table;
 mod text;
 pub mod trace;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::backlog::{Backlog, Pending};
 use crate::delivery::Failure;
+use crate::lock::lock;
 use crate::message::Message;
 use crate::route::Routes;
 use crate::trouble::About;
@@ -89,7 +90,7 @@ impl Telemetry {
     /// From now on indexes are those of these transports (their names and kinds) and routes. Series of routes that stay go on.
     pub fn rename(&mut self, transports: &[Arc<str>], systems: &[&'static str], routes: &Routes) {
         self.handles = Arc::new(self.metrics.handles(transports, systems, routes));
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.handles);
+        *lock(&self.current) = Arc::clone(&self.handles);
     }
 
     /// With traces: what is published from now on becomes spans. Also answers the task that sends them, which is to be run.
@@ -107,11 +108,11 @@ impl Telemetry {
     }
 
     fn pauses(&self) -> MutexGuard<'_, Pauses> {
-        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pauses)
     }
 
     fn failures(&self) -> MutexGuard<'_, Budget> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.failures)
     }
 
     fn transport(&self, index: usize) -> &str {
@@ -283,7 +284,7 @@ impl Telemetry {
 
     /// Takes a sample for [`History`]: call it every [`history::INTERVAL`].
     pub fn sample(&self) {
-        let current = Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner));
+        let current = Arc::clone(&lock(&self.current));
         self.history.take(&self.metrics, &self.health.facts(), &current.routes);
     }
 

@@ -1,11 +1,12 @@
 //! Where the handles of a configuration come from: the series of its routes and transports, made or found.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::handles::{Handles, RouteHandles, TransportHandles};
 use super::labels::{CLASSES, FailedLabels, RouteLabels, TransportLabels};
 use super::latency::RelayLatency;
 use super::metrics::Metrics;
+use crate::lock::lock;
 use crate::route::Routes;
 
 impl Metrics {
@@ -31,7 +32,7 @@ impl Metrics {
     }
 
     fn route(&self, transport: &Arc<str>, route: &Arc<str>) -> Arc<RouteHandles> {
-        let mut all = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.routes);
         let known = all
             .iter()
             .find(|known| known.transport == *transport && known.route == *route);
@@ -59,6 +60,6 @@ impl Metrics {
 
     /// Every route's there ever was, by number.
     pub(super) fn all_routes(&self) -> Vec<Arc<RouteHandles>> {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.routes).clone()
     }
 }
