@@ -29,12 +29,15 @@
 //! change things; `docs/guide.md` is for people who run it. This library is the program's own: its interface is no
 //! promise to anybody else.
 
+pub mod backlog;
 pub mod backoff;
 pub mod cli;
 pub mod config;
+mod daemon;
 pub mod delivery;
 pub mod finding;
 pub mod http;
+mod lock;
 pub mod message;
 pub mod relay;
 pub mod route;

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
+use crate::daemon::{settings, transports};
 use crate::finding::Finding;
 use crate::route::{Route, Unrouted};
 use crate::store::StoreError;
 use crate::store::postgres::desk::doctor::{Examination, WaitingTopic};
-use crate::store::postgres::link::about::{DatabaseError, database_error};
+use crate::store::postgres::link::about::{DatabaseError, database_error, one_line};
 use crate::transport::Use;
-
-use super::transports;
 
 /// What is right, and what is not.
 pub(super) struct Diagnosis {
@@ -52,14 +51,14 @@ impl Diagnosis {
     /// The topics that wait, where the database can be read.
     async fn database(&mut self, config: &Config) -> anyhow::Result<Vec<WaitingTopic>> {
         let (database, names) = (super::database(config)?, super::names(config));
-        let listen = super::listen(config)?;
+        let listen = settings::listen(config)?;
         let connections = config.database.pool_size + usize::from(listen.is_some());
-        let rules = super::retention::rules(config.retention);
+        let rules = settings::pruned(config.retention);
         let examination = Examination {
             rules: &rules,
             database: &database,
             names: &names,
-            duties: super::duties(config),
+            duties: settings::duties(config),
             connections: u32::try_from(connections).unwrap_or(u32::MAX),
             listen: listen.map(|connection| connection.named("outboxd/cli/listen")),
             clock,
@@ -73,7 +72,7 @@ impl Diagnosis {
                 let fix = todo.unwrap_or("check database.url and that the server runs");
                 self.findings.push(Finding::fault(
                     "database_unreachable",
-                    super::one_line(&error.into()),
+                    one_line(&error),
                     "the daemon waits for it, and nothing is relayed meanwhile",
                     fix,
                 ));

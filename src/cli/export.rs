@@ -10,6 +10,7 @@ use crate::store::postgres::desk::failed::{self, Filter, STEP};
 use crate::store::postgres::desk::lines::Exporter;
 use crate::store::postgres::schema;
 
+use super::chosen::known;
 use super::steps::bar_of_rows;
 use super::terminal::Out;
 
@@ -46,6 +47,6 @@ pub(super) async fn export(config: &Config, filter: &Filter) -> anyhow::Result<E
     }
     bar.finish_and_clear();
     out.finish()?;
-    super::failed::known(&chosen)?;
+    known(&chosen)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -7,12 +7,13 @@ use serde_json::{Map, Value};
 
 use crate::config::Config;
 use crate::store::postgres::desk::failed::{
-    self, Action, Chosen, Command, Done, FailedMessage, Filter, MessageRef, STEP, Steps,
+    self, Action, Command, Done, FailedMessage, Filter, MessageRef, STEP, Steps,
 };
 use crate::store::postgres::desk::moment::Moment;
 use crate::store::postgres::desk::row_identity::Identity;
 use crate::store::postgres::link::database::Database;
 
+use super::chosen::{known, refusals};
 use super::steps::{Interrupt, bar_of_rows};
 use super::terminal::{Out, Tone, age, grouped, messages, safe};
 use super::{Usage, export};
@@ -118,18 +119,6 @@ pub(super) async fn failed(config: &Config, verb: Verb) -> anyhow::Result<ExitCo
         Verb::Retry(args) => bulk(config, Action::Retry, args).await,
         Verb::Discard(args) => bulk(config, Action::Discard, args).await,
         Verb::Export(filter) => export::export(config, &filter.into()).await,
-    }
-}
-
-/// An error that names the first id nobody has, if there is one.
-pub(super) fn known(chosen: &Chosen) -> anyhow::Result<()> {
-    match chosen.unknown.as_slice() {
-        [] => Ok(()),
-        [one] => anyhow::bail!("no failed message has id {one}, or a filter leaves it out"),
-        [first, rest @ ..] => anyhow::bail!(
-            "no failed message has id {first} (nor {} more of those given)",
-            rest.len()
-        ),
     }
 }
 
@@ -290,12 +279,4 @@ async fn in_steps(database: &Database, steps: &Steps<'_>, rows: &[Identity], don
     }
     bar.finish_and_clear();
     Ok(true)
-}
-
-/// A line for each row that refused to be changed.
-pub(super) fn refusals(out: &mut Out, done: &Done) -> std::io::Result<()> {
-    let lines = done.refusals();
-    lines
-        .iter()
-        .try_for_each(|line| out.line(safe(format!("refused: {line}"))))
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::Config;
+use crate::daemon::settings::duties;
 use crate::store::postgres::schema::migrate::{self, MigrationStatus, PayloadType};
 use crate::store::postgres::schema::rights;
 
@@ -64,7 +65,7 @@ pub(super) async fn migrate(config: &Config, args: &Args) -> anyhow::Result<Exit
         }
         // Of the tables that several outboxes share, others may have rights too.
         let outbox_alone = gone.tables == [names.table()];
-        let granted = outbox_alone && rights::grant_again(&database, &names, super::duties(config)).await?;
+        let granted = outbox_alone && rights::grant_again(&database, &names, duties(config)).await?;
         if !gone.tables.is_empty() && !granted {
             out.line("rights went with what was gone: run: outboxd roles --print | psql")?;
         }

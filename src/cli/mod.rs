@@ -5,6 +5,7 @@
 //! end of the output and not an error.
 
 mod check;
+mod chosen;
 mod doctor;
 mod enqueue;
 mod export;
@@ -14,18 +15,12 @@ mod pause;
 mod person;
 mod prune;
 mod reference;
-mod reload;
 mod replay;
-mod retention;
 mod roles;
-mod run;
 mod status;
 mod steps;
 mod terminal;
-mod transports;
-mod upkeep;
 mod wait;
-mod web;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -37,14 +32,13 @@ use clap::{Parser, Subcommand};
 use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
+use crate::daemon;
+use crate::daemon::settings::{Usage, names};
 use crate::store::StoreError;
-use crate::store::postgres::link::about::{About, DatabaseError, database_error};
+use crate::store::postgres::link::about::{About, database_error, one_line};
 use crate::store::postgres::link::classify::no_answer;
-use crate::store::postgres::link::connect::{Connection, parse_url};
 use crate::store::postgres::link::database::{ConnectOptions, Database};
-use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::schema;
-use crate::store::postgres::schema::rights::Duties;
 
 use terminal::safe;
 
@@ -105,11 +99,6 @@ enum Verb {
     Reference(reference::Verb),
 }
 
-/// A mistake in what was asked for, as one line.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Usage(String);
-
 /// What was waited for did not come in time, as one line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -134,7 +123,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) if reader_is_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("outboxd: {}", safe(one_line(&error) + &what_to_do(&error)));
+            eprintln!("outboxd: {}", safe(one_line(&*error) + &what_to_do(&error)));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -150,7 +139,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         match cli.verb {
-            Verb::Run => run::run(config, &cli.config).await,
+            Verb::Run => daemon::run(config, &cli.config).await.map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::check(&config, &args).await,
             Verb::Migrate(args) => migrate::migrate(&config, &args).await,
             Verb::Roles(_) => roles::print(&config),
@@ -195,17 +184,6 @@ fn refused_right(error: &anyhow::Error) -> Option<String> {
     }
 }
 
-/// What the configuration asks of the daemon's role.
-fn duties(config: &Config) -> Duties {
-    let retention = config.retention;
-    let asked = config.http.token_file.is_some() || retention.failed.is_some();
-    Duties {
-        deletes_relayed: config.outbox.on_relayed == config::OnRelayed::Delete,
-        keeps_house: asked || retention.relayed.is_some(),
-        by_default: !asked && !retention.relayed_is_set && retention.relayed.is_some(),
-    }
-}
-
 /// The database as a person's command uses it: one connection, and no waiting for locks.
 fn database(config: &Config) -> Result<Database, StoreError> {
     Ok(patient_database(config)?.hasty())
@@ -221,26 +199,6 @@ fn patient_database(config: &Config) -> Result<Database, StoreError> {
         application: format!("outboxd/cli/{}", std::process::id()),
         statement_timeout: STATEMENT_TIMEOUT,
     })
-}
-
-/// Where notifications are listened for; `None`: nowhere.
-fn listen(config: &Config) -> Result<Option<Connection>, Usage> {
-    let url = config.database.listen_url.as_ref().unwrap_or(&config.database.url);
-    let connection = || {
-        let wrong = |problem| Usage(format!("database.listen_url: {problem}"));
-        parse_url(url.expose_secret()).map_err(wrong)
-    };
-    config.relay.notify.then(connection).transpose()
-}
-
-/// The names of the configured tables and columns.
-fn names(config: &Config) -> Names {
-    let outbox = &config.outbox;
-    let names = Names::new(&outbox.schema, &outbox.table, outbox.lanes);
-    outbox
-        .columns
-        .iter()
-        .fold(names, |names, (ours, theirs)| names.with_column(ours, theirs))
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
@@ -271,39 +229,9 @@ fn what_to_do(error: &anyhow::Error) -> String {
         return CHECK_SERVER.to_owned();
     }
     match database_error(error) {
-        Some(said) if is_away(said) || said.about() == About::Role => format!("; {}", said.todo()),
+        Some(said) if said.is_away() || said.about() == About::Role => format!("; {}", said.todo()),
         Some(_) | None => String::new(),
     }
-}
-
-/// Whether nothing can be asked of the database at all, as against one thing that it refuses or that waits for others.
-fn is_away(said: &DatabaseError) -> bool {
-    match said.about() {
-        About::Connection | About::Server => true,
-        About::Row | About::Lock | About::Duration | About::Role | About::Schema => false,
-    }
-}
-
-/// Adds nothing to what its cause says.
-fn is_hollow(cause: &(dyn std::error::Error + 'static)) -> bool {
-    let said = cause.downcast_ref::<StoreError>().and_then(database_error);
-    said.is_some_and(|said| !is_away(said))
-}
-
-/// The error and its causes on one line; what a cause has said already is not said again.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain().filter(|cause| !is_hollow(*cause)) {
-        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        if line.contains(&text) {
-            continue;
-        }
-        if !line.is_empty() {
-            line.push_str(": ");
-        }
-        line.push_str(&text);
-    }
-    line
 }
 
 #[cfg(test)]
@@ -320,13 +248,13 @@ mod tests {
         let inner = StoreError::Unavailable("connection refused\n(os error 111)".into());
         let error = anyhow::Error::new(inner).context("status");
         assert_eq!(
-            one_line(&error),
+            one_line(&*error),
             "status: database unavailable: connection refused (os error 111)"
         );
         assert_eq!(exit_code(&error), 1);
         let error = anyhow::Error::new(StoreError::Misconfigured("table x does not exist".into()));
         assert_eq!(
-            (one_line(&error).as_str(), exit_code(&error)),
+            (one_line(&*error).as_str(), exit_code(&error)),
             ("table x does not exist", USAGE)
         );
     }

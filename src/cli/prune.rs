@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::config::{Config, Retention};
+use crate::daemon::settings::pruned;
 use crate::store::postgres::desk::find::{self, Stretch};
 use crate::store::postgres::desk::prune::{Again, Kept, Prune, Pruner};
 use crate::store::postgres::desk::prune_attempts::PruneAttempts;
@@ -11,9 +12,9 @@ use crate::store::postgres::desk::retention::{Rule, off};
 use crate::store::postgres::link::database::Database;
 use crate::store::postgres::schema::made_by_migrate;
 
+use super::Usage;
 use super::steps::{Interrupt, bar_of_stretch};
 use super::terminal::{Out, grouped, messages, safe};
-use super::{Usage, retention};
 
 /// Arguments of `prune`.
 #[derive(Debug, clap::Args)]
@@ -49,7 +50,7 @@ impl Args {
 }
 
 pub(super) async fn prune(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
-    let rules = retention::rules(args.retention(config.retention));
+    let rules = pruned(args.retention(config.retention));
     if rules.is_empty() {
         let line = "retention.relayed and retention.failed are \"0s\", which keeps all rows for ever: set one of them";
         return Err(Usage(line.to_owned()).into());

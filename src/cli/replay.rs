@@ -19,7 +19,7 @@ use crate::store::postgres::link::database::Database;
 use crate::store::postgres::link::sql::Names;
 
 use super::Usage;
-use super::failed::refusals;
+use super::chosen::refusals;
 use super::steps::{Interrupt, bar_of_stretch};
 use super::terminal::{Out, messages};
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::config::Config;
+use crate::daemon::settings::duties;
 use crate::store::postgres::schema::rights;
 
 use super::terminal::Out;
@@ -16,7 +17,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn print(config: &Config) -> anyhow::Result<ExitCode> {
-    let script = rights::script(&super::names(config), super::duties(config));
+    let script = rights::script(&super::names(config), duties(config));
     let mut out = Out::stdout();
     out.bytes(script.as_bytes())?;
     out.finish()?;

@@ -4,13 +4,12 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::backlog::{HeldKey, PausedTopic};
 use crate::config::Config;
-use crate::delivery::Order;
-use crate::route::Routes;
+use crate::daemon::settings::{rule_of, rules};
 use crate::store::postgres::desk::lock_waits::BlockedSession;
-use crate::store::postgres::desk::paused::{self, PausedTopic};
-use crate::store::postgres::desk::rules::{Rule, Rules};
-use crate::store::postgres::desk::status::{self, EXACT, HeldKey, Status, StuckMessage};
+use crate::store::postgres::desk::paused;
+use crate::store::postgres::desk::status::{self, EXACT, Status, StuckMessage};
 use crate::store::postgres::link::about::DatabaseError;
 use crate::store::postgres::link::database::Role;
 use crate::store::{OpenTransaction, StoreError};
@@ -76,32 +75,9 @@ pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitC
     }
 }
 
-/// What the route of `topic` says. A topic without a route is rejected, which holds nobody.
-pub(super) fn rule_of(routes: &Routes, topic: &str) -> Rule {
-    let route = routes.find(topic).map(|route| routes.get(route));
-    Rule {
-        order: route.map_or(Order::None, |route| route.order),
-        paused: route.is_some_and(|route| route.limits.paused),
-        routed: route.is_some(),
-    }
-}
-
-/// The rules of `routes`; `of` is [`rule_of`] them.
-pub(super) fn rules<'a>(routes: &Routes, of: &'a (dyn Fn(&str) -> Rule + Sync)) -> Rules<'a> {
-    Rules {
-        of,
-        any_paused: any_paused(routes),
-    }
-}
-
-/// Whether some route is paused by the configuration.
-pub(super) fn any_paused(routes: &Routes) -> bool {
-    routes.iter().any(|route| route.limits.paused)
-}
-
-fn count(number: i64) -> String {
-    let about = if number > EXACT { "about " } else { "" };
-    format!("{about}{}", grouped(number.unsigned_abs()))
+fn count(number: u64) -> String {
+    let about = if number > EXACT.unsigned_abs() { "about " } else { "" };
+    format!("{about}{}", grouped(number))
 }
 
 fn field(out: &Out, name: &str, value: &str) -> String {

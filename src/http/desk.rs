@@ -9,13 +9,14 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout};
 
 use super::answer::Refusal;
+use crate::lock::lock;
 use crate::store::StoreError;
 use crate::store::postgres::desk::rules::Rule;
 use crate::store::postgres::link::about::{DatabaseError, database_error};
@@ -80,7 +81,7 @@ impl Desk {
     }
 
     fn answers(&self) -> MutexGuard<'_, Answers> {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.answers)
     }
 
     /// Asks `question` when it is its turn.

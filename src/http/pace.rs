@@ -14,7 +14,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+use crate::lock::lock;
 
 /// A request's head is sent in one go; whoever dribbles it holds a descriptor for nothing.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -63,11 +65,11 @@ impl Pace {
     }
 
     fn get(&self) -> (Phase, Instant) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.now)
     }
 
     fn enter(&self, phase: Phase) {
-        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = (phase, Instant::now());
+        *lock(&self.now) = (phase, Instant::now());
     }
 
     /// Since when the other side is to move; `None` while it is our turn.

@@ -1,5 +1,6 @@
 //! How the outbox stands: `/api/v1/status`, looked up in the database, and `/api/v1/summary`, from memory.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State as Extract;
@@ -13,12 +14,13 @@ use super::State;
 use super::answer::{self, Refusal};
 use super::desk::LIMIT;
 use super::failed::query;
+use crate::backlog::{HeldKey, PausedTopic, Pending};
 use crate::store::StoreError;
 use crate::store::postgres::desk::paused::PausedDestination;
 use crate::store::postgres::desk::rules::Rules;
 use crate::store::postgres::desk::status::{self, StuckMessage};
 use crate::telemetry::health::{Away, Facts, Reason};
-use crate::telemetry::history::{HeldKey, INTERVAL, PausedTopic, RouteRate, Sample};
+use crate::telemetry::history::{INTERVAL, RouteRate, Sample};
 
 /// Paused destinations named in an answer.
 const PAUSED_MAX: usize = 100;
@@ -78,11 +80,11 @@ struct Summary<'a> {
     commit_order: Option<Lasting>,
     lanes: Option<Lanes>,
     in_flight: usize,
-    backlog: Option<Backlog>,
+    backlog: Option<Counted>,
     paused_total: usize,
     paused_destinations: Vec<PausedDestination>,
-    held_keys: Vec<HeldKey>,
-    paused_topics: Vec<PausedTopic>,
+    held_keys: &'a [HeldKey],
+    paused_topics: &'a [PausedTopic],
     stuck_count: u64,
     stuck: Vec<StuckMessage>,
     instances: Option<Box<RawValue>>,
@@ -116,12 +118,10 @@ struct Lanes {
 
 /// What upkeep found, and how long ago.
 #[derive(Debug, Serialize)]
-struct Backlog {
+struct Counted {
     age_seconds: f64,
-    due: u64,
-    delayed: u64,
-    retrying: u64,
-    held: u64,
+    #[serde(flatten)]
+    pending: Pending,
     failed: u64,
     oldest_due_age_seconds: Option<f64>,
 }
@@ -143,19 +143,6 @@ fn lasting(known: Option<&(Instant, String)>) -> Option<Lasting> {
     })
 }
 
-fn backlog(facts: &Facts) -> Option<Backlog> {
-    let (looked, found) = facts.backlog?;
-    Some(Backlog {
-        age_seconds: looked.elapsed().as_secs_f64(),
-        due: found.pending.due,
-        delayed: found.pending.delayed,
-        retrying: found.pending.retrying,
-        held: found.pending.held,
-        failed: found.failed,
-        oldest_due_age_seconds: found.oldest_due_age.map(|age| age.as_secs_f64()),
-    })
-}
-
 /// Everything this daemon knows, without the database but for a small question every other second; while that is not
 /// answered, with its last answer.
 pub(super) async fn summary(Extract(state): Extract<State>, uri: Uri) -> Result<Response, Refusal> {
@@ -165,6 +152,17 @@ pub(super) async fn summary(Extract(state): Extract<State>, uri: Uri) -> Result<
     let (health, history) = (&state.telemetry.health, &state.telemetry.history);
     let facts = health.facts();
     let readiness = health.readiness(state.ready_max_age);
+    let counted = facts.backlog.as_ref().map(|(looked, found)| Counted {
+        age_seconds: looked.elapsed().as_secs_f64(),
+        pending: found.pending,
+        failed: found.failed,
+        oldest_due_age_seconds: found.oldest_due_age().map(|age| age.as_secs_f64()),
+    });
+    let backlog = facts
+        .backlog
+        .as_ref()
+        .map(|(_, backlog)| Arc::clone(backlog))
+        .unwrap_or_default();
     let summary = Summary {
         run: history.started(),
         now: jiff::Timestamp::now().as_duration().as_secs_f64(),
@@ -181,11 +179,11 @@ pub(super) async fn summary(Extract(state): Extract<State>, uri: Uri) -> Result<
         commit_order: lasting(facts.commits.as_ref()),
         lanes: facts.lanes.map(|(held, of)| Lanes { held, of }),
         in_flight: state.telemetry.metrics.in_flight(),
-        backlog: backlog(&facts),
+        backlog: counted,
         paused_total: facts.paused.len(),
         paused_destinations: paused(&facts),
-        held_keys: history.held_keys(),
-        paused_topics: history.paused_topics(),
+        held_keys: &backlog.held_keys,
+        paused_topics: &backlog.paused_topics,
         stuck_count,
         stuck,
         instances,

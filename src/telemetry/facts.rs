@@ -1,16 +1,21 @@
 //! What the engine has reported, and what follows from it: plain values, and the words for `/readyz`, systemd and people.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::health::{SILENCE_MAX, STALL_MAX, ago, seconds};
 use super::log::Repeat;
-pub use super::metrics::Pending;
+use crate::backlog::{Backlog, Pending};
 use crate::stuck::{self, StuckReason, StuckRow};
 use crate::trouble::{About, LockWait};
+
+/// The engine reports something at least this often while it lives (upkeep every few seconds, or a failed connection).
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Without progress for longer than this while rows are due, something must explain it.
+pub const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// Paused destinations and stuck rows named in an answer.
 const NAMED_MAX: usize = 10;
@@ -72,17 +77,6 @@ pub struct Paused {
     pub error: String,
 }
 
-/// What the upkeep query found in the table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backlog {
-    /// Pending rows by state. A held row is not due.
-    pub pending: Pending,
-    /// Rows in the failed state.
-    pub failed: u64,
-    /// Age of the oldest due row (time since it fell due); `None`: nothing is due.
-    pub oldest_due_age: Option<Duration>,
-}
-
 /// Everything reported so far. A copy of it comes from [`Health::facts`](super::Health::facts).
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -107,7 +101,7 @@ pub struct Facts {
     /// When a message was last settled.
     pub progress: Option<Instant>,
     /// The table, and when it was looked at.
-    pub backlog: Option<(Instant, Backlog)>,
+    pub backlog: Option<(Instant, Arc<Backlog>)>,
     /// Rows that are stuck, as they were when that was reported.
     pub stuck: Vec<StuckRow>,
     pub(super) stuck_at: Instant,
@@ -168,9 +162,9 @@ impl Facts {
 
     /// How long the oldest due row has waited by now.
     fn oldest_due_age(&self, now: Instant) -> Option<Duration> {
-        let (at, backlog) = self.backlog?;
-        let age = backlog.oldest_due_age?;
-        Some(age + now.saturating_duration_since(at))
+        let (at, backlog) = self.backlog.as_ref()?;
+        let age = backlog.oldest_due_age()?;
+        Some(age + now.saturating_duration_since(*at))
     }
 
     pub(super) fn readiness(&self, now: Instant, max_age: Duration) -> Result<(), Vec<Reason>> {
@@ -246,7 +240,10 @@ impl Facts {
         if now.saturating_duration_since(self.reported) > SILENCE_MAX {
             return false;
         }
-        let nothing_due = self.backlog.is_none_or(|(_, backlog)| backlog.pending.due == 0);
+        let nothing_due = self
+            .backlog
+            .as_ref()
+            .is_none_or(|(_, backlog)| backlog.pending.due == 0);
         let explained = !self.paused.is_empty()
             || self.commits.is_some()
             || self.database_error.is_some()
@@ -275,7 +272,7 @@ impl Facts {
             Some((0, of)) => return format!("standing by: other instances hold all {of} lanes"),
             Some((held, of)) => format!("relaying: {held} of {of} lanes, {in_flight} in flight"),
         };
-        if let Some((_, backlog)) = self.backlog {
+        if let Some((_, backlog)) = &self.backlog {
             let Pending {
                 due,
                 delayed,
@@ -301,4 +298,12 @@ impl Facts {
         }
         line
     }
+}
+
+pub(super) fn ago(now: Instant, since: Instant) -> String {
+    seconds(now.saturating_duration_since(since))
+}
+
+pub(super) fn seconds(span: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
 }

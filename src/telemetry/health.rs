@@ -12,21 +12,20 @@
 //! short lock); time is tokio's monotonic clock, ages of rows are the database's.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use super::facts::{Away, Backlog, Facts, Locked, Paused, Pending, Reason};
+pub(super) use super::facts::ago;
+use super::facts::seconds;
+pub use super::facts::{Away, Facts, Locked, Paused, Reason, SILENCE_MAX, STALL_MAX};
 use super::log::Repeat;
+use crate::backlog::Backlog;
+use crate::lock::lock;
 use crate::stuck::{StuckReason, StuckRow};
 pub(crate) use crate::trouble::chain;
 use crate::trouble::{self, LockWait};
-
-/// The engine reports something at least this often while it lives (upkeep every few seconds, or a failed connection).
-pub const SILENCE_MAX: Duration = Duration::from_secs(60);
-/// Without progress for longer than this while rows are due, something must explain it.
-pub const STALL_MAX: Duration = Duration::from_secs(30);
 
 /// The facts, shared by everyone who reports or asks.
 #[derive(Debug)]
@@ -64,7 +63,7 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, Facts> {
         // A fact is one assignment: a panic elsewhere leaves none half written.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn report<T>(&self, change: impl FnOnce(&mut Facts, Instant) -> T) -> T {
@@ -208,6 +207,7 @@ impl Health {
 
     /// What the upkeep query found. Also counts as an answer of the database.
     pub fn backlog(&self, backlog: Backlog) {
+        let backlog = Arc::new(backlog.shortened());
         self.report(|facts, now| facts.backlog = Some((now, backlog)));
         self.database_up();
     }
@@ -240,17 +240,10 @@ impl Health {
     }
 }
 
-pub(super) fn ago(now: Instant, since: Instant) -> String {
-    seconds(now.saturating_duration_since(since))
-}
-
-pub(super) fn seconds(span: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backlog::Pending;
     use tokio::time::advance;
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -261,8 +254,8 @@ mod tests {
                 due: rows,
                 ..Pending::default()
             },
-            failed: 0,
-            oldest_due_age: (rows > 0).then(|| Duration::from_secs(age)),
+            oldest_due_age_seconds: Duration::from_secs(age).as_secs_f64(),
+            ..Backlog::default()
         }
     }
 

@@ -5,7 +5,7 @@
 //! away. Nothing here asks the database.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -13,16 +13,17 @@ use tokio::time::Instant;
 
 use super::handles::RouteHandles;
 use super::health::Facts;
+use super::labels::CLASSES;
 use super::labels::FailedLabels;
 use super::latency::{self, Counts};
-use super::metrics::{CLASSES, Metrics};
+use super::metrics::Metrics;
+
+use crate::lock::lock;
 
 /// Between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(2);
 /// Samples kept: 15 minutes.
 pub const KEPT: usize = 450;
-/// Held keys, and paused topics, remembered at most.
-pub const HELD_MAX: usize = 100;
 /// Samples the rates of routes are taken over: ten seconds.
 const RATE_OVER: usize = 5;
 /// A backlog older than this is no longer shown as today's. Upkeep looks every 30 s at the latest.
@@ -76,21 +77,6 @@ pub struct RouteRate {
     pub p99_seconds: Option<f64>,
 }
 
-/// A key whose messages wait.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct HeldKey {
-    /// Topic.
-    pub topic: String,
-    /// Key.
-    pub key: String,
-    /// The message in the way.
-    pub seq: i64,
-    /// `retrying`, or `failed` (route order `strict`).
-    pub reason: &'static str,
-    /// Messages that wait behind it.
-    pub waiting: i64,
-}
-
 /// A route's counters at one moment.
 #[derive(Clone, Debug)]
 struct Totals {
@@ -109,25 +95,12 @@ impl Default for Totals {
     }
 }
 
-/// A topic whose messages are held back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PausedTopic {
-    /// The topic.
-    pub topic: String,
-    /// Since when; ISO 8601. `None`: its route says so.
-    pub since: Option<String>,
-    /// Who paused it. `None`: its route says so.
-    pub who: Option<String>,
-}
-
 #[derive(Debug, Default)]
 struct Kept {
     samples: VecDeque<Sample>,
     /// When, and the counters of every route there ever was, of the latest samples only.
     totals: VecDeque<(Instant, Vec<Totals>)>,
     rates: Vec<RouteRate>,
-    held: Vec<HeldKey>,
-    paused: Vec<PausedTopic>,
     taken: u64,
 }
 
@@ -156,32 +129,13 @@ impl History {
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         // Each change leaves it whole: a panic elsewhere leaves nothing half written.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 
     /// When this process began, in seconds since the epoch: tells one run from the next.
     #[must_use]
     pub fn started(&self) -> f64 {
         self.started
-    }
-
-    /// The keys held and topics paused now, [`HELD_MAX`] of each at most.
-    pub fn held(&self, keys: Vec<HeldKey>, topics: Vec<PausedTopic>) {
-        let mut kept = self.lock();
-        kept.held = keys;
-        kept.paused = topics;
-    }
-
-    /// The topics paused when upkeep looked last.
-    #[must_use]
-    pub fn paused_topics(&self) -> Vec<PausedTopic> {
-        self.lock().paused.clone()
-    }
-
-    /// The keys held when upkeep looked last.
-    #[must_use]
-    pub fn held_keys(&self) -> Vec<HeldKey> {
-        self.lock().held.clone()
     }
 
     /// Rates by route, in configuration order. Empty before the second sample.
@@ -254,6 +208,7 @@ fn sample(
 ) -> Sample {
     let backlog = facts
         .backlog
+        .as_ref()
         .filter(|(looked, _)| facts.database_error.is_none() && at.saturating_duration_since(*looked) < BACKLOG_AGE_MAX)
         .map(|(_, backlog)| backlog);
     let (mut relayed, mut failed, mut latency) = (0, 0, latency::NONE);
@@ -272,7 +227,7 @@ fn sample(
             pending.delayed + pending.retrying + pending.held
         }),
         failed: backlog.map(|backlog| backlog.failed),
-        oldest_due_age_seconds: backlog.map(|backlog| backlog.oldest_due_age.unwrap_or_default().as_secs_f64()),
+        oldest_due_age_seconds: backlog.map(|backlog| backlog.oldest_due_age().unwrap_or_default().as_secs_f64()),
         relayed_per_second: per_second(relayed, since, at),
         failed_per_second: per_second(failed, since, at),
         p50_seconds: latency::percentile(&latency, 0.5),
@@ -308,12 +263,11 @@ fn rates(totals: &VecDeque<(Instant, Vec<Totals>)>, routes: &[Arc<RouteHandles>]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backlog::{Backlog, Pending};
     use crate::backoff::Backoff;
     use crate::delivery::{FailureClass, Order};
     use crate::route::{Route, RouteSpec, Routes};
     use crate::telemetry::Telemetry;
-    use crate::telemetry::health::Backlog;
-    use crate::telemetry::metrics::Pending;
     use tokio::time::advance;
 
     fn telemetry() -> Telemetry {
@@ -378,11 +332,11 @@ mod tests {
             held: 2,
             ..Pending::default()
         };
-        let oldest_due_age = Some(Duration::from_secs(7));
         telemetry.backlog(Backlog {
             pending,
             failed: 1,
-            oldest_due_age,
+            oldest_due_age_seconds: 7.0,
+            ..Backlog::default()
         });
         telemetry.sample();
         telemetry

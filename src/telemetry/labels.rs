@@ -17,6 +17,19 @@ const LATENCY: [f64; 16] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
+/// Classes of failures that are shown at zero before the first.
+pub(super) const CLASSES: [FailureClass; 4] = [
+    FailureClass::Unavailable,
+    FailureClass::Rejected,
+    FailureClass::Failed,
+    FailureClass::TimedOut,
+];
+
+/// A gauge's value.
+pub(super) fn whole(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RouteLabels {
     pub(super) transport: String,

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -20,11 +20,12 @@ use prometheus_client::registry::Registry;
 use super::handles::RouteHandles;
 use super::labels::{
     AttemptLabels, DestinationLabels, FailedLabels, Float, LatencyFamily, RouteLabels, TransportLabels, Untyped,
-    latency,
+    latency, whole,
 };
 use super::process::Process;
-pub use super::table::{Pending, Table, Trouble};
+pub use super::table::{Table, Trouble};
 use crate::delivery::FailureClass;
+use crate::lock::lock;
 
 /// Paused destinations shown at most.
 pub const DESTINATIONS_MAX: usize = 1_000;
@@ -62,17 +63,6 @@ pub struct Metrics {
     in_flight_bytes: Gauge,
     gaps_open: Gauge,
     lanes_owned: Gauge,
-}
-
-pub(super) const CLASSES: [FailureClass; 4] = [
-    FailureClass::Unavailable,
-    FailureClass::Rejected,
-    FailureClass::Failed,
-    FailureClass::TimedOut,
-];
-
-pub(super) fn whole(count: impl TryInto<i64>) -> i64 {
-    count.try_into().unwrap_or(i64::MAX)
 }
 
 impl Default for Metrics {
@@ -211,7 +201,7 @@ impl Metrics {
     /// Messages acknowledged and messages failed for good, of all routes since the start.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
-        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let routes = lock(&self.routes);
         let relayed = routes.iter().map(|route| route.relayed.get()).sum();
         (relayed, self.failed_messages.load(Ordering::Relaxed))
     }
@@ -280,7 +270,7 @@ impl Metrics {
             class: class.as_str(),
             code: code.to_owned(),
         };
-        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut codes = lock(&self.codes);
         if !codes.contains(&labels) {
             if codes.len() < CODES_MAX {
                 codes.insert(labels.clone());
@@ -304,7 +294,7 @@ impl Metrics {
             transport: transport.to_owned(),
             destination: destination.to_owned(),
         };
-        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paused = lock(&self.paused);
         if paused.len() < DESTINATIONS_MAX && paused.insert(labels.clone()) {
             self.destination_paused.get_or_create_owned(&labels).set(1);
         }
@@ -316,7 +306,7 @@ impl Metrics {
             transport: transport.to_owned(),
             destination: destination.to_owned(),
         };
-        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paused = lock(&self.paused);
         if paused.remove(&labels) {
             self.destination_paused.remove(&labels);
         }

@@ -14,23 +14,26 @@ pub mod log;
 pub mod metrics;
 mod pauses;
 mod process;
+mod series;
 pub mod summary;
 pub mod systemd;
 mod table;
 mod text;
 pub mod trace;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::backlog::{Backlog, Pending};
 use crate::delivery::Failure;
+use crate::lock::lock;
 use crate::message::Message;
 use crate::route::Routes;
 use crate::trouble::About;
 use handles::Handles;
-use health::{Backlog, Health};
+use health::Health;
 use history::History;
 use log::Budget;
 use metrics::Metrics;
@@ -87,7 +90,7 @@ impl Telemetry {
     /// From now on indexes are those of these transports (their names and kinds) and routes. Series of routes that stay go on.
     pub fn rename(&mut self, transports: &[Arc<str>], systems: &[&'static str], routes: &Routes) {
         self.handles = Arc::new(self.metrics.handles(transports, systems, routes));
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.handles);
+        *lock(&self.current) = Arc::clone(&self.handles);
     }
 
     /// With traces: what is published from now on becomes spans. Also answers the task that sends them, which is to be run.
@@ -105,11 +108,11 @@ impl Telemetry {
     }
 
     fn pauses(&self) -> MutexGuard<'_, Pauses> {
-        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pauses)
     }
 
     fn failures(&self) -> MutexGuard<'_, Budget> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.failures)
     }
 
     fn transport(&self, index: usize) -> &str {
@@ -202,7 +205,7 @@ impl Telemetry {
         let table = &self.metrics.table;
         table.pending(backlog.pending);
         table.failed(backlog.failed);
-        table.oldest_due_age(backlog.oldest_due_age.unwrap_or_default());
+        table.oldest_due_age(backlog.oldest_due_age().unwrap_or_default());
         self.health.backlog(backlog);
     }
 
@@ -241,14 +244,14 @@ impl Telemetry {
     /// Says what was done, and what there is to do.
     pub fn summary(&self, done: Done) {
         let facts = self.health.facts();
-        let (_, backlog) = facts.backlog.unwrap_or((facts.started, Backlog::default()));
-        let metrics::Pending {
+        let backlog = facts.backlog.map(|(_, backlog)| backlog).unwrap_or_default();
+        let Pending {
             due,
             delayed,
             retrying,
             held,
         } = backlog.pending;
-        let oldest_due = backlog.oldest_due_age.unwrap_or_default().as_secs();
+        let oldest_due = backlog.oldest_due_age().unwrap_or_default().as_secs();
         let (relayed, failed) = (done.relayed, done.failed);
         // Tenths are enough.
         let per_second = (done.rate * 10.0).round() / 10.0;
@@ -281,7 +284,7 @@ impl Telemetry {
 
     /// Takes a sample for [`History`]: call it every [`history::INTERVAL`].
     pub fn sample(&self) {
-        let current = Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner));
+        let current = Arc::clone(&lock(&self.current));
         self.history.take(&self.metrics, &self.health.facts(), &current.routes);
     }
 

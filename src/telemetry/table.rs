@@ -7,23 +7,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::labels::{Float, ReasonLabels, StateLabels};
-use super::metrics::whole;
+use super::labels::{Float, ReasonLabels, StateLabels, whole};
+use crate::backlog::Pending;
 use crate::stuck::{StuckReason, StuckRow};
 use crate::trouble::About;
-
-/// Pending rows by what they wait for. `state` of `outboxd_messages_pending`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Pending {
-    /// May be sent now.
-    pub due: u64,
-    /// `available_at` is to come and no attempt failed yet.
-    pub delayed: u64,
-    /// An attempt failed; waiting for the next.
-    pub retrying: u64,
-    /// Behind a retrying or failed message of their key. Not counted as due.
-    pub held: u64,
-}
 
 /// See the module.
 #[derive(Debug, Default)]

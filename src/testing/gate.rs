@@ -1,9 +1,11 @@
 //! A value that futures wait for. Unlike `watch`, which wakes its waiters in a random order, one after the other as they
 //! came: under paused time a test then runs the same way each time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 #[derive(Debug)]
 pub(super) struct Gate<T> {
@@ -20,7 +22,7 @@ impl<T: Copy> Gate<T> {
     }
 
     fn value(&self) -> MutexGuard<'_, T> {
-        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.value)
     }
 
     pub(super) fn get(&self) -> T {

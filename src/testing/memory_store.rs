@@ -16,13 +16,14 @@ mod transaction;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::gate::Gate;
+use crate::lock::lock;
 use crate::message::{Message, MessageId, Seq};
 use crate::store::{Epoch, FailedAttempt, Lane};
 use crate::stuck::StuckReason;
@@ -191,7 +192,7 @@ impl MemoryTable {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn woke(&self) {

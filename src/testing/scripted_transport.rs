@@ -14,6 +14,7 @@ use async_trait::async_trait;
 
 use super::gate::Gate;
 use crate::delivery::{Failure, FailureClass, Outcome};
+use crate::lock::lock;
 use crate::message::Headers;
 use crate::transport::chain::{Ledger, is_ordered};
 use crate::transport::{Envelope, Probe, Transport};
@@ -149,7 +150,7 @@ impl ScriptedTransport {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn is_connected(&self) -> Result<(), Failure> {
@@ -234,7 +235,7 @@ impl Transport for ScriptedTransport {
     /// Chains go one message at a time, everything else in the batch's order.
     async fn publish(&self, batch: &[Envelope]) -> Vec<Outcome> {
         let ledger = Mutex::new(Ledger::new(batch, is_ordered));
-        let lock = || ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || lock(&ledger);
         let give_up = tokio::time::Instant::now() + self.timeout;
         let heads = lock().heads().to_vec();
         let chains = heads.into_iter().map(|head| async move {

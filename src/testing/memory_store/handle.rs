@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
 use super::feed::{Feed, Filling, holders, is_wanted};
 use super::{MemoryTable, State, StoredRow};
+use crate::lock::lock;
 use crate::message::{KeyId, Seq};
 use crate::store::{
     DuePage, DuePosition, FailedAttempt, Hold, LaneSet, Mark, OpenTransaction, Page, Reread, Room, Row, Scope, Settled,
@@ -58,7 +59,7 @@ impl MemoryStore {
     }
 
     fn feed(&self) -> MutexGuard<'_, Feed> {
-        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.feed)
     }
 
     pub(super) fn reachable(&self) -> Result<(), StoreError> {

@@ -120,8 +120,8 @@ pub async fn choose_after(
     after: Option<Seq>,
     limit: Option<usize>,
 ) -> Result<Chosen, StoreError> {
-    match choose_together(database, names, filter, (after, limit)).await {
-        Err(error) if is_about_a_row(&error) => choose_by_parts((database, names), filter, after, limit).await,
+    match choose_together(database, names, filter, after, limit).await {
+        Err(error) if is_about_a_row(&error) => choose_by_parts(database, names, filter, after, limit).await,
         answer => answer,
     }
 }
@@ -131,7 +131,8 @@ async fn choose_together(
     database: &Database,
     names: &Names,
     filter: &Filter,
-    (after, limit): (Option<Seq>, Option<usize>),
+    after: Option<Seq>,
+    limit: Option<usize>,
 ) -> Result<Chosen, StoreError> {
     let types = &[
         Type::TEXT,
@@ -199,7 +200,8 @@ async fn choose_together(
 
 /// The failed messages `filter` lets through where one that has to be compared with it cannot be read: that one it does not.
 async fn choose_by_parts(
-    (database, names): (&Database, &Names),
+    database: &Database,
+    names: &Names,
     filter: &Filter,
     after: Option<Seq>,
     limit: Option<usize>,
@@ -210,7 +212,7 @@ async fn choose_by_parts(
         error: None,
         ..filter.clone()
     };
-    let all = choose_together(database, names, &compared_with_nothing, (after, None)).await?;
+    let all = choose_together(database, names, &compared_with_nothing, after, None).await?;
     let mut chosen = Chosen {
         rows: Vec::new(),
         unknown: all.unknown,
@@ -224,7 +226,7 @@ async fn choose_by_parts(
             ids: part.iter().map(|row| MessageRef::Seq(row.seq)).collect(),
             ..filter.clone()
         };
-        match choose_together(database, names, &of_these, (None, None)).await {
+        match choose_together(database, names, &of_these, None, None).await {
             Ok(found) => chosen.rows.extend(found.rows),
             Err(error) if is_about_a_row(&error) && part.len() > 1 => {
                 let (first, last) = part.split_at(part.len() / 2);

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::rules::{HELD_SEARCH, Rules, unless_unreadable};
+use crate::backlog::HeldKey;
 use crate::delivery::Order;
 use crate::store::StoreError;
 use crate::store::postgres::link::answer::legible;
@@ -22,21 +22,6 @@ const HOLDERS_MAX: i64 = 1_000;
 /// Retrying and failed messages looked at for them.
 const HOLDERS_SEARCH: i64 = 20_000;
 
-/// A key that is held.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct HeldKey {
-    /// Topic.
-    pub topic: String,
-    /// Key; a long one is cut.
-    pub key: String,
-    /// The message in the way.
-    pub seq: i64,
-    /// `retrying`, or `failed` (route order `strict`).
-    pub reason: &'static str,
-    /// Messages that wait behind it.
-    pub waiting: i64,
-}
-
 /// A message that holds its key.
 pub(super) struct KeyHolder {
     pub(super) topic: String,
@@ -44,7 +29,7 @@ pub(super) struct KeyHolder {
     pub(super) hash: i64,
     seq: i64,
     failed: bool,
-    pub(super) waiting: i64,
+    pub(super) waiting: u64,
 }
 
 /// Those behind whom messages wait.
@@ -74,8 +59,10 @@ pub(super) async fn holders(
     let (topics, hashes, seqs) = arrays(&held);
     let params: [Param<'_>; 4] = [&topics, &hashes, &seqs, &HELD_SEARCH];
     let rows = unless_unreadable(database.query(Role::Side, &statement, &params).await)?;
-    let waiting = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2)));
-    let waiting: HashMap<(&str, i64), i64> = waiting.collect();
+    let waiting = rows
+        .iter()
+        .map(|row| ((row.get(0), row.get(1)), row.get::<_, i64>(2).unsigned_abs()));
+    let waiting: HashMap<(&str, i64), u64> = waiting.collect();
     for holder in &mut held {
         holder.waiting = waiting.get(&(&*holder.topic, holder.hash)).copied().unwrap_or(0);
     }

@@ -6,6 +6,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::rules::{Rules, unless_unreadable};
+use crate::backlog::PausedTopic;
 use crate::store::StoreError;
 use crate::store::postgres::link::answer::legible;
 use crate::store::postgres::link::database::{Database, Role};
@@ -19,17 +20,6 @@ const SHUT: &str = include_str!("../../../../sql/status_shut.sql");
 
 /// Pending messages looked at for topics without a route.
 const UNROUTED_SEARCH: i64 = 10_000;
-
-/// A topic whose messages are held back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct PausedTopic {
-    /// The topic.
-    pub topic: String,
-    /// Since when; ISO 8601. `None`: its route says so.
-    pub since: Option<String>,
-    /// Who paused it. `None`: its route says so.
-    pub who: Option<String>,
-}
 
 /// A destination that takes no messages.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -150,7 +140,7 @@ pub async fn unrouted(database: &Database, names: &Names, rules: Rules<'_>) -> R
 ///
 /// # Errors
 /// See [`Database::query`].
-pub async fn count(database: &Database, names: &Names, topics: &[&str], search: i64) -> Result<i64, StoreError> {
+pub async fn count(database: &Database, names: &Names, topics: &[&str], search: i64) -> Result<u64, StoreError> {
     if topics.is_empty() {
         return Ok(0);
     }
@@ -160,5 +150,5 @@ pub async fn count(database: &Database, names: &Names, topics: &[&str], search: 
     };
     let counted = database.query(Role::Side, &statement, &[&topics, &search]).await;
     let rows = unless_unreadable(counted)?;
-    Ok(rows.first().map_or(0, |row| row.get(0)))
+    Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }

@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
-pub use super::held::HeldKey;
 use super::held::{KeyHolder, arrays, held_keys, holders};
 use super::lock_waits::{self, BlockedSession};
-use super::paused::{self, PausedDestination, PausedTopic};
+use super::paused::{self, PausedDestination};
 use super::rules::HELD_SEARCH;
 pub use super::rules::{Rule, Rules};
+use crate::backlog::{Backlog, HeldKey, PausedTopic, Pending};
 use crate::store::postgres::link::about::is_about_a_row;
 use crate::store::postgres::link::database::{Database, Role};
 use crate::store::postgres::link::sql::{Names, Param, Statement};
@@ -41,7 +41,7 @@ pub struct Status {
     /// Pending messages.
     pub pending: Pending,
     /// Failed messages.
-    pub failed: i64,
+    pub failed: u64,
     /// For how long the oldest due message has been due; 0: none is.
     pub oldest_due_age_seconds: f64,
     /// Messages relayed a second, lately. 0 where relayed rows are deleted.
@@ -67,19 +67,6 @@ pub struct Status {
     pub stuck: Vec<StuckMessage>,
     /// Sessions of outboxd that wait for a lock somebody else holds.
     pub lock_waits: Vec<BlockedSession>,
-}
-
-/// Pending messages, each counted once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Pending {
-    /// May be sent now.
-    pub due: i64,
-    /// Not before their time.
-    pub delayed: i64,
-    /// Failed at least once, and wait for their next attempt.
-    pub retrying: i64,
-    /// Wait behind an earlier message of their key.
-    pub held: i64,
 }
 
 /// An instance of the daemon.
@@ -110,21 +97,6 @@ pub struct LaneOwner {
     pub epoch: i64,
 }
 
-/// What there is to do: the part of [`Status`] a daemon looks at all the time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Backlog {
-    /// Pending messages.
-    pub pending: Pending,
-    /// Failed messages.
-    pub failed: i64,
-    /// For how long the oldest due message has been due; 0: none is.
-    pub oldest_due_age_seconds: f64,
-    /// Keys whose messages wait behind one of them, oldest first.
-    pub held_keys: Vec<HeldKey>,
-    /// Topics whose messages are held back by an operator or their route.
-    pub paused_topics: Vec<PausedTopic>,
-}
-
 /// Looks at the backlog; up to `exact` counts are exact. `rules` are those of the routes.
 ///
 /// # Errors
@@ -137,23 +109,20 @@ pub async fn backlog(database: &Database, names: &Names, rules: Rules<'_>, exact
     let (mut pending, failed) = counts(database, names, exact).await?;
     if pending == Pending::default() && failed == 0 {
         return Ok(Backlog {
-            pending,
-            failed,
-            oldest_due_age_seconds: 0.0,
-            held_keys: Vec::new(),
             paused_topics,
+            ..Backlog::default()
         });
     }
     let holders = holders(database, names, rules).await?;
     // A key with a failed and a retrying holder is listed twice, and its messages wait once.
-    let mut waiting: HashMap<(&str, i64), i64> = HashMap::new();
+    let mut waiting: HashMap<(&str, i64), u64> = HashMap::new();
     for held in &holders {
         let count = waiting.entry((&held.topic, held.hash)).or_default();
         *count = held.waiting.max(*count);
     }
     waiting.retain(|(topic, _), _| !shut.contains(topic));
-    pending.held = waiting.values().sum::<i64>() + paused::count(database, names, &shut, HELD_SEARCH).await?;
-    pending.due = (pending.due - pending.held).max(0);
+    pending.held = waiting.values().sum::<u64>() + paused::count(database, names, &shut, HELD_SEARCH).await?;
+    pending.due = pending.due.saturating_sub(pending.held);
     let oldest_due_age_seconds = oldest(database, names, &holders, &shut).await?;
     let held_keys = held_keys(database, names, holders).await?;
     Ok(Backlog {
@@ -233,23 +202,26 @@ fn instance(row: &tokio_postgres::Row) -> Instance {
 }
 
 /// Pending messages, the held ones still among the due, and failed ones.
-async fn counts(database: &Database, names: &Names, exact: i64) -> Result<(Pending, i64), StoreError> {
+async fn counts(database: &Database, names: &Names, exact: i64) -> Result<(Pending, u64), StoreError> {
     let statement = Statement {
         text: names.fill(COUNTS),
         types: &[Type::INT8],
     };
     let rows = database.query(Role::Side, &statement, &[&exact]).await?;
     let row = rows.first().expect("one row of counts");
-    let (counted, delayed, retrying, failed): (i64, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
-    let estimate: Option<i64> = row.get(4);
-    let all = if counted < exact {
+    let count = |at: usize| row.get::<_, i64>(at).unsigned_abs();
+    let (counted, delayed, retrying, failed) = (count(0), count(1), count(2), count(3));
+    let estimate = row
+        .get::<_, Option<i64>>(4)
+        .and_then(|estimate| u64::try_from(estimate).ok());
+    let all = if counted < exact.unsigned_abs() {
         counted
     } else {
         counted.max(estimate.unwrap_or(0))
     };
     Ok((
         Pending {
-            due: (all - delayed - retrying).max(0),
+            due: all.saturating_sub(delayed + retrying),
             delayed,
             retrying,
             held: 0,

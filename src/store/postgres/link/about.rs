@@ -221,6 +221,15 @@ impl DatabaseError {
         self.lacks_right
     }
 
+    /// Whether nothing can be asked of the database at all, as against one thing that it refuses or that waits for others.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self.about() {
+            About::Connection | About::Server => true,
+            About::Row | About::Lock | About::Duration | About::Role | About::Schema => false,
+        }
+    }
+
     /// What to do; empty: the text says so itself.
     #[must_use]
     pub fn todo(&self) -> &'static str {
@@ -347,6 +356,30 @@ fn function_of(frame: &str) -> Option<&str> {
 /// Whether the database gave up because of a row.
 pub(crate) fn is_about_a_row(error: &StoreError) -> bool {
     database_error(error).is_some_and(|error| error.about() == About::Row)
+}
+
+/// Adds nothing to what its cause says.
+fn is_hollow(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let said = cause.downcast_ref::<StoreError>().and_then(database_error);
+    said.is_some_and(|said| !said.is_away())
+}
+
+/// The error and its causes on one line; what a cause has said already is not said again.
+#[must_use]
+pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = String::new();
+    let chain = std::iter::successors(Some(error), |cause| cause.source());
+    for cause in chain.filter(|cause| !is_hollow(*cause)) {
+        let text = cause.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.contains(&text) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+    }
+    line
 }
 
 #[cfg(test)]

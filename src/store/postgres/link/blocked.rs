@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use futures_util::{TryStreamExt, pin_mut};
@@ -18,6 +18,7 @@ use tokio_postgres::{Client, Row};
 
 use super::sql::{Param, code};
 use super::way::Way;
+use crate::lock::lock;
 use crate::trouble::LockWait;
 
 const BLOCKED: &str = include_str!("../../../../sql/blocked.sql");
@@ -123,7 +124,7 @@ impl Watch {
     }
 
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, (usize, LockWait)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     /// Whether a statement on `pool` is known to wait for a lock: then its connection will not be free soon.

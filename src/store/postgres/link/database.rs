@@ -72,6 +72,15 @@ pub(crate) enum GivenUp {
     Locked(LockWait),
 }
 
+/// What a statement that settles is granted.
+#[derive(Clone, Copy, Debug)]
+pub struct Granted {
+    /// Longer says something about its rows.
+    pub limit: Duration,
+    /// It is given up sooner once the process is to end.
+    pub hurries: bool,
+}
+
 /// See [`Database::within`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Within {

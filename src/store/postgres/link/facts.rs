@@ -1,11 +1,13 @@
 //! What is known of the server behind all connections: what one learns is true for all.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use crate::lock::lock;
 
 /// What was learnt about the server, shared by all connections.
 #[derive(Default)]
@@ -35,16 +37,12 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn forget_cursor(&self) {
-        *self.cursor_on.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.cursor_on) = None;
     }
 
     /// Whether the cursor may go on over a connection made at `made`; from now on it is that one.
     pub(super) fn cursor_goes_on(&self, made: Instant) -> bool {
-        let before = self
-            .cursor_on
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(made);
+        let before = lock(&self.cursor_on).replace(made);
         before.is_none_or(|before| before == made)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::blocked::PATIENCE;
-use super::database::{Database, GivenUp, Within};
+use super::database::{Database, GivenUp, Granted, Within};
 use super::role::Role;
 use crate::trouble::LockWait;
 
@@ -68,22 +68,22 @@ impl Database {
         Some(self.watch.look(self.pool_of(role)).await?.lock)
     }
 
-    /// `work` of settling, a statement of this `text`; it took longer than `limit`: an error. The time that it waits for somebody's
+    /// `work` of settling, a statement of this `text`; it took longer than it was `granted`: an error. The time that it waits for somebody's
     /// lock on a table of ours does not count. A lock that only some of its rows wait for is not waited for, and answered.
     pub(super) async fn patiently<T>(
         &self,
-        (limit, hurries): (Duration, bool),
+        granted: Granted,
         text: &str,
         work: impl Future<Output = T>,
     ) -> Result<T, Option<LockWait>> {
         let patience = Patience {
-            limit,
+            limit: granted.limit,
             rounds: 1,
             generation: 0,
             deadline: None,
             hasty: false,
             rows: Some(text),
-            hurries,
+            hurries: granted.hurries,
         };
         let done = self.waited_for(Role::Settle, patience, work).await;
         done.map_err(|given_up| match given_up {

@@ -4,7 +4,6 @@
 //! in turns. Reading and settling have the first choice, and the connection that listens is given back; it is asked for only when
 //! every role has its own.
 
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, PoolError, TimeoutType};
@@ -17,6 +16,7 @@ use super::classify::{Silent, explained};
 use super::database::{Database, Within};
 use super::facts::Slots;
 use super::role::Role;
+use crate::lock::lock;
 use crate::store::StoreError;
 
 /// A pool that was refused asks again after this long.
@@ -130,7 +130,7 @@ impl Database {
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, Slots> {
-        self.facts.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.facts.slots)
     }
 
     /// How many connections the pools have, and how many they want.

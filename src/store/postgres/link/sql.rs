@@ -14,9 +14,7 @@
 use sha2::{Digest, Sha256};
 use tokio_postgres::types::{ToSql, Type};
 
-use super::fragments::{
-    CONTENTS, DUE_SINCE, KEY_HASH, KEY_ID, LANE, MADE, PASSED, READY, SEQUENCE, STATE, of_settling,
-};
+use super::fragments::{GIVEN, fragment};
 
 /// One statement, filled in, with the types of its parameters (so that it also runs unprepared, through a pooler).
 #[derive(Clone, Debug)]
@@ -80,8 +78,7 @@ impl Statement {
     /// has given, 0 for none, null when unknown; `{ceiling}` the same, without end when unknown.
     #[must_use]
     pub(crate) fn with_sequence(&self, name: Option<&str>) -> Self {
-        let given =
-            name.map(|name| format!("(select case when q.is_called then q.last_value else greatest(q.last_value, -9223372036854775807) - 1 end from {name} q)"));
+        let given = name.map(|name| code(GIVEN).replace("{given_by}", name));
         let ceiling = given.as_deref().unwrap_or("9223372036854775807");
         let last = given.as_deref().unwrap_or("null::bigint");
         Self {
@@ -286,7 +283,6 @@ impl Names {
         if let Some(value) = self.shared(name) {
             return Some(value);
         }
-        let c = |ours: &str| quote_identifier(self.column(ours));
         Some(match name {
             "schema" => quote_identifier(&self.schema),
             "schema_text" => quote_literal(&self.schema),
@@ -298,36 +294,9 @@ impl Names {
             "channel" => quote_literal(&self.channel()),
             "channel_name" => quote_identifier(&self.channel()),
             "lanes_count" => self.lanes.to_string(),
-            "pending" => format!("m.{} is null and m.{} is null", c("relayed_at"), c("failed_at")),
-            "made" => self.fill(MADE),
-            "key_id" => self.fill(KEY_ID),
-            "key_hash" => self.fill(KEY_HASH),
-            "waiting" => format!(
-                "(m.{} > 1 or m.{} > 0 or m.{} > m.{})",
-                c("attempt"),
-                c("replay"),
-                c("available_at"),
-                c("inserted_at")
-            ),
-            "waits" => self.fill("({waiting} and m.{c.available_at} is not null)"),
-            "ready" => self.fill(READY),
-            // What `unreadable` writes into `last_error`.
-            "legible" => self.fill("coalesce(m.{c.last_error} !~ '^(topic|key)[a-z, ]* cannot be read: ', true)"),
-            "due_since" => self.fill(DUE_SINCE),
-            "message" => self.fill("m.{c.seq} as seq, {lane}::int as lane, ") + &self.fill(CONTENTS),
-            // A row the cursor passes ($3: lanes held), and what is brought of it. `state`: 1 to be sent now, 2 waits for a
-            // time, 0 neither.
-            "passing" => {
-                self.fill("m.{c.seq} as seq, case when {pending} then {lane}::int end as lane, ")
-                    + &self.fill(CONTENTS)
-                    + &self.fill(STATE)
-            }
-            "passed" => PASSED.to_owned(),
-            "sequence" => self.fill(SEQUENCE),
             // Filled in once the sequence is known: see `with_sequence`.
             "ceiling" | "last" => format!("{{{name}}}"),
-            "lane" => self.fill(LANE),
-            _ => return of_settling(name).map(|text| self.fill(text)),
+            _ => return fragment(name).map(|text| self.fill(text)),
         })
     }
 }
@@ -379,7 +348,6 @@ pub fn quote_literal(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fragments::FENCED;
     use super::*;
 
     #[test]
@@ -469,7 +437,8 @@ mod tests {
             looked_at += touched;
         }
         assert!(looked_at > 30, "{looked_at}");
-        assert!(FENCED.contains("l.outbox = {table_text}"));
+        let fence = fragment("fenced").unwrap();
+        assert!(fence.contains("l.outbox = {table_text}"));
     }
 
     #[test]

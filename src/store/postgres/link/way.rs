@@ -2,7 +2,7 @@
 //!
 //! A rotated password counts for every connection made from then on; those there are go on.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_postgres::{Client, Config};
@@ -10,17 +10,19 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect::{Connection, Driver};
 
+use crate::lock::lock;
+
 /// See the module. A clone goes the same way, also after a [`Way::renew`] of another.
 #[derive(Clone, Debug)]
 pub struct Way {
-    now: Arc<RwLock<Connection>>,
+    now: Arc<Mutex<Connection>>,
     application: Option<Arc<str>>,
 }
 
 impl From<Connection> for Way {
     fn from(connection: Connection) -> Self {
         Self {
-            now: Arc::new(RwLock::new(connection)),
+            now: Arc::new(Mutex::new(connection)),
             application: None,
         }
     }
@@ -39,7 +41,7 @@ impl Way {
     /// As it is now.
     #[must_use]
     pub fn current(&self) -> Connection {
-        let connection = self.now.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let connection = lock(&self.now).clone();
         match &self.application {
             Some(application) => connection.named(application),
             None => connection,
@@ -48,7 +50,7 @@ impl Way {
 
     /// Connections are made like this from now on. Answers whether that is anything new; certificates are not compared.
     pub fn renew(&self, connection: Connection) -> bool {
-        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        let mut now = lock(&self.now);
         let news = now.config != connection.config;
         *now = connection;
         news
@@ -60,7 +62,7 @@ impl Way {
         fn database(config: &Config) -> Option<&str> {
             config.get_dbname().or(config.get_user())
         }
-        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        let now = lock(&self.now);
         let (one, other) = (&now.config, &connection.config);
         one.get_hosts() == other.get_hosts()
             && one.get_hostaddrs() == other.get_hostaddrs()
@@ -83,7 +85,7 @@ impl Way {
     }
 
     pub(super) fn tls(&self) -> MakeRustlsConnect {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).tls.clone()
+        lock(&self.now).tls.clone()
     }
 }
 

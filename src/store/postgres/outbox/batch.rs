@@ -1,8 +1,6 @@
 //! What a statement that settles is made of: the rows, and the way it goes.
 
-use std::time::Duration;
-
-use crate::store::postgres::link::database::Settling;
+use crate::store::postgres::link::database::{Granted, Settling};
 use crate::store::postgres::link::sql::{Param, Statement};
 use crate::store::{FailedAttempt, Mark, StoreError};
 
@@ -32,15 +30,15 @@ impl Batch<'_> {
 /// The way a statement goes: on which connection, how long it may take, and how long it waits for a row's lock.
 pub(super) struct Via<'a> {
     pub(super) settling: &'a Settling<'a>,
-    /// And whether it is given up sooner when the process is to end.
-    pub(super) limit: Option<(Duration, bool)>,
+    /// `None`: somebody else looks at the time.
+    pub(super) granted: Option<Granted>,
     /// `lock_timeout`.
     pub(super) lock: &'static str,
 }
 
 impl Via<'_> {
     pub(super) async fn write(&self, statement: &Statement, params: &[Param<'_>]) -> Result<u64, StoreError> {
-        self.settling.write(statement, params, self.limit).await
+        self.settling.write(statement, params, self.granted).await
     }
 }
 

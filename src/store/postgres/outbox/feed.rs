@@ -3,7 +3,7 @@
 //! While there are few gaps a page and they are one statement. With many, the page, who holds the sequence, and the gaps that
 //! may have been filled are asked for in one short transaction, so that all of it is one snapshot.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use super::rows::{Broken, CursorRow, Topics, cursor_row, message_row, place, sec
 use super::snapshot::Snapshot;
 use super::unreadable::{Known, Reach};
 use super::{PostgresStore, Reading};
+use crate::lock::lock;
 use crate::message::Seq;
 use crate::store::postgres::link::about::is_about_a_row;
 use crate::store::postgres::link::answer::only;
@@ -54,10 +55,16 @@ impl Brought {
     }
 }
 
-/// A read under way: what it asks with, and what it has.
-struct Asking<'a> {
+/// What is wanted: rows of the lanes whose bits are set, as many as there is room for.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
     mask: &'a Vec<u8>,
     room: Room,
+}
+
+/// A read under way: what it asks with, and what it has.
+struct Asking<'a> {
+    wanted: Wanted<'a>,
     feed: &'a mut Feed,
     /// It is time to look what stands behind the name.
     looks: bool,
@@ -75,18 +82,18 @@ pub(super) fn start_over(why: &str) {
 
 impl PostgresStore {
     pub(super) fn cursor(&self) -> MutexGuard<'_, Cursor> {
-        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.cursor)
     }
 
     /// The statements that end where the sequence does.
     pub(super) fn reading(&self) -> Arc<Reading> {
-        Arc::clone(&self.reading.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&lock(&self.reading))
     }
 
     /// From now on they ask this sequence; `None`: they end nowhere.
     fn read_up_to(&self, sequence: Option<&str>) {
         let reading = Arc::new(Reading::new(&self.names, sequence));
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+        *lock(&self.reading) = reading;
     }
 
     pub(super) async fn open_feed(&self) -> Result<Seq, StoreError> {
@@ -131,9 +138,10 @@ impl PostgresStore {
     pub(super) async fn read_feed(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
         let mut feed = self.feed.lock().await;
         let mask = self.mask(lanes);
+        let wanted = Wanted { mask: &mask, room };
         let mut known = Known::default();
         for _ in 0..LOOKS {
-            if let Some(page) = self.read_once((&mask, room), &mut feed, &mut known).await? {
+            if let Some(page) = self.read_once(wanted, &mut feed, &mut known).await? {
                 return Ok(page);
             }
         }
@@ -143,15 +151,14 @@ impl PostgresStore {
     /// `None`: a row that cannot be read ended the snapshot before anything was brought; now it is known.
     async fn read_once(
         &self,
-        (mask, room): (&Vec<u8>, Room),
+        wanted: Wanted<'_>,
         feed: &mut Feed,
         known: &mut Known,
     ) -> Result<Option<Page>, StoreError> {
         let looks = feed.looked_at.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL);
-        let mut question = self.cursor().begin(room, looks);
+        let mut question = self.cursor().begin(wanted.room, looks);
         let mut asking = Asking {
-            mask,
-            room,
+            wanted,
             feed,
             looks,
             brought: Brought::default(),
@@ -219,7 +226,7 @@ impl PostgresStore {
                 self.cursor().looked(look)
             }
             Question::Late { gaps, limit } => {
-                let params: [Param<'_>; 4] = [&gaps.firsts, &gaps.lasts, asking.mask, &limit];
+                let params: [Param<'_>; 4] = [&gaps.firsts, &gaps.lasts, asking.wanted.mask, &limit];
                 if !self.ask_in_snapshot(asking, &self.sql.fetch_late, &params).await? {
                     return Ok(None);
                 }
@@ -234,7 +241,7 @@ impl PostgresStore {
                 self.cursor().looked_ahead()
             }
             Question::Skim { after, rows } => {
-                let params: [Param<'_>; 3] = [&after, &rows, asking.mask];
+                let params: [Param<'_>; 3] = [&after, &rows, asking.wanted.mask];
                 let seen = match self.database.query(Role::Read, &self.reading().skim, &params).await {
                     Ok(rows) => {
                         let (seen, next_due) = skimmed_of(&rows)?;
@@ -258,8 +265,8 @@ impl PostgresStore {
         gaps: &Ranges,
     ) -> Result<bool, StoreError> {
         let reading = self.reading();
-        let bare: [Param<'_>; 3] = [&after, &limit, asking.mask];
-        let with_gaps: [Param<'_>; 5] = [&after, &limit, asking.mask, &gaps.firsts, &gaps.lasts];
+        let bare: [Param<'_>; 3] = [&after, &limit, asking.wanted.mask];
+        let with_gaps: [Param<'_>; 5] = [&after, &limit, asking.wanted.mask, &gaps.firsts, &gaps.lasts];
         let (statement, params): (_, &[Param<'_>]) = if gaps.is_empty() {
             (&reading.fetch, &bare)
         } else {
@@ -307,10 +314,10 @@ impl PostgresStore {
 
     /// Rows written by hand past what the sequence has given: a few with each look, in turn.
     async fn ask_ahead(&self, asking: &mut Asking<'_>) -> Result<(), StoreError> {
-        let limit = i64::try_from(asking.room.rows.max(1)).unwrap_or(i64::MAX);
+        let limit = i64::try_from(asking.wanted.room.rows.max(1)).unwrap_or(i64::MAX);
         let after = asking.feed.ahead_after;
-        let params: [Param<'_>; 3] = [&limit, asking.mask, &after];
-        let (mut bytes, room) = (0, asking.room.bytes);
+        let params: [Param<'_>; 3] = [&limit, asking.wanted.mask, &after];
+        let (mut bytes, room) = (0, asking.wanted.room.bytes);
         let (topics, rows) = (&mut asking.feed.topics, &mut asking.brought.ahead);
         let take = |row: &PgRow, broken: Option<&Broken>| {
             let row = message_row(row, topics, broken)?;

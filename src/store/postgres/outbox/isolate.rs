@@ -143,7 +143,7 @@ impl<'a> Isolation<'a> {
         let outcomes: Vec<Option<Written>> = if let [part] = &*parts {
             let via = Via {
                 settling: &settling,
-                limit: Some(self.granted(part.rows.len())),
+                granted: Some(self.granted(part.rows.len())),
                 lock: self.lock_timeout(),
             };
             let outcome = self.write(&via, &part.rows).await;
@@ -152,7 +152,7 @@ impl<'a> Isolation<'a> {
         } else {
             let via = Via {
                 settling: &settling,
-                limit: None,
+                granted: None,
                 lock: self.lock_timeout(),
             };
             let writes = join_all(parts.iter().map(|part| self.write(&via, &part.rows)));

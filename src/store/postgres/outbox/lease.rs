@@ -8,14 +8,15 @@
 //! at once: the system drops the lock with the process. Anyone else of the name waits for its lease to end: a live registration is
 //! never taken.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Row as PgRow;
 use tokio_postgres::types::Type;
 
 use super::PostgresStore;
+use crate::lock::lock;
 use crate::store::postgres::link::about::{About, database_error};
 use crate::store::postgres::link::answer::unreadable;
 use crate::store::postgres::link::database::Role;
@@ -115,7 +116,7 @@ pub(super) struct Said {
 impl Said {
     /// Keeps an eye on whoever has our name: the server's clock may have been set back, and then its lease seems to last for ever.
     fn watch(&self, other: &Peer) {
-        let mut waits_for = self.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waits_for = lock(&self.waits_for);
         if waits_for.as_ref().is_none_or(|(renewal, _)| *renewal != other.renewal) {
             let lasts = Duration::from_secs_f64(other.lasts.clamp(0.0, 86_400.0)) + EXPIRED_BY;
             *waits_for = Some((other.renewal.clone(), Instant::now() + lasts));
@@ -124,7 +125,7 @@ impl Said {
 
     /// The renewal that should have been followed by another by now.
     fn silent(&self) -> Option<String> {
-        let waits_for = self.waits_for.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits_for = lock(&self.waits_for);
         let overdue = waits_for.as_ref().filter(|(_, until)| Instant::now() >= *until);
         overdue.map(|(renewal, _)| renewal.clone())
     }

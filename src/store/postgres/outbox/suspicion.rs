@@ -1,12 +1,13 @@
 //! What may keep a write from its effect: the history beside it, triggers that take it back without a trace, who holds a lock.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::PostgresStore;
 use super::batch::{Batch, Via};
+use crate::lock::lock;
 use crate::store::postgres::link::about::{About, database_error};
 use crate::store::postgres::link::answer::unreadable;
 use crate::store::postgres::link::blocked::HISTORY;
@@ -38,7 +39,7 @@ struct Noted {
 
 impl Suspicion {
     fn note<T>(&self, change: impl FnOnce(&mut Noted) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut lock(&self.0))
     }
 }
 

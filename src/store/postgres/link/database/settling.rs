@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 
-use super::Database;
+use super::{Database, Granted};
 use crate::store::StoreError;
 use crate::store::postgres::link::about::{About, DatabaseError, database_error, is_of_a_function};
 use crate::store::postgres::link::checkout::{CANCEL_TIMEOUT, Checkout};
@@ -99,8 +99,8 @@ impl Database {
 }
 
 impl Settling<'_> {
-    /// Runs `statement` and returns how many rows it wrote (or, of a query, answered). With a `limit` (and whether it is less once
-    /// the process is to end), one that takes longer is cancelled: if the server answers that, it is alive and the statement was
+    /// Runs `statement` and returns how many rows it wrote (or, of a query, answered). One that takes longer than it
+    /// is `granted` is cancelled: if the server answers that, it is alive and the statement was
     /// slow, and its error is about the duration, or about the lock it waited for.
     ///
     /// # Errors
@@ -109,7 +109,7 @@ impl Settling<'_> {
         &self,
         statement: &Statement,
         params: &[Param<'_>],
-        limit: Option<(Duration, bool)>,
+        granted: Option<Granted>,
     ) -> Result<u64, StoreError> {
         let work = async {
             let stream = self.database.stream(&self.connection, statement, params).await?;
@@ -119,21 +119,21 @@ impl Settling<'_> {
         };
         let mut work = std::pin::pin!(work);
         let mut lock = None;
-        let answer = match limit {
+        let answer = match granted {
             None => Ok(work.await),
-            Some(granted @ (limit, _)) => {
-                match self.database.patiently(granted, &statement.text, work.as_mut()).await {
-                    Ok(done) => Ok(done),
-                    Err(found) => {
-                        lock = found;
-                        let ended = async {
-                            self.cancel().await;
-                            work.await
-                        };
-                        tokio::time::timeout(2 * CANCEL_TIMEOUT, ended).await.map_err(|_| limit)
-                    }
+            Some(granted) => match self.database.patiently(granted, &statement.text, work.as_mut()).await {
+                Ok(done) => Ok(done),
+                Err(found) => {
+                    lock = found;
+                    let ended = async {
+                        self.cancel().await;
+                        work.await
+                    };
+                    tokio::time::timeout(2 * CANCEL_TIMEOUT, ended)
+                        .await
+                        .map_err(|_| granted.limit)
                 }
-            }
+            },
         };
         let outcome = match answer {
             Ok(answer) => self.database.outcome(&self.connection, answer),

@@ -37,7 +37,7 @@ impl Isolation<'_> {
         };
         let via = Via {
             settling: &settling,
-            limit: Some(self.granted(1)),
+            granted: Some(self.granted(1)),
             lock: self.lock_timeout(),
         };
         let empty = match self.batch {

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::Isolation;
 use crate::store::Settled;
+use crate::store::postgres::link::database::Granted;
 use crate::store::postgres::outbox::PostgresStore;
 use crate::store::postgres::outbox::suspicion::Met;
 use crate::stuck::StuckReason;
@@ -71,8 +72,11 @@ impl Limits {
 impl Isolation<'_> {
     /// [`Self::limit`], and whether it is less when the process ends. Where the server is slow with everything, giving up would only
     /// have rows sent twice.
-    pub(super) fn granted(&self, rows: usize) -> (Duration, bool) {
-        (self.limit(rows), !self.limits.is_slow_server)
+    pub(super) fn granted(&self, rows: usize) -> Granted {
+        Granted {
+            limit: self.limit(rows),
+            hurries: !self.limits.is_slow_server,
+        }
     }
 
     /// A statement of so many rows may take so long. A part of one that took too long is given less, and so is what was stuck before.

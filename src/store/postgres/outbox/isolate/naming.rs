@@ -62,7 +62,7 @@ impl Isolation<'_> {
             };
             let via = Via {
                 settling: &settling,
-                limit: Some(self.granted(1)),
+                granted: Some(self.granted(1)),
                 lock: "50ms",
             };
             drop(self.write(&via, &[row]).await);

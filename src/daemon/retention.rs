@@ -16,13 +16,16 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Retention;
+use crate::config::{Config, Retention};
 use crate::store::StoreError;
 use crate::store::postgres::desk::prune::{Again, Kept, Prune, Pruner, Step};
 use crate::store::postgres::desk::prune_attempts::PruneAttempts;
-use crate::store::postgres::desk::retention::{Rule, Settled, kept_by, off};
+use crate::store::postgres::desk::retention::{Rule, kept_by, off};
+use crate::store::postgres::link::about::one_line;
 use crate::store::postgres::link::database::Database;
 use crate::store::postgres::link::sql::Names;
+
+use super::settings;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(30);
@@ -43,45 +46,51 @@ const STEPS_OVER: u32 = 100;
 /// from the beginning.
 const KEPT_MAX: usize = 100;
 
-/// What `[retention]` asks for.
-pub(super) fn rules(retention: Retention) -> Vec<Rule> {
-    let rule = |settled, age: Option<Duration>, said| {
-        Some(Rule {
-            settled,
-            age: age?,
-            said,
-        })
-    };
-    [
-        rule(Settled::Relayed, retention.relayed, retention.relayed_is_set),
-        rule(Settled::Failed, retention.failed, true),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// What is deleted, and by whom.
+pub(super) struct OldRows {
+    database: Database,
+    names: Names,
+    retention: Retention,
+    /// Rows a statement deletes at most.
+    step: usize,
+    instance: String,
+}
+
+impl OldRows {
+    /// Those the configuration speaks of.
+    pub(super) fn of(config: &Config, database: Database, names: Names) -> Self {
+        Self {
+            database,
+            names,
+            retention: config.retention,
+            step: config.relay.batch_size,
+            instance: config.lease.instance.clone(),
+        }
+    }
 }
 
 /// Until stopped. Nothing to do where both retentions are "0s".
-pub(super) async fn keep(
-    database: Database,
-    names: Names,
-    (retention, rows): (Retention, usize),
-    instance: String,
-    stop: CancellationToken,
-) {
+pub(super) async fn delete_old_rows(old: OldRows, stop: CancellationToken) {
+    let OldRows {
+        database,
+        names,
+        retention,
+        step,
+        instance,
+    } = old;
     let pruner = Pruner::Instance(instance.clone());
-    let rules = rules(retention);
+    let rules = settings::pruned(retention);
     let Some(longest) = rules.iter().map(|rule| rule.age).max() else {
         return;
     };
-    let walk = |rule: &Rule| Walk::new(Prune::new(&names, *rule, rows, &pruner), off(&names, *rule));
+    let walk = |rule: &Rule| Walk::new(Prune::new(&names, *rule, step, &pruner), off(&names, *rule));
     let mut keeping = Keeping {
         database,
         names: names.clone(),
         instance,
         turns: Turns::default(),
         walks: rules.iter().map(walk).collect(),
-        attempts: PruneAttempts::new(&names, longest, rows, &pruner),
+        attempts: PruneAttempts::new(&names, longest, step, &pruner),
         attempts_again: Instant::now() + FROM_THE_BEGINNING,
     };
     tokio::select! {
@@ -146,7 +155,7 @@ impl Keeping {
                     TURN
                 }
                 Err(error) => {
-                    let error = super::one_line(&error.into());
+                    let error = one_line(&error);
                     // The relay says when the database is away; what keeps failing here is for a person.
                     if failing {
                         tracing::debug!(%error, "retention");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::config::{self, Config, Database, Http, Lease, Log, Outbox, Relay, Retention, Trace};
 use crate::route::Route;
 
-use crate::cli::Usage;
+use crate::daemon::settings::Usage;
 
 /// What is to be handed to the relay, in words: `routes`, `transports main`, keys.
 pub(super) fn for_the_relay(running: &Config, new: &Config) -> Vec<String> {

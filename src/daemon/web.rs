@@ -1,18 +1,19 @@
-//! The daemon's HTTP server: what it may read, the samples its dashboard draws, and its token, which SIGHUP renews.
+//! The daemon's HTTP server: what it may read, and the samples its dashboard draws.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config};
-use crate::http::{self, Listener, Outbox, State, Token};
+use crate::config::Config;
+use crate::http::{self, Listener, Outbox, State};
 use crate::route::Routes;
 use crate::store::postgres::link::database::Database;
 use crate::telemetry::{Telemetry, history};
+
+use super::settings;
 
 /// What the server reads.
 pub(super) fn state(
@@ -27,21 +28,20 @@ pub(super) fn state(
     let also_routes = routes.clone();
     let outbox = Outbox {
         database: database.clone(),
-        names: super::names(config),
+        names: settings::names(config),
         instance: config.lease.instance.clone(),
-        any_paused: Arc::new(move || super::status::any_paused(&also_routes.borrow())),
-        rule_of: Arc::new(move |topic| super::status::rule_of(&routes.borrow(), topic)),
+        any_paused: Arc::new(move || settings::any_paused(&also_routes.borrow())),
+        rule_of: Arc::new(move |topic| settings::rule_of(&routes.borrow(), topic)),
     };
     State::new(telemetry.clone(), &config.http).with_outbox(outbox)
 }
 
 /// Until stopped.
-pub(super) async fn serve(listener: Listener, state: State, token_file: Option<PathBuf>, stop: CancellationToken) {
-    let (telemetry, token) = (state.telemetry.clone(), state.token.clone());
+pub(super) async fn serve(listener: Listener, state: State, stop: CancellationToken) {
+    let telemetry = state.telemetry.clone();
     tokio::select! {
         () = http::serve(listener, state, async move { stop.cancelled().await }) => {}
         () = sample(&telemetry) => {}
-        () = renew(&token, token_file.as_deref()) => {}
     }
 }
 
@@ -51,22 +51,6 @@ async fn sample(telemetry: &Telemetry) {
     loop {
         ticks.tick().await;
         telemetry.sample();
-    }
-}
-
-/// Reads the token again on each SIGHUP.
-async fn renew(token: &Token, file: Option<&Path>) {
-    let (Some(file), Ok(mut hangup)) = (file, signal(SignalKind::hangup())) else {
-        return std::future::pending().await;
-    };
-    while hangup.recv().await.is_some() {
-        match config::http_token(file) {
-            Ok(new) => {
-                token.replace(new);
-                tracing::info!("http.token_file reloaded");
-            }
-            Err(error) => tracing::error!(%error, "http.token_file was not reloaded: the old token stays"),
-        }
     }
 }
 

@@ -15,11 +15,10 @@ use crate::store::postgres::link::database::Database;
 use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::outbox::{PostgresStore, transactions};
 use crate::stuck::StuckRow;
-use crate::telemetry::health::Backlog;
-use crate::telemetry::history::{HELD_MAX, HeldKey, PausedTopic};
-use crate::telemetry::metrics::Pending;
 use crate::telemetry::summary::{self, Summary};
 use crate::telemetry::{Telemetry, systemd};
+
+use super::settings;
 
 /// The backlog is counted this often, and less often where counting is dear.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -40,15 +39,16 @@ const STUCK_AGAIN: Duration = Duration::from_secs(10);
 /// While starting: how often to see whether start-up is over.
 const START_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The outbox that is looked at, and the routes in force.
+pub(super) struct Watched {
+    pub(super) database: Database,
+    pub(super) names: Names,
+    pub(super) routes: watch::Receiver<Arc<Routes>>,
+}
+
 /// Until stopped.
-pub(super) async fn keep(
-    database: Database,
-    names: Names,
-    routes: watch::Receiver<Arc<Routes>>,
-    telemetry: Telemetry,
-    stop: CancellationToken,
-) {
-    let look = look_again_and_again(&database, &names, &routes, &telemetry);
+pub(super) async fn report_standing(watched: Watched, telemetry: Telemetry, stop: CancellationToken) {
+    let look = look_again_and_again(&watched, &telemetry);
     let mut summary = Summary::new(summary::INTERVAL, Instant::now());
     tokio::select! {
         () = stop.cancelled() => {}
@@ -71,18 +71,14 @@ async fn log(telemetry: &Telemetry, summary: &mut Summary) {
     }
 }
 
-async fn look_again_and_again(
-    database: &Database,
-    names: &Names,
-    routes: &watch::Receiver<Arc<Routes>>,
-    telemetry: &Telemetry,
-) {
+async fn look_again_and_again(watched: &Watched, telemetry: &Telemetry) {
+    let (database, names) = (&watched.database, &watched.names);
     let mut uncounted = Uncounted::default();
     loop {
         let started = Instant::now();
-        let routes = Arc::clone(&routes.borrow());
-        let rule_of = |topic: &str| super::status::rule_of(&routes, topic);
-        let rules = super::status::rules(&routes, &rule_of);
+        let routes = Arc::clone(&watched.routes.borrow());
+        let rule_of = |topic: &str| settings::rule_of(&routes, topic);
+        let rules = settings::rules(&routes, &rule_of);
         let looked = async {
             let found = status::backlog(database, names, rules, EXACT).await?;
             Ok((found, transactions::oldest(database, names).await?))
@@ -90,10 +86,7 @@ async fn look_again_and_again(
         let cost = match looked.await {
             Ok((found, open_for)) => {
                 uncounted = Uncounted::default();
-                telemetry.backlog(backlog(&found));
-                telemetry
-                    .history
-                    .held(held(&found.held_keys), paused(&found.paused_topics));
+                telemetry.backlog(found);
                 let open_for = Duration::try_from_secs_f64(open_for).unwrap_or_default();
                 telemetry.metrics.table.oldest_transaction(open_for);
                 started.elapsed()
@@ -178,42 +171,6 @@ pub(super) async fn report_stuck(store: Arc<PostgresStore>, telemetry: Telemetry
             }
         }
     }
-}
-
-fn backlog(status: &status::Backlog) -> Backlog {
-    let count = |value: i64| u64::try_from(value).unwrap_or_default();
-    let pending = Pending {
-        due: count(status.pending.due),
-        delayed: count(status.pending.delayed),
-        retrying: count(status.pending.retrying),
-        held: count(status.pending.held),
-    };
-    let oldest = Duration::try_from_secs_f64(status.oldest_due_age_seconds).unwrap_or_default();
-    Backlog {
-        pending,
-        failed: count(status.failed),
-        oldest_due_age: (pending.due > 0).then_some(oldest),
-    }
-}
-
-fn held(keys: &[status::HeldKey]) -> Vec<HeldKey> {
-    let told = |key: &status::HeldKey| HeldKey {
-        topic: key.topic.clone(),
-        key: key.key.clone(),
-        seq: key.seq,
-        reason: key.reason,
-        waiting: key.waiting,
-    };
-    keys.iter().take(HELD_MAX).map(told).collect()
-}
-
-fn paused(topics: &[crate::store::postgres::desk::paused::PausedTopic]) -> Vec<PausedTopic> {
-    let told = |paused: &crate::store::postgres::desk::paused::PausedTopic| PausedTopic {
-        topic: paused.topic.clone(),
-        since: paused.since.clone(),
-        who: paused.who.clone(),
-    };
-    topics.iter().take(HELD_MAX).map(told).collect()
 }
 
 /// READY=1 once the lanes are held or others hold them; then the watchdog, as long as there is no unexplained standstill.

@@ -23,16 +23,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
+use crate::http::Token;
 use crate::relay::plan::{Plan, Plans};
 use crate::route::Routes;
 use crate::store::Room;
+use crate::store::postgres::link::about::one_line;
 use crate::store::postgres::link::connect::{Connection, parse_url};
 use crate::store::postgres::link::way::Way;
 use crate::telemetry::health::Health;
 use crate::telemetry::log::LevelHandle;
 use crate::telemetry::systemd;
 
-use super::Usage;
+use super::settings::Usage;
 use super::transports::{self, Connected};
 
 /// systemd does not wait longer for what is in flight at a broker that says nothing.
@@ -55,6 +57,7 @@ pub(super) struct Reload {
     parts: Parts,
     running: Config,
     routes: watch::Sender<Arc<Routes>>,
+    token: Option<(PathBuf, Token)>,
     relay: Option<ToRelay>,
     coming: Option<Coming>,
 }
@@ -81,6 +84,7 @@ impl Reload {
             parts,
             routes: watch::Sender::new(Arc::new(running.routes.clone())),
             running: running.clone(),
+            token: None,
             relay: None,
             coming: None,
         }
@@ -104,14 +108,33 @@ impl Reload {
         coming
     }
 
-    /// Reads the configuration again on each SIGHUP.
-    pub(super) async fn keep(&mut self) -> Infallible {
+    /// The token of the HTTP server is read again too, whatever becomes of the configuration.
+    pub(super) fn renews(&mut self, file: Option<PathBuf>, token: Token) {
+        self.token = file.map(|file| (file, token));
+    }
+
+    /// Reads the token and the configuration again on each SIGHUP.
+    pub(super) async fn on_hangup(&mut self) -> Infallible {
         loop {
             tokio::select! {
-                Some(()) = self.parts.hangup.recv() => self.reload().await,
+                Some(()) = self.parts.hangup.recv() => {
+                    self.renew_token();
+                    self.reload().await;
+                }
                 () = in_force(self.coming.as_ref()) => self.arrived(),
                 () = overdue(self.coming.as_ref()) => self.late(),
             }
+        }
+    }
+
+    fn renew_token(&self) {
+        let Some((file, token)) = &self.token else { return };
+        match config::http_token(file) {
+            Ok(new) => {
+                token.replace(new);
+                tracing::info!("http.token_file reloaded");
+            }
+            Err(error) => tracing::error!(%error, "http.token_file was not reloaded: the old token stays"),
         }
     }
 
@@ -127,7 +150,7 @@ impl Reload {
             Ok(news) if self.coming.is_none() => say(&news),
             Ok(news) => self.coming.iter_mut().for_each(|coming| add(&mut coming.news, &news)),
             Err(error) => {
-                let error = super::one_line(&error);
+                let error = one_line(&*error);
                 tracing::error!(error, "the configuration was not reloaded: the old one stays");
             }
         }

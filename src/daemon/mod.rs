@@ -1,16 +1,24 @@
-//! `outboxd run`: the daemon. Puts the parts together, tells systemd, and stops on a signal.
+//! The daemon, `outboxd run`. Puts the parts together, tells systemd, and stops on a signal.
+//!
+//! Beside the relay old rows are deleted (`retention`), how the outbox stands is told to metrics, log and systemd (`report`), the
+//! dashboard is served (`web`), and SIGHUP is waited for (`reload`).
 //!
 //! What is wrong with the configuration or the schema ends it at once (64). A database or broker that is away is waited
 //! for: start order is nobody's business.
 
+mod reload;
+mod report;
+mod retention;
+pub(crate) mod settings;
+pub(crate) mod transports;
+mod web;
+
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, OnRelayed};
 use crate::http;
 use crate::relay::{Options, Relay};
-use crate::route::Routes;
 use crate::store::StoreError;
 use crate::store::postgres::link::classify::refused_login;
 use crate::store::postgres::link::connect;
@@ -30,8 +37,9 @@ use crate::store::postgres::schema;
 use crate::store::postgres::schema::rights::Duties;
 use crate::telemetry::{Telemetry, log, systemd, trace};
 
-use super::reload::{Parts, Reload};
-use super::{Usage, retention, transports, upkeep, web};
+use reload::{Parts, Reload};
+use retention::OldRows;
+use settings::Usage;
 
 /// A statement of the hot path may take this long; then its connection is given up, and the next may take twice as long.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +53,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(800);
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
 
 /// Runs until told to stop.
-pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(config: Config, path: &Path) -> anyhow::Result<()> {
     let level = log::start(config.log.level, config.log.format)?;
     let transport_names: Vec<_> = config.transports.iter().map(|one| Arc::clone(&one.name)).collect();
     let (telemetry, exporter) = traced(Telemetry::new(&transport_names, &config.routes), &config);
@@ -73,14 +81,14 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
     }
     if let Some(listener) = listener {
         let state = web::state(&config, reload.routes(), &database, &telemetry);
-        let token_file = config.http.token_file.clone();
-        tasks.spawn(web::serve(listener, state, token_file, stop.clone()));
+        reload.renews(config.http.token_file.clone(), state.token.clone());
+        tasks.spawn(web::serve(listener, state, stop.clone()));
     }
-    let names = super::names(&config);
+    let names = settings::names(&config);
     tokio::select! {
-        valid = validated(&database, &names, super::duties(&config), &telemetry) => valid?,
-        _ = signals.next() => return Ok(ExitCode::SUCCESS),
-        never = reload.keep() => match never {},
+        valid = validated(&database, &names, settings::duties(&config), &telemetry) => valid?,
+        _ = signals.next() => return Ok(()),
+        never = reload.on_hangup() => match never {},
     }
     tasks.spawn(learn_naming(database.clone(), stop.clone()));
     let store = Arc::new(PostgresStore::new(
@@ -88,22 +96,21 @@ pub(super) async fn run(config: Config, path: &Path) -> anyhow::Result<ExitCode>
         names.clone(),
         store_options(&config, listen, lock.identity()),
     ));
-    tasks.spawn(upkeep::report_stuck(
+    tasks.spawn(report::report_stuck(
         Arc::clone(&store),
         telemetry.clone(),
         stop.clone(),
     ));
-    let pools = (database, names);
-    let house = Box::pin(keep_house(
-        &config,
-        reload.routes(),
-        pools,
-        telemetry.clone(),
-        stop.clone(),
-    ));
+    let old_rows = OldRows::of(&config, database.clone(), names.clone());
+    let watched = report::Watched {
+        database,
+        names,
+        routes: reload.routes(),
+    };
+    let beside = Box::pin(beside_the_relay(old_rows, watched, telemetry.clone(), stop.clone()));
     let relay = Box::pin(relay(&mut reload, store, telemetry)).await?;
-    tasks.spawn(house);
-    tasks.spawn(keep_reloading(reload, stop.clone()));
+    tasks.spawn(beside);
+    tasks.spawn(reload_until_stopped(reload, stop.clone()));
     let ended = drive(relay, &mut signals).await;
     systemd::stopping();
     stop.cancel();
@@ -140,8 +147,8 @@ async fn relay(reload: &mut Reload, store: Arc<PostgresStore>, mut telemetry: Te
     })
 }
 
-async fn keep_reloading(mut reload: Reload, stop: CancellationToken) {
-    let ended = stop.run_until_cancelled(reload.keep()).await;
+async fn reload_until_stopped(mut reload: Reload, stop: CancellationToken) {
+    let ended = stop.run_until_cancelled(reload.on_hangup()).await;
     match ended {
         None => {}
         Some(never) => match never {},
@@ -149,24 +156,9 @@ async fn keep_reloading(mut reload: Reload, stop: CancellationToken) {
 }
 
 /// What runs beside the relay on the database's connections.
-fn keep_house(
-    config: &Config,
-    routes: watch::Receiver<Arc<Routes>>,
-    (database, names): (Database, Names),
-    telemetry: Telemetry,
-    stop: CancellationToken,
-) -> impl Future<Output = ()> + Send + 'static {
-    let pruning = retention::keep(
-        database.clone(),
-        names.clone(),
-        (config.retention, config.relay.batch_size),
-        config.lease.instance.clone(),
-        stop.clone(),
-    );
-    let looking = upkeep::keep(database, names, routes, telemetry, stop);
-    async {
-        tokio::join!(pruning, looking);
-    }
+async fn beside_the_relay(old_rows: OldRows, watched: report::Watched, telemetry: Telemetry, stop: CancellationToken) {
+    let deleting = retention::delete_old_rows(old_rows, stop.clone());
+    tokio::join!(deleting, report::report_standing(watched, telemetry, stop));
 }
 
 /// With traces, where a collector is configured.
@@ -207,7 +199,7 @@ fn application(config: &Config) -> String {
 
 /// Where notifications are listened for: where the rows are committed, unless `database.listen_url` says otherwise.
 fn listen(config: &Config, database: &Database) -> anyhow::Result<Option<Way>> {
-    let way = match (super::listen(config)?, &config.database.listen_url) {
+    let way = match (settings::listen(config)?, &config.database.listen_url) {
         (Some(connection), Some(_)) => Way::from(connection),
         (Some(_), None) => database.way().clone(),
         (None, _) => return Ok(None),
@@ -227,13 +219,13 @@ fn store_options(config: &Config, listen: Option<Way>, identity: Identity) -> St
 }
 
 /// Runs the relay until a signal stops it; a second signal ends it at once.
-async fn drive(relay: Relay, signals: &mut Signals) -> anyhow::Result<ExitCode> {
+async fn drive(relay: Relay, signals: &mut Signals) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let running = relay.run(stop.clone());
     tokio::pin!(running);
     loop {
         tokio::select! {
-            ended = &mut running => return ended.map(|()| ExitCode::SUCCESS).map_err(Into::into),
+            ended = &mut running => return ended.map_err(Into::into),
             name = signals.next() => {
                 if stop.is_cancelled() {
                     anyhow::bail!("stopped at once by a second {name}: acknowledged messages may be sent again");

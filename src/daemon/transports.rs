@@ -9,14 +9,14 @@ use crate::transport::Transport;
 
 /// A connected transport, and what its section said.
 #[derive(Clone)]
-pub(super) struct Connected {
-    pub(super) fingerprint: Fingerprint,
-    pub(super) broker: Broker,
+pub(crate) struct Connected {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) broker: Broker,
 }
 
 /// Connects every transport, in configuration order; those of `known` whose section says the same keep their connection. A
 /// broker that is down is no error: it is waited for.
-pub(super) async fn connect(config: &Config, known: &[Connected]) -> anyhow::Result<Vec<Connected>> {
+pub(crate) async fn connect(config: &Config, known: &[Connected]) -> anyhow::Result<Vec<Connected>> {
     let mut connected: Vec<Connected> = Vec::with_capacity(config.transports.len());
     let mut new = Vec::new();
     for transport in &config.transports {

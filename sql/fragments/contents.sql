@@ -1,0 +1,5 @@
+-- What a message is made of, in the order `rows` reads it; of rows that cannot be read, and where the list is null,
+-- nothing of any length.
+m.{c.id} as id, {known.topic} as topic, {known.key} as key, {known.payload} as payload,
+{known.headers} as headers, m.{c.attempt} as attempt, m.{c.max_attempts} as max_attempts, m.{c.replay} as replay,
+m.{c.inserted_at}::timestamptz as inserted_at, now() as now
