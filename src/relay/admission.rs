@@ -108,8 +108,8 @@ impl Engine {
         if !self.may_enter(id, message.seq, (found, is_holder)) {
             if *found != Found::Due {
                 // What is still open since before the start may have any number.
-                let unknown = commit_order && self.reading.decided == Seq(i64::MIN);
-                let from = if unknown { Seq(i64::MIN + 1) } else { message.seq };
+                let unknown = commit_order && self.watermark.decided().is_none();
+                let from = (!unknown).then_some(message.seq);
                 self.lag_from(id, from, &message);
             }
             return Admission::Lagging;
@@ -150,7 +150,7 @@ impl Engine {
         };
         if message.attempt > 1 && !is_holder {
             // Nobody here counted that attempt: there may be others of the key.
-            self.reading.unknown_holder = true;
+            self.reading.hold_check.unknown_holder();
             return false;
         }
         self.holds.may_go(&message.topic, key, message.seq)
@@ -161,7 +161,7 @@ impl Engine {
         let way = found.way(|who| matches!(who, Laggard::Destinations(_)), is_holder);
         // One that retries was sent before: every earlier number was decided then.
         let is_retry = way == Way::NextOfKey && *found == Found::Due;
-        let decided = !destination.in_commit_order || is_retry || seq <= self.reading.decided;
+        let decided = !destination.in_commit_order || is_retry || self.watermark.has_passed(seq);
         decided && destination.takes(seq, way) && !(way == Way::Other && self.destinations.is_crowding(id))
     }
 
@@ -176,8 +176,8 @@ impl Engine {
         }
     }
 
-    /// The destination lags from `from` on for this row.
-    pub(super) fn lag_from(&mut self, id: DestinationId, from: Seq, message: &Message) {
+    /// The destination lags from `from` on for this row; `None`: from the beginning.
+    pub(super) fn lag_from(&mut self, id: DestinationId, from: Option<Seq>, message: &Message) {
         if sabotaged!(LagForgotten) {
             return;
         }
@@ -187,12 +187,12 @@ impl Engine {
 
     /// From where on a lag begins that is to hold this row: `from`, or, while nothing of it is sent (`paused`), what is parked
     /// of its key. Released past the lag, later rows of the key would go first.
-    pub(super) fn start_of_lag(&mut self, from: Seq, message: &Message, paused: bool) -> Seq {
+    pub(super) fn start_of_lag(&mut self, from: Option<Seq>, message: &Message, paused: bool) -> Option<Seq> {
         // Only of a paused one: else later rows of the key may stand in the queue, and go once nothing holds them.
         let may_be_parked = paused && !self.holds.is_empty();
         let key = message.key.as_deref().filter(|_| may_be_parked);
         let parked = key.and_then(|key| self.holds.give_up_release(&message.topic, key));
-        parked.map_or(from, |parked| parked.min(from))
+        parked.map_or(from, |parked| from.map(|from| parked.min(from)))
     }
 
     /// The row can never be sent: `failed_at` at its first attempt, without a transport.

@@ -109,12 +109,12 @@ impl Destination {
         }
     }
 
-    /// The row `seq` of `topic` waits in the database from now on.
-    pub(crate) fn lag_from(&mut self, seq: Seq, topic: &Arc<str>) {
+    /// What is pending of `topic` waits in the database from now on, from `from` on; `None`: all of it.
+    pub(crate) fn lag_from(&mut self, from: Option<Seq>, topic: &Arc<str>) {
         if self.topics.len() <= TOPICS_REMEMBERED && !self.topics.contains(topic) {
             self.topics.insert(Arc::clone(topic));
         }
-        self.lag.get_or_insert_with(|| Lag::past(seq)).include(seq);
+        self.lag.get_or_insert_with(|| Lag::from(from)).include(from);
     }
 
     /// A reread has looked at everything up to `position`; `met`: that is where the cursor stands. Clears the lag when

@@ -208,9 +208,9 @@ impl Destinations {
     }
 
     /// `row` of `topic` goes back to the database.
-    pub(crate) fn lag_from(&mut self, id: DestinationId, seq: Seq, topic: &Arc<str>) {
+    pub(crate) fn lag_from(&mut self, id: DestinationId, from: Option<Seq>, topic: &Arc<str>) {
         let destination = &mut self.slots[id.0];
-        destination.lag_from(seq, topic);
+        destination.lag_from(from, topic);
         if !destination.is_open() {
             self.lagging.insert(id);
         }
@@ -376,7 +376,7 @@ mod tests {
         let topic: Arc<str> = "t".into();
         assert!(all.pause(id, Instant::now()));
         for seq in [7, 5, 9] {
-            all.lag_from(id, Seq(seq), &topic);
+            all.lag_from(id, Some(Seq(seq)), &topic);
         }
         assert_eq!(all.get(id).lag.as_ref().unwrap().next, Seq(4));
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -387,7 +387,7 @@ mod tests {
         assert!(all.acknowledged(id, Instant::now()));
         assert!(!all.get(id).takes_new_rows(), "it lags until the cursor is met");
         all.get_mut(id).lag.as_mut().unwrap().begin();
-        all.lag_from(id, Seq(6), &topic);
+        all.lag_from(id, Some(Seq(6)), &topic);
         all.get_mut(id).reread(Seq(9), true);
         assert_eq!(
             all.get(id).lag.as_ref().unwrap().next,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::Failure;
 use crate::message::Seq;
 use crate::route::Routes;
-use crate::store::{Room, Settled, Store, StoreError, Tenancy};
+use crate::store::{Page, Room, Settled, Store, StoreError, Tenancy};
 use crate::telemetry::Telemetry;
 use crate::transport::{Probe, Transport};
 
@@ -23,7 +23,7 @@ use super::lanes::Lanes;
 use super::limits::Limits;
 use super::plan::Plans;
 use super::publishing::Published;
-use super::reading::Reading;
+use super::reading::{Answer, Reading, Watermark};
 use super::settler::Settler;
 use super::tenure::Standing;
 use super::territory::Territory;
@@ -49,6 +49,18 @@ pub(super) enum Phase {
     Draining(Instant),
 }
 
+/// The cursor's read, answered.
+pub(super) struct PageRead {
+    pub(super) started: Instant,
+    pub(super) page: Result<Page, StoreError>,
+}
+
+/// A question, answered.
+pub(super) struct Asked {
+    pub(super) started: Instant,
+    pub(super) answer: Result<Answer, StoreError>,
+}
+
 pub(super) struct Engine {
     pub(super) store: Arc<dyn Store>,
     pub(super) transports: Vec<Arc<dyn Transport>>,
@@ -70,6 +82,9 @@ pub(super) struct Engine {
     pub(super) destinations: Destinations,
     pub(super) settler: Settler,
     pub(super) reading: Reading,
+    pub(super) watermark: Watermark,
+    pub(super) page: Option<BoxFuture<'static, PageRead>>,
+    pub(super) answer: Option<BoxFuture<'static, Asked>>,
     pub(super) publishing: FuturesUnordered<BoxFuture<'static, Published>>,
     pub(super) probing: FuturesUnordered<BoxFuture<'static, (DestinationId, Result<Probe, Failure>)>>,
     opening: Option<BoxFuture<'static, Result<Seq, StoreError>>>,
@@ -80,8 +95,6 @@ pub(super) struct Engine {
     not_before: Instant,
     started_over: Option<Instant>,
     pub(super) unrouted: super::unrouted::Waiting,
-    /// Settlements were refused for want of a lane.
-    pub(super) sweeps_when_renewed: bool,
 }
 
 /// What the loop woke up for.
@@ -90,8 +103,8 @@ enum Event {
     Probed(DestinationId, Result<Probe, Failure>),
     Opened(Result<Seq, StoreError>),
     Wrote(Result<Settled, StoreError>),
-    Read(super::reading::MainAnswer),
-    ReadAside(super::side::SideAnswer),
+    Page(PageRead),
+    Answered(Asked),
     Changed,
     Standing,
     Planned,
@@ -124,6 +137,9 @@ impl Engine {
             destinations: Destinations::new(options.probe_interval, transports.len(), room, now),
             settler: Settler::default(),
             reading: Reading::new(&options, now),
+            watermark: Watermark::new(now),
+            page: None,
+            answer: None,
             publishing: FuturesUnordered::new(),
             probing: FuturesUnordered::new(),
             opening: None,
@@ -133,7 +149,6 @@ impl Engine {
             not_before: now,
             started_over: None,
             unrouted: super::unrouted::Waiting::new(),
-            sweeps_when_renewed: false,
             phase: Phase::Waiting(now),
             territory: Territory::default(),
             valid_until: now,
@@ -184,8 +199,8 @@ impl Engine {
             () = self.plans.next(), if !self.stopping => Event::Planned,
             Some(published) = self.publishing.next() => Event::Published(published),
             wrote = some(&mut self.writing) => Event::Wrote(wrote),
-            answer = some(&mut self.reading.main) => Event::Read(answer),
-            answer = some(&mut self.reading.side) => Event::ReadAside(answer),
+            page = some(&mut self.page) => Event::Page(page),
+            answer = some(&mut self.answer) => Event::Answered(answer),
             opened = some(&mut self.opening) => Event::Opened(opened),
             Some((id, answer)) = self.probing.next() => Event::Probed(id, answer),
             () = &mut self.changed => Event::Changed,
@@ -205,13 +220,13 @@ impl Engine {
                 self.writing = None;
                 self.book_written(answer, now)?;
             }
-            Event::Read(answer) => {
-                self.reading.main = None;
-                self.book_read(answer, now)?;
+            Event::Page(page) => {
+                self.page = None;
+                self.book_page(page, now)?;
             }
-            Event::ReadAside(answer) => {
-                self.reading.side = None;
-                self.book_side(answer, now)?;
+            Event::Answered(answer) => {
+                self.answer = None;
+                self.book_answer(answer, now)?;
             }
             Event::Changed => {
                 self.changed = changed(Arc::clone(&self.store));
@@ -337,6 +352,8 @@ impl Engine {
             let now = Instant::now();
             self.settler.not_written(now, now);
         }
+        self.page = None;
+        self.answer = None;
         self.reading.stop(&mut self.window);
         self.territory.clear();
         self.holds.clear();
@@ -352,6 +369,7 @@ impl Engine {
                 self.destinations.reset();
                 self.gates.reset();
                 self.reading.restart(cursor, now);
+                self.watermark.stands_at(None, now);
                 self.phase = Phase::Running;
                 let standing = self.standing.borrow().clone();
                 self.claim_again(now);

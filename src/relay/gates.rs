@@ -47,11 +47,11 @@ impl Gates {
         !self.is_shut(topic) && self.lags.get(topic).is_none_or(lets_pass)
     }
 
-    fn lag_from(&mut self, topic: &Arc<str>, seq: Seq) {
+    fn lag_from(&mut self, topic: &Arc<str>, from: Option<Seq>) {
         self.lags
             .entry(Arc::clone(topic))
-            .or_insert_with(|| Lag::past(seq))
-            .include(seq);
+            .or_insert_with(|| Lag::from(from))
+            .include(from);
     }
 
     /// Topics that are open again and have rows behind, and how far these were read.
@@ -95,8 +95,7 @@ impl Engine {
         }
         for topic in before.difference(paused) {
             tracing::info!(topic = %topic, "topic resumed by an operator");
-            self.reading.due_again();
-            self.reading.pace.hint(tokio::time::Instant::now());
+            self.reading.caught_up(tokio::time::Instant::now());
         }
         let is_shut = |entry: &Entry| paused.contains(&entry.envelope.message.topic);
         for entry in self.lanes.remove(is_shut) {
@@ -115,7 +114,7 @@ impl Engine {
             return;
         }
         let shut = self.gates.is_shut(&message.topic);
-        let from = self.start_of_lag(message.seq, message, shut);
+        let from = self.start_of_lag(Some(message.seq), message, shut);
         self.gates.lag_from(&message.topic, from);
     }
 }
@@ -132,7 +131,7 @@ mod tests {
         gates.shut = Arc::new([Arc::clone(&topic)].into());
         for seq in [7, 5, 9] {
             assert!(!gates.takes(&topic, Seq(seq), &Found::Passing, false));
-            gates.lag_from(&topic, Seq(seq));
+            gates.lag_from(&topic, Some(Seq(seq)));
         }
         assert!(gates.takes(&"other".into(), Seq(6), &Found::Passing, false));
         assert!(gates.behind().next().is_none(), "shut");

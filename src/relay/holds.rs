@@ -93,10 +93,10 @@ impl Holds {
         held.is_some_and(|(held, _)| key.is_none_or(|key| key == *held))
     }
 
-    /// Up to `count` rows that hold a key, in `seq` order, past `after`.
-    pub(crate) fn holders_past(&self, after: Seq, count: usize) -> Vec<Seq> {
+    /// Up to `count` rows that hold a key, in `seq` order, past `after`; `None`: the first ones.
+    pub(crate) fn holders_past(&self, after: Option<Seq>, count: usize) -> Vec<Seq> {
         self.holders
-            .range((Bound::Excluded(after), Bound::Unbounded))
+            .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
             .map(|(seq, _)| *seq)
             .take(count)
             .collect()

@@ -6,6 +6,9 @@
 
 use crate::message::Seq;
 
+/// Before every number.
+pub(crate) const BEGINNING: Seq = Seq(i64::MIN);
+
 /// How a row that turns up stands to a lag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -30,10 +33,10 @@ pub(crate) struct Lag {
 }
 
 impl Lag {
-    /// Everything past `next`.
-    pub(crate) fn past(next: Seq) -> Self {
+    /// The row `from` and everything past it; `None`: everything.
+    pub(crate) fn from(from: Option<Seq>) -> Self {
         Self {
-            next,
+            next: before(from),
             reading: false,
             back_to: None,
         }
@@ -44,9 +47,9 @@ impl Lag {
         seq > self.back_to.map_or(self.next, |back| back.min(self.next))
     }
 
-    /// The row `seq` waits too.
-    pub(crate) fn include(&mut self, seq: Seq) {
-        let before = Seq(seq.0.saturating_sub(1));
+    /// The row `from` waits too, and what is past it; `None`: everything does.
+    pub(crate) fn include(&mut self, from: Option<Seq>) {
+        let before = before(from);
         if self.reading {
             self.back_to = Some(self.back_to.map_or(before, |old| old.min(before)));
         } else {
@@ -91,6 +94,10 @@ impl Lag {
     }
 }
 
+fn before(from: Option<Seq>) -> Seq {
+    from.map_or(BEGINNING, |seq| Seq(seq.0.saturating_sub(1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,7 +109,7 @@ mod tests {
 
     #[test]
     fn who_may_pass_a_lag() {
-        let mut lag = Lag::past(Seq(6));
+        let mut lag = Lag::from(Some(Seq(7)));
         assert_eq!(passes(&lag, Way::Own), [false; 3], "nothing is read for it");
         assert_eq!(passes(&lag, Way::NextOfKey), [true; 3]);
         for way in [Way::Due, Way::Other] {
@@ -110,15 +117,15 @@ mod tests {
         }
         lag.begin();
         assert_eq!(passes(&lag, Way::Own), [false, true, true]);
-        lag.include(Seq(9));
+        lag.include(Some(Seq(9)));
         assert_eq!(passes(&lag, Way::Own), [false, true, false], "10 comes again, after 9");
     }
 
     #[test]
     fn what_turns_up_while_it_is_read_is_gone_back_to() {
-        let mut lag = Lag::past(Seq(6));
+        let mut lag = Lag::from(Some(Seq(7)));
         lag.begin();
-        lag.include(Seq(4));
+        lag.include(Some(Seq(4)));
         assert!(!lag.read(Seq(20), true));
         assert_eq!(lag.next, Seq(3));
         assert!(lag.read(Seq(10), true), "the cursor is met");

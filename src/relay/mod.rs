@@ -41,19 +41,17 @@ macro_rules! sabotaged {
 }
 
 mod admission;
-mod asides;
-mod commits;
+mod answers;
+mod asking;
 mod destination;
 mod destinations;
 mod engine;
 mod found;
 mod gates;
-mod hold_checks;
 mod holds;
 mod lag;
 mod lanes;
 mod limits;
-mod pace;
 mod parked;
 pub mod plan;
 mod probing;
@@ -65,13 +63,10 @@ mod schedule;
 mod settler;
 mod settling;
 mod share;
-mod side;
 mod stuck;
-mod sweep;
 mod tenure;
 mod territory;
 mod together;
-mod turns;
 mod unrouted;
 mod window;
 

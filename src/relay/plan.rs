@@ -198,9 +198,8 @@ impl Engine {
         self.plans.close(&self.transports, &plan);
         self.options.batch_size = plan.batch_size;
         self.options.unrouted = plan.unrouted;
-        self.reading.batch_size = plan.batch_size;
         self.window.resize(plan.window);
-        self.reading.limit = plan.window;
+        self.reading.resize(plan.batch_size, plan.window);
         self.lanes = Lanes::new(self.options.lanes, plan.brokers.len());
         self.limits = Limits::new(&plan.routes, now);
         // Their answers would be about destinations by old numbers.

@@ -31,8 +31,7 @@ impl Engine {
                 .pause_reason(destination.transport, &destination.name, &why.error);
         }
         if was_open && !self.destinations.get(id).is_open() {
-            self.reading.due_again();
-            self.reading.pace.hint(now);
+            self.reading.caught_up(now);
             if self.destinations.tidy(id) {
                 self.recovered(id, now);
             }
@@ -45,8 +44,7 @@ impl Engine {
         let transport = destination.transport;
         self.telemetry.recovered(transport, &destination.name);
         if self.destinations.try_others(transport) {
-            self.reading.due_again();
-            self.reading.pace.hint(now);
+            self.reading.caught_up(now);
         }
     }
 }

@@ -150,7 +150,7 @@ impl Engine {
     /// The row no longer holds its key: what waits behind it may go.
     pub(super) fn resolve(&mut self, seq: Seq) {
         if !self.holds.is_empty() && self.holds.resolve(seq) {
-            self.reading.due_again();
+            self.reading.due.again();
         }
     }
 
@@ -165,7 +165,9 @@ impl Engine {
     /// The row leaves memory, and its destination lags from it; or it waits for its key, where that is held.
     fn send_back(&mut self, entry: &Entry) {
         let message = &entry.envelope.message;
-        self.give_up(entry, |engine| engine.lag_from(entry.destination, message.seq, message));
+        self.give_up(entry, |engine| {
+            engine.lag_from(entry.destination, Some(message.seq), message)
+        });
     }
 
     /// The row leaves memory, and is remembered as `remember` does; or it waits for its key, where that is held.
@@ -320,7 +322,7 @@ impl Engine {
         let entry = entry(envelope, slip);
         if !same_lease {
             // Somebody else had the lane meanwhile, and may have sent it.
-            self.reading.sweep_soon(now);
+            self.reading.sweep.soon(now);
             self.let_go(&entry);
             return None;
         }
@@ -371,7 +373,7 @@ impl Engine {
     pub(super) fn book_failure_written(&mut self, failed: &FailedAttempt, now: Instant) {
         self.window.forget(failed.mark.seq);
         match failed.retry_in {
-            Some(delay) => self.reading.due_in(delay, now),
+            Some(delay) => self.reading.due.falls_due_in(delay, now),
             None if self.holds.is_strict(failed.mark.seq) => {}
             None => self.resolve(failed.mark.seq),
         }

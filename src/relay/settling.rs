@@ -27,11 +27,13 @@ impl Engine {
                 }
                 // Where a lane was lost, its rows are somebody else's to find; or ours, when the next renewal says that we have it still.
                 if settled.stale > settled.lost {
-                    self.reading.sweep_soon(now);
+                    self.reading.sweep.soon(now);
                     // What was replayed meanwhile waits among those that have a time.
-                    self.reading.due_again();
+                    self.reading.due.again();
                 }
-                self.sweeps_when_renewed |= settled.lost > 0;
+                if settled.lost > 0 {
+                    self.reading.sweep.soon_when_renewed();
+                }
                 let written = self.settler.written(&settled, now);
                 self.window.release(written.bytes);
                 for seq in written.relayed {

@@ -105,7 +105,7 @@ impl Territory {
                     continue;
                 }
                 self.behind.insert(*lane);
-                self.lag = Some(Lag::past(Seq(i64::MIN)));
+                self.lag = Some(Lag::from(None));
             }
         }
     }
@@ -114,9 +114,9 @@ impl Territory {
     pub(super) fn fall_behind(&mut self) {
         self.behind = self.lanes.clone();
         match &mut self.lag {
-            Some(lag) => lag.include(Seq(i64::MIN + 1)),
+            Some(lag) => lag.include(None),
             None if self.behind.is_empty() => {}
-            None => self.lag = Some(Lag::past(Seq(i64::MIN))),
+            None => self.lag = Some(Lag::from(None)),
         }
     }
 
@@ -131,7 +131,7 @@ impl Territory {
         let way = found.way(|who| *who == Laggard::Lanes, is_holder);
         let passes = lag.lets_pass(seq, way);
         if !passes && way == Way::Other {
-            lag.include(seq);
+            lag.include(Some(seq));
         }
         passes
     }
@@ -185,9 +185,8 @@ impl Engine {
             .lanes(standing.lanes.len(), usize::from(self.options.lanes));
         self.telemetry.metrics.lanes_owned(standing.lanes.len());
         self.follow_pauses(&standing.paused);
-        if std::mem::take(&mut self.sweeps_when_renewed) {
-            self.reading.sweep_soon(now);
-            self.reading.due_again();
+        if self.reading.sweep.renewed(now) {
+            self.reading.due.again();
         }
         match self.phase {
             Phase::Running => self.follow(&standing),

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use super::destination::DestinationId;
+use super::super::destination::DestinationId;
 
 /// Who had the last turn.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     topic: Option<Arc<str>>,
     was_a_topic: bool,
     /// `None`: the lanes had it, or nobody.
@@ -18,19 +18,19 @@ pub(super) struct Turns {
 
 /// A turn that is not a topic's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     Destination(DestinationId),
     Lanes,
 }
 
 impl Turns {
     /// Whether topics go before the others now.
-    pub(super) fn topics_first(&mut self) -> bool {
+    pub(crate) fn topics_first(&mut self) -> bool {
         !std::mem::take(&mut self.was_a_topic)
     }
 
     /// The next of these topics, which are in order.
-    pub(super) fn topic(&mut self, behind: &[&Arc<str>]) -> Option<Arc<str>> {
+    pub(crate) fn topic(&mut self, behind: &[&Arc<str>]) -> Option<Arc<str>> {
         let last = self.topic.as_ref();
         let next = behind.iter().find(|topic| last.is_none_or(|last| **topic > last));
         let next = next.or(behind.first()).map(|topic| Arc::clone(topic));
@@ -41,7 +41,7 @@ impl Turns {
 
     /// The next of these destinations, which are in order, or the lanes, whose turn comes after the last of them. `ending`: this
     /// one is about to end.
-    pub(super) fn other(
+    pub(crate) fn other(
         &mut self,
         ready: &[DestinationId],
         ending: Option<DestinationId>,
