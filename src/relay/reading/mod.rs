@@ -9,7 +9,6 @@ mod pace;
 mod question;
 mod sweep;
 mod turns;
-mod watermark;
 
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio::time::Instant;
 use crate::message::Seq;
 use crate::store::Room;
 
-use super::Options;
+use super::options::Options;
 use super::window::{Read, Window};
 
 use due::{DUE_INTERVAL, DueWalk};
@@ -29,7 +28,6 @@ use turns::Turns;
 
 pub(super) use question::{Answer, Purpose, Question};
 pub(super) use turns::Turn;
-pub(super) use watermark::Watermark;
 
 /// See the module.
 #[derive(Debug)]

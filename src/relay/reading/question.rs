@@ -1,12 +1,8 @@
 //! What is asked of the store beside the cursor, and its answer: the same variant says what was asked.
 
-use std::sync::Arc;
-
 use crate::message::{KeyId, Seq};
-use crate::store::{DuePage, DuePosition, Hold, LaneSet, OpenTransaction, Reread, Room, Row, Scope};
-use crate::store::{Store, StoreError, Tenancy};
-
-use super::super::found::Laggard;
+use crate::relay::waiting::found::Laggard;
+use crate::store::{DuePage, DuePosition, Hold, LaneSet, OpenTransaction, Reread, Row, Scope, Tenancy};
 
 /// What rows are read again for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,30 +42,4 @@ pub(crate) enum Answer {
     Blockers(Vec<OpenTransaction>),
     /// What was looked at up to this number, or less.
     Reread(Purpose, Seq, Reread),
-}
-
-impl Question {
-    pub(crate) async fn ask(self, store: Arc<dyn Store>, room: Room) -> Result<Answer, StoreError> {
-        Ok(match self {
-            Self::Holds { lanes, failed_too } => {
-                let of = LaneSet::of(lanes.keys().copied());
-                let holds = store.holds(&of, None, failed_too).await?;
-                Answer::Holds(lanes, holds)
-            }
-            Self::Recall(key, lanes, seqs) => {
-                let rows = store.recall(&lanes, &seqs, room).await?;
-                Answer::Recalled(key, seqs, rows)
-            }
-            Self::Due(lanes, after, upto) => Answer::Due(store.due(&lanes, after, upto, room).await?),
-            Self::StillHolding(lanes, seqs) => {
-                let holds = store.holds(&lanes, Some(&seqs), true).await?;
-                Answer::StillHolding(seqs, holds)
-            }
-            Self::Blockers => Answer::Blockers(store.open_transactions().await?),
-            Self::Reread(purpose, scope, (after, upto)) => {
-                let reread = store.reread(&scope, after, upto, room).await?;
-                Answer::Reread(purpose, upto, reread)
-            }
-        })
-    }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::super::destination::DestinationId;
+use crate::relay::waiting::found::DestinationId;
 
 /// Who had the last turn.
 #[derive(Debug, Default)]
