@@ -1,16 +1,22 @@
 //! The relay: from committed rows to acknowledged messages to marks.
 //!
 //! ```text
-//!            hint                    rows                 batches               outcomes
-//!  Store ──changed()──> pace ──> reading ──admit──> lanes ────────> transports ────────> publishing
-//!    ^                             │  ^               │  ^              one batch              │ decide()
-//!    │                             │  │ recall        │  │ park         in flight             │
-//!    │                             v  └── holds <─────┘  └── a key      per lane              v
-//!    └───────── settle ─────────────────────────────────────── settler <──────────────────────┘
+//!            the store, brokers, the lease task, the clock
+//!      │ events (a page, an answer, outcomes, settled, a standing, the time)      ^ effects (read, ask, publish, probe, settle)
+//!      v                                                                         │
+//!   driver ──────────────────────────────────────────────────────────────────────┘   the only place with futures
+//!      │ handle(event)                                                      ^ next_effect()
+//!      v                                                                    │
+//!   core:  reading ──admission──> sending (queues) ──departure──> batches ──┘   batches ──outcomes──> settling
+//!             ^                       │  ^                                                               │
+//!             └── waiting (holds, ────┘  └── owning (lanes)          what is written leaves the window <─┘
+//!                 topics, lags)
 //! ```
 //!
-//! One task owns all state and does all deciding; reads, publishes, settles and probes are futures it drives. The lease
-//! alone runs beside it (`tenure`). So there is no lock, and the order of events is the order this task sees them in.
+//! One task owns all state and does all deciding (`core`), and knows no runtime but its clock's type: an event is answered with
+//! effects, and the driver carries these out. The parts (`owning`, `waiting`, `sending`, `reading`, `settling`, `window`) own their
+//! fields; a flow from one to another is a view (`core::admission`, `departure`, `outcomes`) that borrows what it may touch. The
+//! lease alone runs beside it (`owning::lease`). So there is no lock, and the order of events is the order this task sees them in.
 //!
 //! # Invariants
 //! - A row is in the window from admission until what became of it is settled; the window never exceeds its limits by
@@ -18,11 +24,11 @@
 //! - A key is in one queue, and a queue has one batch in flight.
 //! - Nothing is settled that a transport did not answer for. Nothing is published without a valid lease.
 //! - A lane is handed over when nothing of it is unsettled, and one taken over is read from the beginning; the other lanes'
-//!   rows flow meanwhile (`territory`).
+//!   rows flow meanwhile (`owning::territory`).
 //! - Whatever breaks (the database, the lease), the engine drains: queued rows are forgotten, what is in flight is
 //!   answered and settled, as far as brokers answer, and only then the store is opened anew. No cursor outlives a lost
 //!   connection.
-//! - Routes and transports change between two openings only (`plan`): nothing in memory belongs to an old one.
+//! - Routes and transports change between two openings only (`driver::plan`): nothing in memory belongs to an old one.
 //!
 //! The engine never names PostgreSQL or a broker, and holds no time but the monotonic clock's.
 
@@ -40,39 +46,17 @@ macro_rules! sabotaged {
     };
 }
 
-mod admission;
-mod asides;
-mod commits;
-mod destination;
-mod destinations;
-mod engine;
-mod found;
-mod gates;
-mod hold_checks;
-mod holds;
-mod lag;
-mod lanes;
-mod limits;
-mod pace;
-mod parked;
-pub mod plan;
-mod probing;
-mod publishing;
+mod core;
+mod driver;
+mod event;
+mod options;
+mod owning;
 mod reading;
 #[cfg(feature = "testing")]
 pub mod sabotage;
-mod schedule;
-mod settler;
+mod sending;
 mod settling;
-mod share;
-mod side;
-mod stuck;
-mod sweep;
-mod tenure;
-mod territory;
-mod together;
-mod turns;
-mod unrouted;
+mod waiting;
 mod window;
 
 use std::sync::Arc;
@@ -84,63 +68,19 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::route::{Routes, Unrouted};
-use crate::store::{Lane, Leases, Store, StoreError};
+use crate::route::Routes;
+use crate::store::{Leases, Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::telemetry::health::{Health, chain};
 use crate::transport::Transport;
 
-use engine::Engine;
+use self::core::Setup;
+pub use driver::plan;
+use driver::{Driver, Ports};
+pub use options::{Options, RelayError};
+use owning::lease::LeaseTask;
+use owning::standing::Standing;
 use plan::Plans;
-use tenure::{Standing, Tenure};
-
-/// Limits and times of the engine. See `config.example.toml` for what each is for.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Lanes the table is divided into.
-    pub lanes: Lane,
-    /// Rows of one read, and messages of one batch, at most.
-    pub batch_size: usize,
-    /// Messages in memory at most: the bound on duplicates per crash.
-    pub max_in_flight: usize,
-    /// Bytes in memory at most.
-    pub max_in_flight_bytes: usize,
-    /// Polling while rows come.
-    pub poll_interval_min: Duration,
-    /// Polling while none come.
-    pub poll_interval_max: Duration,
-    /// A failed send counts whatever the reason.
-    pub count_outages: bool,
-    /// What becomes of a message that no route matches.
-    pub unrouted: Unrouted,
-    /// How long a stop may take.
-    pub shutdown_timeout: Duration,
-    /// The lease's length.
-    pub lease_ttl: Duration,
-    /// How often a paused destination is looked at.
-    pub probe_interval: Duration,
-    /// How often rows at or below the cursor are looked for, at least.
-    pub sweep_interval: Duration,
-}
-
-/// Why the relay ended other than by being told to.
-#[derive(Debug, thiserror::Error)]
-pub enum RelayError {
-    /// The store needs a person.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The stop took longer than allowed; the number of messages that will be sent again.
-    #[error(
-        "stopped after relay.shutdown_timeout with {0} acknowledged messages not yet marked: they will be sent again"
-    )]
-    ShutdownTimedOut(usize),
-    /// Somebody holds a lock that marks need; the number of messages that will be sent again.
-    #[error("stopped while a lock kept {0} acknowledged messages from being marked: they will be sent again. {1}")]
-    Locked(usize, String),
-    /// A task ended that should not have: a bug.
-    #[error("the lease task ended unexpectedly")]
-    Task(#[from] tokio::task::JoinError),
-}
 
 /// Everything the engine works with.
 pub struct Relay {
@@ -174,24 +114,36 @@ impl Relay {
         let release = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (left, lanes_left) = mpsc::unbounded_channel();
-        let tenure = Tenure {
+        let lease = LeaseTask {
             leases: Arc::clone(&leases),
             ttl,
             standing: sender,
             left: lanes_left,
         };
-        tasks.spawn(tenure.keep(release.clone()));
+        tasks.spawn(lease.keep(release.clone()));
 
-        let mut engine = Engine::new(self, standing, left);
+        let setup = Setup {
+            routes: self.routes,
+            options: self.options,
+            telemetry: self.telemetry,
+        };
+        let ports = Ports {
+            store: self.store,
+            transports: self.transports,
+            plans: self.plans,
+            standing,
+            left,
+        };
+        let mut driver = Driver::new(setup, ports);
         let ended = tokio::select! {
             biased;
-            ended = engine.run(stop.clone()) => ended,
+            ended = driver.run(stop.clone()) => ended,
             Some(lease) = tasks.join_next() => match lease? {
                 Ok(()) => unreachable!("the lease task ends only when released"),
                 Err(error) => Err(error.into()),
             },
-            () = overdue(&stop, shutdown_timeout) => Err(RelayError::ShutdownTimedOut(engine.unmarked())),
-            lock = locked_out(&stop, &health) => match engine.unmarked() {
+            () = overdue(&stop, shutdown_timeout) => Err(RelayError::ShutdownTimedOut(driver.unmarked())),
+            lock = locked_out(&stop, &health) => match driver.unmarked() {
                 0 => Ok(()),
                 unmarked => Err(RelayError::Locked(unmarked, lock)),
             },
@@ -203,10 +155,10 @@ impl Relay {
             Ok(()) | Err(RelayError::Store(_) | RelayError::Locked(..) | RelayError::Task(_)) => ENDING,
         };
         // First, so that nothing is sent any more when others have the lanes.
-        let transports = engine.plans.transports(&engine.transports);
+        let transports = driver.all_transports();
         let closing = async {
             join_all(transports.iter().map(|transport| transport.close())).await;
-            engine.plans.closed().await;
+            driver.transports_closed().await;
         };
         let (closed, ()) = tokio::join!(
             tokio::time::timeout(patience, closing),

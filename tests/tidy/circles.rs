@@ -10,8 +10,6 @@ use super::source::{Source, is_within};
 
 /// Folders that have a circle still.
 pub const WITH_CIRCLES: &[&str] = &[
-    // Its parts are being drawn anew.
-    "relay",
     // Bounds and their words stand in `check`, which all sections use and which uses all.
     "config",
     // What a reply means and what a refusal is say each other's words.

@@ -1,7 +1,7 @@
 //! The lease in two small tables: who is alive until when, and whose each lane is.
 //!
 //! Lanes are shared evenly. An instance takes free lanes up to its share; what it holds beyond, it leaves lane by lane and
-//! hands over (`relay/tenure`). Who comes, goes or hands over says so by a notification; without notifications others find
+//! hands over (`relay/owning/lease`). Who comes, goes or hands over says so by a notification; without notifications others find
 //! out with their next renewal.
 //!
 //! A process that starts with the name of a predecessor and holds the very lock file that one held (`identity`) takes its lanes back

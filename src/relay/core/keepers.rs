@@ -1,0 +1,122 @@
+//! Which wait wins: the one place that knows why a row that turns up may not come in now. It only looks.
+
+use crate::delivery::Order;
+use crate::message::Message;
+use crate::relay::owning::territory::Territory;
+use crate::relay::sending::destinations::Destinations;
+use crate::relay::waiting::Waiting;
+use crate::relay::waiting::found::{DestinationId, Found, Laggard};
+use crate::relay::waiting::lag::Way;
+use crate::relay::waiting::wait::Wait;
+use crate::route::Route;
+use crate::store::Lane;
+
+use super::setup::Setup;
+
+/// A row that has turned up, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Sighting<'a> {
+    pub(super) lane: Lane,
+    pub(super) message: &'a Message,
+    pub(super) found: &'a Found,
+    /// It holds its key.
+    pub(super) is_holder: bool,
+}
+
+impl Sighting<'_> {
+    /// It is found again by its time: nothing need be remembered where it waits.
+    pub(super) fn is_due(&self) -> bool {
+        *self.found == Found::Due
+    }
+}
+
+/// See the module. The stages come one after the other: what cannot be sent at all is rejected between the first and the second.
+#[derive(Clone, Copy)]
+pub(super) struct Keepers<'a> {
+    pub(super) territory: &'a Territory,
+    pub(super) waiting: &'a Waiting,
+    pub(super) destinations: &'a Destinations,
+}
+
+impl Keepers<'_> {
+    /// Whether it waits for its lane.
+    pub(super) fn lane(self, row: Sighting<'_>) -> Option<Wait> {
+        self.territory
+            .keeps(row.lane, row.message.seq, row.found, row.is_holder)
+    }
+
+    /// Whether it waits for its route or topic.
+    pub(super) fn topic(self, row: Sighting<'_>, route: &Route) -> Option<Wait> {
+        if route.limits.paused {
+            return Some(Wait::RoutePaused);
+        }
+        let Message { topic, seq, .. } = row.message;
+        self.waiting.topics.keeps(topic, *seq, row.found, row.is_holder)
+    }
+
+    /// Whether it waits for its destination, or for an earlier number that may still commit.
+    pub(super) fn destination(self, row: Sighting<'_>, id: DestinationId) -> Option<Wait> {
+        let destination = self.destinations.get(id);
+        let seq = row.message.seq;
+        let is_own = |who: &Laggard| matches!(who, Laggard::Destinations(_));
+        let way = row.found.way(is_own, row.is_holder);
+        // One that retries was sent before: every earlier number was decided then.
+        let is_retry = way == Way::NextOfKey && row.is_due();
+        let is_early = || destination.in_commit_order && !is_retry && !self.waiting.watermark.has_passed(seq);
+        let is_crowding = || way == Way::Other && self.destinations.is_crowding(id);
+        destination
+            .keeps(seq, way)
+            .or_else(|| is_crowding().then_some(Wait::DestinationSlow))
+            .or_else(|| is_early().then_some(Wait::EarlierCommit))
+    }
+
+    /// Whether it is due and waits for an earlier one of its key: those that retry go in their order.
+    pub(super) fn earlier_retry(self, row: Sighting<'_>, order: Order) -> Option<Wait> {
+        if !row.is_due() {
+            return None;
+        }
+        let Message {
+            topic, seq, attempt, ..
+        } = row.message;
+        let (Order::Key | Order::Strict, Some(key)) = (order, row.message.key.as_deref()) else {
+            return None;
+        };
+        // Nobody here counted that attempt: there may be others of the key.
+        if *attempt > 1 && !row.is_holder {
+            return Some(Wait::UnknownHolder);
+        }
+        let may_go = self.waiting.holds.may_go(topic, key, *seq);
+        (!may_go).then_some(Wait::EarlierRetry)
+    }
+
+    /// Why a pending message that is not in memory was not sent: what would keep it if it turned up now. `None`: nothing, or nobody
+    /// here has seen it yet.
+    pub(super) fn why(self, lane: Lane, message: &Message, setup: &Setup) -> Option<Wait> {
+        let waits_for_a_time = message.attempt > 1 || message.replay > 0;
+        let row = Sighting {
+            lane,
+            message,
+            found: if waits_for_a_time { &Found::Due } else { &Found::Passing },
+            is_holder: self.waiting.holds.is_holder(message.seq),
+        };
+        if let Some(wait) = self.lane(row) {
+            return Some(wait);
+        }
+        let key = message.key.as_deref();
+        let Ok(resolved) = setup.routes.resolve(&message.topic, key) else {
+            return Some(Wait::NoRoute);
+        };
+        let route = setup.routes.get(resolved.route);
+        let known = self.destinations.known(route.transport, &resolved.destination);
+        let held = || {
+            let ordered = matches!(route.order, Order::Key | Order::Strict);
+            let key = key.filter(|_| ordered)?;
+            let keeps = self.waiting.holds.keeps(&message.topic, key, message.seq);
+            keeps.then_some(Wait::KeyHeld)
+        };
+        self.topic(row, route)
+            .or_else(|| self.destination(row, known?))
+            .or_else(|| self.earlier_retry(row, route.order))
+            .or_else(held)
+    }
+}

@@ -1,0 +1,6 @@
+//! The core without a runtime: an event in, effects out.
+
+mod flows;
+mod waits;
+mod weather;
+mod world;
