@@ -71,26 +71,20 @@ impl OldRows {
 
 /// Until stopped. Nothing to do where both retentions are "0s".
 pub(super) async fn delete_old_rows(old: OldRows, stop: CancellationToken) {
-    let OldRows {
-        database,
-        names,
-        retention,
-        step,
-        instance,
-    } = old;
-    let pruner = Pruner::Instance(instance.clone());
-    let rules = settings::pruned(retention);
+    let pruner = Pruner::Instance(old.instance.clone());
+    let rules = settings::pruned(old.retention);
     let Some(longest) = rules.iter().map(|rule| rule.age).max() else {
         return;
     };
-    let walk = |rule: &Rule| Walk::new(Prune::new(&names, *rule, step, &pruner), off(&names, *rule));
+    let names = old.names;
+    let walk = |rule: &Rule| Walk::new(Prune::new(&names, *rule, old.step, &pruner), off(&names, *rule));
     let mut keeping = Keeping {
-        database,
-        names: names.clone(),
-        instance,
-        turns: Turns::default(),
         walks: rules.iter().map(walk).collect(),
-        attempts: PruneAttempts::new(&names, longest, step, &pruner),
+        attempts: PruneAttempts::new(&names, longest, old.step, &pruner),
+        database: old.database,
+        names,
+        instance: old.instance,
+        turns: Turns::default(),
         attempts_again: Instant::now() + FROM_THE_BEGINNING,
     };
     tokio::select! {

@@ -42,6 +42,7 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// When it was handed over.
+    #[cfg(any(feature = "kafka", feature = "nats", test))]
     pub(super) fn at(&self) -> Instant {
         self.at
     }

@@ -12,8 +12,6 @@ use super::source::{Source, is_within};
 pub const WITH_CIRCLES: &[&str] = &[
     // Bounds and their words stand in `check`, which all sections use and which uses all.
     "config",
-    // What a reply means and what a refusal is say each other's words.
-    "transport::nats",
     // Topics wait for being made, and making them books what became of it.
     "transport::kafka",
 ];

@@ -1,5 +1,7 @@
 //! A core, its clock, and what it wants done.
 
+#![cfg(test)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

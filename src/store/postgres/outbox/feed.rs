@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use tokio_postgres::Row as PgRow;
 
 use super::cursor::{Cursor, Done, Look, Next, Question, Ranges, Seen, Skimmed, Took, Verdict};
-use super::look::{Anchors, look_of};
-use super::rows::{Broken, CursorRow, Topics, cursor_row, message_row, place, seconds};
+use super::look::{Anchors, look_of, skimmed_of};
+use super::rows::{Broken, CursorRow, Topics, cursor_row, message_row, place};
 use super::snapshot::Snapshot;
 use super::unreadable::{Known, Reach};
 use super::{PostgresStore, Reading};
@@ -389,17 +389,4 @@ impl PostgresStore {
             decided: Seq(cursor.decided()),
         }
     }
-}
-
-/// What was skimmed, and how long until the first of it that waits falls due.
-fn skimmed_of(rows: &[PgRow]) -> Result<(Skimmed, Option<Duration>), StoreError> {
-    only(rows, |row| {
-        let seen = Skimmed {
-            rows: row.try_get("rows")?,
-            first: row.try_get("first")?,
-            last: row.try_get("last")?,
-            first_wanted: row.try_get("first_wanted")?,
-        };
-        Ok((seen, seconds(row.try_get("due_in")?)))
-    })
 }

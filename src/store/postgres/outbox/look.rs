@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_postgres::Row as PgRow;
 
 use super::PostgresStore;
-use super::cursor::{Look, Place};
+use super::cursor::{Look, Place, Skimmed};
+use super::rows::seconds;
 use super::snapshot::Snapshot;
 use crate::store::postgres::link::about::{DatabaseError, is_about_a_row};
 use crate::store::postgres::link::answer::{Legible, only, unreadable};
@@ -113,5 +115,18 @@ pub(super) fn look_of(rows: &[PgRow]) -> Result<(Look, Option<String>), StoreErr
             holders: Arc::new(holders),
         };
         Ok((look, row.try_get("sequence_name")?))
+    })
+}
+
+/// What was skimmed, and how long until the first of it that waits falls due.
+pub(super) fn skimmed_of(rows: &[PgRow]) -> Result<(Skimmed, Option<Duration>), StoreError> {
+    only(rows, |row| {
+        let seen = Skimmed {
+            rows: row.try_get("rows")?,
+            first: row.try_get("first")?,
+            last: row.try_get("last")?,
+            first_wanted: row.try_get("first_wanted")?,
+        };
+        Ok((seen, seconds(row.try_get("due_in")?)))
     })
 }
