@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 /// A (topic, key): the first half of the SHA-256 of both, with a zero byte between, which neither can hold. The database makes
-/// the same of a row (`{key_id}` in `store/postgres/fragments.rs`), so that a key need not be read to know that it is held.
+/// the same of a row (`sql/fragments/key_id.sql`), so that a key need not be read to know that it is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; Self::SIZE]);
 

@@ -35,7 +35,7 @@ create function audit.instance() returns text language sql stable as $$
                 then split_part(current_setting('application_name'), '/', 2) else '' end
 $$;
 
--- The lane of a row: a hash of topic and key, of seq where there is no key (`{lane}` in src/store/postgres/sql.rs).
+-- The lane of a row: a hash of topic and key, of seq where there is no key (sql/fragments/lane.sql).
 create function audit.lane(topic text, key text, seq bigint) returns integer language sql stable as $$
     select ((case when key is null then hashint8extended(seq, 0)
              else hashtextextended(key, hashtextextended(topic, 0)) end & 9223372036854775807)
