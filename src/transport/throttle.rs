@@ -1,7 +1,9 @@
 //! A gate for log lines that a broken connection would repeat for as long as it is broken.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use crate::lock::lock;
 
 const PERIOD: Duration = Duration::from_secs(30);
 
@@ -12,7 +14,7 @@ pub(super) struct Throttle(Mutex<Option<(Instant, u64)>>);
 impl Throttle {
     /// `Some(held)` when a line may be written now; `held` lines were swallowed since the last one.
     pub(super) fn pass(&self) -> Option<u64> {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.0);
         match &mut *last {
             Some((since, held)) if since.elapsed() < PERIOD => {
                 *held += 1;
@@ -32,7 +34,7 @@ impl Throttle {
 
     /// Forgets the past: the next line is a first one again.
     pub(super) fn reset(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *lock(&self.0) = None;
     }
 }
 

@@ -41,8 +41,8 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
             "store::postgres::outbox",
         ],
     ),
-    ("transport", &["message", "delivery", "finding"]),
-    ("transport::*", &["transport", "message", "delivery", "finding"]),
+    ("transport", &["message", "delivery", "finding", "lock"]),
+    ("transport::*", &["transport", "message", "delivery", "finding", "lock"]),
     (
         "relay",
         &[

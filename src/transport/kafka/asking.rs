@@ -1,7 +1,5 @@
 //! What the brokers say when they are asked.
 
-use std::sync::PoisonError;
-
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -11,6 +9,7 @@ use super::Kafka;
 use super::classify::{classify, code_name};
 use super::topics::{Limits, Topic};
 use crate::delivery::{Failure, FailureClass};
+use crate::lock::lock;
 
 impl Kafka {
     /// What the brokers say of `topic`; without one, of all they have.
@@ -40,7 +39,7 @@ impl Kafka {
             // Where it is not known how many replicas are wanted, none may be missing.
             let in_sync = limits.in_sync.or(Some(usize::MAX));
             judge(name, &metadata, Limits { in_sync, ..limits })?;
-            *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            *lock(&self.heard) = Some(Instant::now());
             Ok(())
         };
         let verdict = topic.verdict(self.ack_timeout, asking).await;

@@ -4,14 +4,15 @@
 //! does. Trouble is believed for a few seconds after it was last reported (librdkafka repeats it with every reconnect) or
 //! until something succeeds.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use super::classify::code_name;
 use crate::delivery::{Failure, FailureClass};
+use crate::lock::lock;
 use crate::transport::blame::Blame;
 use crate::transport::throttle::Throttle;
 
@@ -108,7 +109,7 @@ impl Health {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Trouble> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.trouble)
     }
 }
 

@@ -50,7 +50,7 @@ mod slot;
 mod topics;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -73,6 +73,7 @@ use super::throttle::Throttle;
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, Outcome};
 use crate::finding::Finding;
+use crate::lock::lock;
 
 /// A Kafka transport. See the module.
 #[derive(Debug)]
@@ -203,7 +204,7 @@ impl Kafka {
 
     /// Whether anything was acknowledged since `then`, or the brokers said that it may be: there is somebody to wait for.
     fn is_alive_since(&self, then: Instant) -> bool {
-        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = *lock(&self.heard);
         heard.is_some_and(|at| at >= then) || self.flow.has_answered_since(then)
     }
 

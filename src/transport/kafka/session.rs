@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 use super::health::Health;
 use super::topics::Topic;
+use crate::lock::lock;
 use crate::transport::flow::{Flow, Ticket};
 
 /// What a delivery report said of one message: its index and its code (`NoError`: acknowledged).
@@ -129,7 +130,7 @@ impl Reports {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a producer is kept, and how it ends.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rdkafka::ClientConfig;
 use tokio::sync::oneshot;
@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::health::Health;
 use super::session::Session;
 use crate::delivery::{Failure, FailureClass};
+use crate::lock::lock;
 
 /// A producer that is made when first needed and replaced when dead.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Slot {
 
     /// The producer in use; a new one where there is none, or a dead one.
     pub(super) fn get(&self) -> Result<Arc<Session>, Failure> {
-        let mut slot = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = lock(&self.session);
         if let Some(session) = &*slot
             && !session.is_dead()
         {
@@ -50,7 +51,7 @@ impl Slot {
 
     /// Puts the first producer in.
     pub(super) fn put(&self, session: Session) {
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(session));
+        *lock(&self.session) = Some(Arc::new(session));
     }
 
     /// Whether it may be used without waiting; makes it where there is none.
@@ -60,7 +61,7 @@ impl Slot {
 
     /// Takes the producer out: the next one to ask gets another.
     pub(super) fn take(&self) -> Option<Arc<Session>> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.session).take()
     }
 }
 

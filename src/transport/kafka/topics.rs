@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -18,6 +18,7 @@ use tokio::time::timeout_at;
 
 use super::creation::Creation;
 use crate::delivery::{Failure, FailureClass};
+use crate::lock::lock;
 
 /// Limits are read again after this long, and after failing to read them (no permission, broker busy) a bit earlier.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -81,19 +82,14 @@ impl Topic {
 
     /// From now on, for a while: one record a request, one message of a key at a time.
     pub(super) fn handle_with_care(&self) {
-        *self.careful.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *lock(&self.careful) = Some(Instant::now());
         self.was_careful.store(true, Ordering::Release);
     }
 
     /// Whether a record set was refused lately.
     pub(super) fn is_careful(&self) -> bool {
         // Asked for every message, and hardly ever true.
-        self.was_careful.load(Ordering::Acquire)
-            && self
-                .careful
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_some_and(|since| since.elapsed() < CARE)
+        self.was_careful.load(Ordering::Acquire) && lock(&self.careful).is_some_and(|since| since.elapsed() < CARE)
     }
 
     /// Whether the brokers did not know it when they were last asked: what is sent to it waits in librdkafka, for nobody.
@@ -154,15 +150,12 @@ impl Topic {
         };
         self.message_bytes
             .store(limits.message_bytes.unwrap_or(0), Ordering::Relaxed);
-        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), limits));
+        *lock(&self.limits) = Some((Instant::now(), limits));
     }
 
     /// The limits as last read.
     pub(super) fn limits(&self) -> Limits {
-        self.limits
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .map_or_else(Limits::default, |(_, limits)| limits)
+        lock(&self.limits).map_or_else(Limits::default, |(_, limits)| limits)
     }
 
     /// Whether its limits need not be read (again).
@@ -171,7 +164,7 @@ impl Topic {
     }
 
     fn is_read_since(&self, then: Instant) -> bool {
-        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = lock(&self.limits);
         limits.is_some_and(|(read, _)| read >= then)
     }
 
@@ -182,13 +175,10 @@ impl Topic {
         } else {
             age_max
         };
-        self.limits
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some_and(|(read, limits)| {
-                let known = limits.message_bytes.is_some();
-                read.elapsed() < age_max.min(if known { REFRESH } else { REFRESH_UNKNOWN })
-            })
+        lock(&self.limits).is_some_and(|(read, limits)| {
+            let known = limits.message_bytes.is_some();
+            read.elapsed() < age_max.min(if known { REFRESH } else { REFRESH_UNKNOWN })
+        })
     }
 }
 
@@ -280,7 +270,7 @@ impl Topics {
 
     /// The client that asks questions, made where there is none.
     pub(super) fn asking(&self) -> Result<Arc<Asking>, KafkaError> {
-        let mut kept = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.asking);
         if let Some(asking) = kept.upgrade() {
             asking.used.store(asking.made.elapsed().as_secs(), Ordering::Relaxed);
             return Ok(asking);
@@ -306,7 +296,7 @@ impl Topics {
 
     /// The topic called `name`.
     pub(super) fn get(&self, name: &Arc<str>) -> Arc<Topic> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if let Some(topic) = known.get(name) {
             return Arc::clone(topic);
         }
@@ -332,7 +322,7 @@ impl Topics {
         let is_stale = |topic: &Topic| !topic.is_fresh(age_max) && !topic.is_read_since(began);
         let stale = || topics.iter().filter(|(_, topic)| is_stale(topic));
         let want = || {
-            let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut wanted = lock(&self.wanted);
             wanted.extend(stale().map(|(name, topic)| (Arc::clone(name), Arc::clone(topic))));
         };
         if stale().next().is_none() {
@@ -366,7 +356,7 @@ impl Topics {
     }
 
     fn take_wanted(&self) -> Vec<(Arc<str>, Arc<Topic>)> {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = lock(&self.wanted);
         let names: Vec<Arc<str>> = wanted.keys().take(ASKED_AT_ONCE).cloned().collect();
         names
             .into_iter()

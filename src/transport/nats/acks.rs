@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
 use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 /// The replies of one batch that nobody has looked at yet.
 #[derive(Debug, Default)]
@@ -23,7 +25,7 @@ pub(super) struct Inbox {
 impl Inbox {
     /// Moves the replies into `into`.
     pub(super) fn take(&self, into: &mut Vec<(u32, Message)>) {
-        into.append(&mut self.replies.lock().unwrap_or_else(PoisonError::into_inner));
+        into.append(&mut lock(&self.replies));
     }
 }
 
@@ -83,11 +85,7 @@ impl Inboxes {
             };
             let inbox = self.lock().get(&number).cloned();
             if let Some(inbox) = inbox {
-                inbox
-                    .replies
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((index, reply));
+                lock(&inbox.replies).push((index, reply));
                 inbox.changed.notify_one();
             }
         }
@@ -99,6 +97,6 @@ impl Inboxes {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Inbox>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 }

@@ -11,13 +11,14 @@
 //! announce elections, and they are counted here. What the server refuses this user is in [`Rights`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use async_nats::Event;
 
 use super::rights::{Denial, ELECTIONS, Rights};
 use super::tried::Tried;
 use crate::delivery::{Failure, FailureClass};
+use crate::lock::lock;
 use crate::transport::blame::Blame;
 use crate::transport::throttle::Throttle;
 
@@ -150,7 +151,7 @@ impl Link {
 
     /// What a message meets while there is no connection.
     pub(super) fn failure(&self) -> Failure {
-        let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let reason = lock(&self.reason).clone();
         let error = match reason {
             Some(reason) => format!("not connected to nats: {reason}"),
             None => "not connected to nats".to_owned(),
@@ -160,7 +161,7 @@ impl Link {
 
     /// `true` when it was another one before.
     fn set_reason(&self, reason: Option<Arc<str>>) -> bool {
-        let mut known = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.reason);
         let news = *known != reason;
         *known = reason;
         news

@@ -37,7 +37,7 @@ mod tried;
 pub mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -59,6 +59,7 @@ use super::settings::{Section, Settings};
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, Outcome};
 use crate::finding::Finding;
+use crate::lock::lock;
 
 /// A JetStream transport. See the module.
 #[derive(Debug)]
@@ -241,6 +242,6 @@ impl Transport for Nats {
         if !matches!(drained.await, Ok(true)) {
             tracing::debug!("nats connection closed without draining");
         }
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
+        lock(&self.tasks).abort_all();
     }
 }

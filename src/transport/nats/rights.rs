@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::delivery::{Failure, FailureClass};
+use crate::lock::lock;
 
 /// How long a refusal stands before it is put to the test; doubled each time it still holds.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -219,7 +220,7 @@ impl Rights {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -4,7 +4,7 @@
 //! a subject is noted before something is sent to it, and the link tells which ones were refused.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode};
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 use super::Nats;
 use super::asking::StreamNames;
 use super::rights::{Denial, ELECTIONS};
+
+use crate::lock::lock;
 
 /// How long servers on the other side of a leaf connection are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -62,7 +64,7 @@ impl Tried {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, bool>> {
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tried)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The connection: made when first needed, and anew after every error that it is to blame for.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Redis;
 use crate::delivery::{Failure, FailureClass};
+use crate::lock::lock;
 use crate::transport::throttle::Throttle;
 
 /// Pause between two attempts to connect.
@@ -37,11 +38,11 @@ pub(super) struct Link {
 
 impl Link {
     fn line(&self) -> MutexGuard<'_, Option<Line>> {
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.line)
     }
 
     fn broken(&self) -> MutexGuard<'_, Option<(Instant, Failure)>> {
-        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.broken)
     }
 
     /// A message was acknowledged: it is the right server.
