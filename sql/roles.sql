@@ -32,7 +32,7 @@ do $$
 begin
     -- What other outboxes of the schema need of the tables they share stays.
     if not exists (select from {migrations} where outbox <> {table_text}) then
-        revoke all on {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations}
+        revoke all on {lanes}, {instances}, {attempts}, {audit}, {paused}, {questions}, {migrations}
             from outboxd_writer, outboxd_relay, outboxd_operator;
     end if;
 end
@@ -45,11 +45,13 @@ grant select on {lanes}, {instances}, {attempts}, {paused}, {migrations} to outb
 grant insert (outbox, lane, epoch), update (owner, epoch) on {lanes} to outboxd_relay;
 grant insert, update, delete on {instances} to outboxd_relay;
 grant insert on {attempts} to outboxd_relay;
+grant select, insert (outbox, instance, seq), update (answer), delete on {questions} to outboxd_relay;
 
 -- People. The audit takes their word for who they are, but writes down the role itself.
 grant select on {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations} to outboxd_operator;
 grant delete on {attempts} to outboxd_operator;
 grant insert (outbox, topic, who), delete on {paused} to outboxd_operator;
+grant select, insert (outbox, instance, seq), delete on {questions} to outboxd_operator;
 grant insert (outbox, who, command, action, filter, count, detail) on {audit} to outboxd_operator;
 
 do $$

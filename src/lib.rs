@@ -48,3 +48,4 @@ pub mod telemetry;
 pub mod testing;
 pub mod transport;
 pub mod trouble;
+pub mod whereabouts;

@@ -179,11 +179,11 @@ fn migrate_prints_applies_and_reports() {
             .map(|file| file["state"].as_str().unwrap().to_owned())
             .collect()
     };
-    assert_eq!(states(&site), ["pending"; 7]);
+    assert_eq!(states(&site), ["pending"; 8]);
     let printed = site.call(&["migrate", "--print"]).done().to_owned();
-    assert_eq!(states(&site), ["pending"; 7], "printing changes nothing");
+    assert_eq!(states(&site), ["pending"; 8], "printing changes nothing");
     site.one(&printed);
-    assert_eq!(states(&site), ["applied"; 7]);
+    assert_eq!(states(&site), ["applied"; 8]);
     assert_eq!(
         site.call(&["migrate"]).done(),
         "nothing to do: all migrations are applied\n"

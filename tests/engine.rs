@@ -10,7 +10,7 @@ use outboxd::backoff::Backoff;
 use outboxd::delivery::{Failure, FailureClass, Order};
 use outboxd::message::Seq;
 use outboxd::relay::plan::{Broker, Plan, Plans};
-use outboxd::relay::{Options, Relay, RelayError};
+use outboxd::relay::{Inquiries, Options, Relay, RelayError};
 use outboxd::route::{Limits, Route, RouteSpec, Routes, Unrouted};
 use outboxd::store::Room;
 use outboxd::stuck::StuckReason;
@@ -113,6 +113,7 @@ impl World {
             options: self.options.clone(),
             telemetry: Telemetry::default(),
             plans,
+            inquiries: Inquiries::none(),
         };
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();

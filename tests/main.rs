@@ -71,4 +71,5 @@ mod unreadable;
 mod upgrade;
 mod wait;
 mod watchdog;
+mod why;
 mod wire;

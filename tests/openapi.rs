@@ -141,7 +141,7 @@ async fn daemon() -> (Site, crate::support::daemon::Daemon) {
 
 /// A sensible path of this template.
 fn concrete(path: &str) -> String {
-    path.replace("{id}", "2")
+    path.replace("{id}", "2").replace("{seq}", "2")
 }
 
 fn credentials(token: &str) -> [(String, String); 2] {

@@ -83,6 +83,8 @@ async fn the_writer_may_insert_and_nothing_else() {
             "select * from outboxd_migrations",
             "insert into outboxd_paused (topic, who) values ('a', 'me')",
             "delete from outboxd_paused",
+            "insert into outboxd_questions (instance, seq) values ('a', 1)",
+            "select * from outboxd_questions",
             "select * from secrets",
         ],
     );
@@ -128,6 +130,7 @@ async fn the_relay_and_the_operator_have_their_limits() {
         &[
             "insert into outbox_messages (topic, payload) values ('a', '1')",
             "update outbox_messages set replay = 1",
+            "update outboxd_questions set seq = 2",
             "select * from outboxd_audit",
             "insert into outboxd_paused (topic, who) values ('a', 'me')",
             "select nextval('outbox_messages_seq_seq')",
@@ -139,6 +142,7 @@ async fn the_relay_and_the_operator_have_their_limits() {
         &[
             "update outboxd_lanes set owner = 'me'",
             "delete from outboxd_instances",
+            "update outboxd_questions set answer = '{}'",
             "insert into outboxd_attempts (seq, message_id, attempt, class, code) values (1, '', 1, '', '')",
         ],
     );
@@ -352,7 +356,11 @@ fn each_right_of_the_operator_is_some_verbs_own() {
     let site = Called::migrated();
     site.one(
         "insert into outbox_messages (topic, payload, failed_at) values ('a', '1', now());
-         insert into outbox_messages (topic, payload, relayed_at) values ('a', '1', now() - interval '1 minute')",
+         insert into outbox_messages (topic, payload, relayed_at) values ('a', '1', now() - interval '1 minute');
+         insert into outbox_messages (topic, payload) values ('a', '1');
+         insert into outboxd_instances (instance, session, machine, lanes, renewed_at, expires_at)
+         values ('b', gen_random_uuid(), 'm', 64, now(), now() + interval '1 hour');
+         update outboxd_lanes set owner = 'b'",
     );
     let line = r#"{"topic": "a", "payload": 1, "priority": 1, "max_attempts": 3, "headers": {}}"#;
     let mut cases: Vec<(String, &str, &[&str], &str)> = Vec::new();
@@ -367,6 +375,10 @@ fn each_right_of_the_operator_is_some_verbs_own() {
     add("select", &[""], messages, &["status"], "");
     for table in ["outboxd_lanes", "outboxd_instances", "outboxd_paused"] {
         add("select", &[""], table, &["status"], "");
+    }
+    let asks = &["status", "--row", "3"];
+    for privilege in ["select", "insert", "delete"] {
+        add(privilege, &[""], "outboxd_questions", asks, "");
     }
     add("select", &[""], "outboxd_attempts", &["failed", "show", "1"], "");
     let columns = ["topic", "key", "payload", "headers", "available_at"];

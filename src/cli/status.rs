@@ -1,5 +1,7 @@
 //! `outboxd status`: how the outbox stands.
 
+mod row;
+
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,6 +27,9 @@ pub(super) struct Args {
     /// Again every two seconds, until interrupted
     #[arg(long)]
     watch: bool,
+    /// Why this message has not been sent: its seq, the number in the outbox
+    #[arg(long, value_name = "SEQ", conflicts_with = "watch")]
+    row: Option<i64>,
 }
 
 /// A server that does not answer a small question by then is away.
@@ -54,6 +59,16 @@ pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitC
     };
     answered?;
     let mut out = Out::stdout();
+    if let Some(seq) = args.row {
+        let why = row::why(&database, &names, seq).await?;
+        if args.json {
+            out.json(&why)?;
+        } else {
+            row::show(&mut out, &why)?;
+        }
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     loop {
         let status = status::status(&database, &names, rules).await?;
         if args.watch && !args.json {

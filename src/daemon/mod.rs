@@ -1,11 +1,12 @@
 //! The daemon, `outboxd run`. Puts the parts together, tells systemd, and stops on a signal.
 //!
 //! Beside the relay old rows are deleted (`retention`), how the outbox stands is told to metrics, log and systemd (`report`), the
-//! dashboard is served (`web`), and SIGHUP is waited for (`reload`).
+//! dashboard is served (`web`), questions about messages are answered (`inquiries`), and SIGHUP is waited for (`reload`).
 //!
 //! What is wrong with the configuration or the schema ends it at once (64). A database or broker that is away is waited
 //! for: start order is nobody's business.
 
+mod inquiries;
 mod reload;
 mod report;
 mod retention;
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, OnRelayed};
 use crate::http;
-use crate::relay::{Options, Relay};
+use crate::relay::{Inquiries, Options, Relay};
 use crate::store::StoreError;
 use crate::store::postgres::link::classify::refused_login;
 use crate::store::postgres::link::connect;
@@ -37,6 +38,7 @@ use crate::store::postgres::schema;
 use crate::store::postgres::schema::rights::Duties;
 use crate::telemetry::{Telemetry, log, systemd, trace};
 
+use inquiries::Answering;
 use reload::{Parts, Reload};
 use retention::OldRows;
 use settings::Usage;
@@ -96,6 +98,7 @@ pub(crate) async fn run(config: Config, path: &Path) -> anyhow::Result<()> {
         names.clone(),
         store_options(&config, listen, lock.identity()),
     ));
+    let (answering, inquiries) = Answering::of(&config, &store, (&database, &names));
     tasks.spawn(report::report_stuck(
         Arc::clone(&store),
         telemetry.clone(),
@@ -108,8 +111,9 @@ pub(crate) async fn run(config: Config, path: &Path) -> anyhow::Result<()> {
         routes: reload.routes(),
     };
     let beside = Box::pin(beside_the_relay(old_rows, watched, telemetry.clone(), stop.clone()));
-    let relay = Box::pin(relay(&mut reload, store, telemetry)).await?;
+    let relay = Box::pin(relay(&mut reload, store, telemetry, inquiries)).await?;
     tasks.spawn(beside);
+    tasks.spawn(answering.run(stop.clone()));
     tasks.spawn(reload_until_stopped(reload, stop.clone()));
     let ended = drive(relay, &mut signals).await;
     systemd::stopping();
@@ -127,7 +131,12 @@ async fn learn_naming(database: Database, stop: CancellationToken) {
 }
 
 /// The relay as the configuration in force says, which may be another by now than at the start.
-async fn relay(reload: &mut Reload, store: Arc<PostgresStore>, mut telemetry: Telemetry) -> anyhow::Result<Relay> {
+async fn relay(
+    reload: &mut Reload,
+    store: Arc<PostgresStore>,
+    mut telemetry: Telemetry,
+    inquiries: Inquiries,
+) -> anyhow::Result<Relay> {
     let config = reload.running();
     let connected = transports::connect(config, &[]).await?;
     let (routes, options) = (config.routes.clone(), options(config));
@@ -144,6 +153,7 @@ async fn relay(reload: &mut Reload, store: Arc<PostgresStore>, mut telemetry: Te
         options,
         telemetry,
         plans: reload.begin(connected),
+        inquiries,
     })
 }
 

@@ -65,6 +65,7 @@ pub(super) struct Desk {
     outbox: Outbox,
     telemetry: Telemetry,
     questions: Semaphore,
+    inquiries: Semaphore,
     changes: Semaphore,
     answers: Mutex<Answers>,
 }
@@ -75,6 +76,7 @@ impl Desk {
             outbox,
             telemetry,
             questions: Semaphore::new(1),
+            inquiries: Semaphore::new(1),
             changes: Semaphore::new(1),
             answers: Mutex::default(),
         }
@@ -89,9 +91,24 @@ impl Desk {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
+        self.ask_at(&self.questions, question).await
+    }
+
+    /// As [`Self::ask`], for what an instance may be asked about: nobody else waits meanwhile.
+    pub(super) async fn inquire<T, F>(&self, question: impl FnOnce(Outbox) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.ask_at(&self.inquiries, question).await
+    }
+
+    async fn ask_at<T, F>(&self, gate: &Semaphore, question: impl FnOnce(Outbox) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let started = Instant::now();
         self.database_is_there()?;
-        let _turn = turn(&self.questions, LIMIT).await?;
+        let _turn = turn(gate, LIMIT).await?;
         let outbox = self.within(LIMIT.saturating_sub(started.elapsed()));
         question(outbox).await.map_err(|error| self.refusal(&error))
     }

@@ -17,6 +17,7 @@ mod answer;
 mod connections;
 mod desk;
 mod failed;
+mod messages;
 mod pace;
 mod page;
 mod routes;

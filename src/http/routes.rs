@@ -12,7 +12,7 @@ use axum::routing::{MethodRouter, get, post};
 use serde_json::json;
 
 use super::answer::{self, NO_STORE, Refusal};
-use super::{State, failed, page, standing};
+use super::{State, failed, messages, page, standing};
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// No answer takes longer. Most come from memory; questions to the database have a shorter limit of their own.
@@ -34,7 +34,7 @@ fn probes() -> Routes<3> {
 }
 
 /// What people ask, and no page of another site through their browser.
-fn guarded() -> Routes<13> {
+fn guarded() -> Routes<14> {
     [
         ("/", get(page::html)),
         ("/dashboard.css", get(page::css)),
@@ -45,6 +45,7 @@ fn guarded() -> Routes<13> {
         ("/api/v1/openapi.json", get(openapi)),
         ("/api/v1/status", get(standing::status)),
         ("/api/v1/summary", get(standing::summary)),
+        ("/api/v1/messages/{seq}", get(messages::why)),
         ("/api/v1/failed", get(failed::list)),
         ("/api/v1/failed/{id}", get(failed::one)),
         ("/api/v1/failed/retry", post(failed::retry)),

@@ -49,6 +49,7 @@ macro_rules! sabotaged {
 mod core;
 mod driver;
 mod event;
+mod inquiry;
 mod options;
 mod owning;
 mod reading;
@@ -77,6 +78,7 @@ use crate::transport::Transport;
 use self::core::Setup;
 pub use driver::plan;
 use driver::{Driver, Ports};
+pub use inquiry::{Asker, Inquiries, inquiries};
 pub use options::{Options, RelayError};
 use owning::lease::LeaseTask;
 use owning::standing::Standing;
@@ -98,6 +100,8 @@ pub struct Relay {
     pub telemetry: Telemetry,
     /// Transports, routes and limits to come.
     pub plans: Plans,
+    /// What people ask about messages.
+    pub inquiries: Inquiries,
 }
 
 impl Relay {
@@ -131,6 +135,7 @@ impl Relay {
             store: self.store,
             transports: self.transports,
             plans: self.plans,
+            inquiries: self.inquiries,
             standing,
             left,
         };

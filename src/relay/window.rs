@@ -104,6 +104,11 @@ impl Window {
         self.rows.contains_key(&seq)
     }
 
+    /// The lane under which a row is in memory.
+    pub(crate) fn lane_of(&self, seq: Seq) -> Option<Lane> {
+        self.rows.get(&seq).copied()
+    }
+
     /// Rows of the lane in memory.
     pub(crate) fn count_of(&self, lane: Lane) -> usize {
         self.of_lane[usize::from(lane)]

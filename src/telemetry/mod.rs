@@ -115,7 +115,8 @@ impl Telemetry {
         lock(&self.failures)
     }
 
-    fn transport(&self, index: usize) -> &str {
+    /// The name of a transport.
+    pub(crate) fn transport(&self, index: usize) -> &str {
         self.handles.name(index)
     }
 

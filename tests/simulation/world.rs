@@ -8,6 +8,7 @@ use std::time::Duration;
 use outboxd::backoff::Backoff;
 use outboxd::delivery::{FailureClass, Order};
 use outboxd::message::Seq;
+use outboxd::relay::Inquiries;
 use outboxd::relay::plan::Plans;
 use outboxd::relay::{Options, Relay, RelayError};
 use outboxd::route::{Route, RouteSpec, Routes, Unrouted};
@@ -442,6 +443,7 @@ impl World {
             options: self.options(),
             telemetry: Telemetry::default(),
             plans: Plans::none(),
+            inquiries: Inquiries::none(),
         };
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();

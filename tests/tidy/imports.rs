@@ -14,6 +14,7 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("lock", &[]),
     ("stuck", &[]),
     ("trouble", &[]),
+    ("whereabouts", &[]),
     ("delivery", &["backoff"]),
     ("route", &["delivery", "backoff"]),
     ("store", &["message", "delivery", "stuck"]),
@@ -36,6 +37,7 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
             "backlog",
             "finding",
             "stuck",
+            "whereabouts",
             "store::postgres::link",
             "store::postgres::schema",
             "store::postgres::outbox",
@@ -53,6 +55,7 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
             "message",
             "stuck",
             "telemetry",
+            "whereabouts",
         ],
     ),
     (

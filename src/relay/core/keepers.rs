@@ -56,18 +56,26 @@ impl Keepers<'_> {
 
     /// Whether it waits for its destination, or for an earlier number that may still commit.
     pub(super) fn destination(self, row: Sighting<'_>, id: DestinationId) -> Option<Wait> {
-        let destination = self.destinations.get(id);
-        let seq = row.message.seq;
-        let is_own = |who: &Laggard| matches!(who, Laggard::Destinations(_));
-        let way = row.found.way(is_own, row.is_holder);
-        // One that retries was sent before: every earlier number was decided then.
-        let is_retry = way == Way::NextOfKey && row.is_due();
-        let is_early = || destination.in_commit_order && !is_retry && !self.waiting.watermark.has_passed(seq);
+        let way = Self::way(row);
         let is_crowding = || way == Way::Other && self.destinations.is_crowding(id);
-        destination
-            .keeps(seq, way)
+        self.destinations
+            .get(id)
+            .keeps(row.message.seq, way)
             .or_else(|| is_crowding().then_some(Wait::DestinationSlow))
-            .or_else(|| is_early().then_some(Wait::EarlierCommit))
+            .or_else(|| self.is_early(row, id).then_some(Wait::EarlierCommit))
+    }
+
+    /// How the row stands to the lag of its destination.
+    fn way(row: Sighting<'_>) -> Way {
+        let is_own = |who: &Laggard| matches!(who, Laggard::Destinations(_));
+        row.found.way(is_own, row.is_holder)
+    }
+
+    /// Whether an earlier number may still commit, which its destination waits for.
+    fn is_early(self, row: Sighting<'_>, id: DestinationId) -> bool {
+        // One that retries was sent before: every earlier number was decided then.
+        let is_retry = Self::way(row) == Way::NextOfKey && row.is_due();
+        self.destinations.get(id).in_commit_order && !is_retry && !self.waiting.watermark.has_passed(row.message.seq)
     }
 
     /// Whether it is due and waits for an earlier one of its key: those that retry go in their order.
@@ -114,8 +122,13 @@ impl Keepers<'_> {
             let keeps = self.waiting.holds.keeps(&message.topic, key, message.seq);
             keeps.then_some(Wait::KeyHeld)
         };
+        // In commit order a destination lags because of the numbers it waits for, as a rule.
+        let root = |wait, id| match wait {
+            Wait::DestinationBehind if self.is_early(row, id) => Wait::EarlierCommit,
+            other => other,
+        };
         self.topic(row, route)
-            .or_else(|| self.destination(row, known?))
+            .or_else(|| known.and_then(|id| self.destination(row, id).map(|wait| root(wait, id))))
             .or_else(|| self.earlier_retry(row, route.order))
             .or_else(held)
     }

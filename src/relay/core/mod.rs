@@ -17,6 +17,7 @@ mod outlook;
 mod parts;
 mod recovery;
 mod returning;
+mod search;
 mod settled;
 mod setup;
 #[cfg(test)]
@@ -27,18 +28,19 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::message::{Message, Seq};
-use crate::store::{Lane, Settled, StoreError, Tenancy};
+use crate::message::Seq;
+use crate::store::{Row, Settled, StoreError, Tenancy};
+use crate::whereabouts::Whereabouts;
 
 use super::event::{Effect, Event, Underway};
 use super::options::RelayError;
 use super::owning::standing::Standing;
-use super::waiting::wait::Wait;
 
 use answers::Verdict;
 use change::{Changes, HANGS_AFTER};
 use course::{Course, DATABASE_RETRY, Phase};
 use parts::Parts;
+use search::Search;
 pub(super) use setup::Setup;
 
 /// See the module.
@@ -150,10 +152,10 @@ impl Core {
         self.parts.settler.unwritten()
     }
 
-    /// Why a pending message that is not in memory was not sent yet; `None`: nothing here keeps it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever asks about one row"))]
-    pub(super) fn why(&self, lane: Lane, message: &Message) -> Option<Wait> {
-        self.parts.keepers().why(lane, message, &self.setup)
+    /// Where a pending row stands.
+    pub(super) fn find(&self, row: &Row, now: Instant) -> Whereabouts {
+        let (setup, parts, phase) = (&self.setup, &self.parts, self.course.phase);
+        Search { setup, parts, phase }.find(row, now)
     }
 
     /// When something is to be started, as far as time alone decides.

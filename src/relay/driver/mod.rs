@@ -18,6 +18,7 @@ use crate::transport::{Probe, Transport};
 
 use super::core::{Core, Setup};
 use super::event::{Asked, Batch, Effect, Event, PageRead, Published, Underway};
+use super::inquiry::Inquiries;
 use super::options::RelayError;
 use super::owning::standing::Standing;
 use super::reading::{Answer, Question};
@@ -31,6 +32,7 @@ pub(super) struct Ports {
     /// In configuration order; routes name them by index.
     pub(super) transports: Vec<Arc<dyn Transport>>,
     pub(super) plans: Plans,
+    pub(super) inquiries: Inquiries,
     pub(super) standing: watch::Receiver<Standing>,
     /// Tells the lease task which lanes may be handed over.
     pub(super) left: mpsc::UnboundedSender<Tenancy>,
@@ -114,7 +116,9 @@ impl Driver {
     async fn next_event(&mut self, stop: &CancellationToken, now: Instant) -> Event {
         let wake_at = self.core.wake_at(now);
         let stopping = self.core.is_stopping();
-        let Self { ports, flying, .. } = self;
+        let Self {
+            core, ports, flying, ..
+        } = self;
         tokio::select! {
             biased;
             () = stop.cancelled(), if !stopping => Event::Stop,
@@ -132,6 +136,11 @@ impl Driver {
             () = &mut flying.changed => {
                 flying.changed = changed(Arc::clone(&ports.store));
                 Event::Hint
+            }
+            inquiry = ports.inquiries.next() => {
+                // Whoever asked may have given up.
+                drop(inquiry.answer.send(core.find(&inquiry.row, Instant::now())));
+                Event::Time
             }
             () = tokio::time::sleep_until(wake_at) => Event::Time,
         }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use crate::message::Message;
+use crate::message::{Message, Seq};
 use crate::relay::waiting::found::DestinationId;
 use crate::store::{Epoch, Lane, Mark};
 use crate::telemetry::trace::PublishSpan;
@@ -127,6 +127,21 @@ impl Lanes {
     /// Since when the batch has been in flight that has been longest.
     pub(crate) fn in_flight_since(&self) -> Option<Instant> {
         self.queues.iter().filter_map(|queue| queue.in_flight).min()
+    }
+
+    /// Since when this queue has a batch in flight.
+    pub(crate) fn in_flight_of(&self, queue: QueueId) -> Option<Instant> {
+        self.queues[queue.0].in_flight
+    }
+
+    /// The queue of this lane in which a row stands, and what stands there.
+    pub(crate) fn find(&self, lane: Lane, seq: Seq) -> Option<(QueueId, &Entry)> {
+        (0..self.transports).find_map(|transport| {
+            let queue = self.queue(lane, transport);
+            let mut entries = self.queues[queue.0].entries.iter();
+            let entry = entries.find(|entry| entry.envelope.message.seq == seq)?;
+            Some((queue, entry))
+        })
     }
 
     pub(crate) fn push_back(&mut self, queue: QueueId, entry: Entry) {

@@ -1,6 +1,7 @@
 //! What a route may send: messages a second, messages in flight. What it may not send yet waits in its queues, and the other
 //! routes' messages pass it by.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -25,6 +26,17 @@ struct Limit {
     /// Messages that may be sent at once, and when that was true.
     tokens: f64,
     counted_at: Instant,
+}
+
+impl Limit {
+    /// Messages that may be sent at once at `now`, at `rate` a second.
+    fn tokens_at(&self, rate: NonZeroU32, now: Instant) -> f64 {
+        let rate = f64::from(rate.get());
+        let passed = now.saturating_duration_since(self.counted_at).as_secs_f64();
+        // What was not used is not saved up: a burst is a pause's worth.
+        let burst = (2.0 * rate * PAUSE.as_secs_f64()).max(1.0);
+        (self.tokens + passed * rate).min(burst)
+    }
 }
 
 impl Limits {
@@ -56,12 +68,9 @@ impl Limits {
             return false;
         }
         if let Some(rate) = limit.is.rate {
-            let rate = f64::from(rate.get());
-            let passed = now.saturating_duration_since(limit.counted_at).as_secs_f64();
-            // What was not used is not saved up: a burst is a pause's worth.
-            let burst = (2.0 * rate * PAUSE.as_secs_f64()).max(1.0);
-            limit.tokens = (limit.tokens + passed * rate).min(burst);
+            limit.tokens = limit.tokens_at(rate, now);
             limit.counted_at = now;
+            let rate = f64::from(rate.get());
             if limit.tokens < 1.0 {
                 let next = now + Duration::from_secs_f64((1.0 - limit.tokens) / rate).max(PAUSE);
                 self.wake_at = Some(self.wake_at.map_or(next, |at| at.min(next)));
@@ -71,6 +80,15 @@ impl Limits {
         }
         limit.in_flight += 1;
         true
+    }
+
+    /// Whether a message of `route` would have to wait now.
+    pub(crate) fn keeps(&self, route: usize, now: Instant) -> bool {
+        let Some(limit) = &self.routes[route] else {
+            return false;
+        };
+        let is_full = limit.is.max_in_flight.is_some_and(|most| limit.in_flight >= most);
+        is_full || limit.is.rate.is_some_and(|rate| limit.tokens_at(rate, now) < 1.0)
     }
 
     /// A message of `route` was answered for.

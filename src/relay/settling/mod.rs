@@ -106,6 +106,15 @@ impl Settler {
         self.gathering.settlement.is_empty() && self.writing.is_none()
     }
 
+    /// Whether what became of this row is being written, or is about to be; not of rows that are stuck.
+    pub(crate) fn is_writing(&self, seq: Seq) -> bool {
+        let is_of = |settlement: &Settlement| {
+            settlement.relayed.iter().any(|mark| mark.seq == seq)
+                || settlement.failures.iter().any(|failed| failed.mark.seq == seq)
+        };
+        is_of(&self.gathering.settlement) || self.writing.as_ref().is_some_and(|writing| is_of(&writing.settlement))
+    }
+
     /// A try of stuck rows is under way.
     pub(crate) fn is_trying(&self) -> bool {
         self.writing.as_ref().is_some_and(|writing| writing.settlement.again)

@@ -193,6 +193,11 @@ impl StuckEnds {
         self.rows.len()
     }
 
+    /// Why this row is stuck, if it is.
+    pub(crate) fn trouble_of(&self, seq: Seq) -> Option<(StuckReason, &str)> {
+        self.rows.get(&seq).map(|row| (row.reason, &*row.detail))
+    }
+
     pub(crate) fn of_lane(&self, lane: Lane) -> usize {
         self.rows.values().filter(|row| row.end.mark().lane == lane).count()
     }

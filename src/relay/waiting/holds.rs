@@ -109,6 +109,11 @@ impl Holds {
         hold.is_some_and(|hold| !hold.holders.contains(seq) || !hold.holders.are_going_before(seq))
     }
 
+    /// The first of the rows that hold this key.
+    pub(crate) fn first_holder(&self, topic: &str, key: &str) -> Option<Seq> {
+        self.keys.get(&KeyId::of(topic, key))?.holders.first()
+    }
+
     /// It is queued.
     pub(crate) fn goes(&mut self, topic: &str, key: &str, seq: Seq) {
         if let Some(hold) = self.keys.get_mut(&KeyId::of(topic, key)) {

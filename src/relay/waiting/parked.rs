@@ -29,6 +29,14 @@ impl Holders {
         }
     }
 
+    pub(super) fn first(&self) -> Option<Seq> {
+        match self {
+            Self::None => None,
+            Self::One(one, _) => Some(*one),
+            Self::Many(all) => all.keys().next().copied(),
+        }
+    }
+
     pub(super) fn contains(&self, seq: Seq) -> bool {
         match self {
             Self::None => false,

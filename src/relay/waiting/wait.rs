@@ -80,8 +80,48 @@ impl Wait {
         }
     }
 
+    /// For machines.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Elsewhere => "elsewhere",
+            Self::LaneBehind => "lane_behind",
+            Self::NoRoute => "no_route",
+            Self::RoutePaused => "route_paused",
+            Self::TopicPaused => "topic_paused",
+            Self::TopicBehind => "topic_behind",
+            Self::DestinationPaused => "destination_paused",
+            Self::DestinationTried => "destination_tried",
+            Self::DestinationBehind => "destination_behind",
+            Self::DestinationSlow => "destination_slow",
+            Self::EarlierCommit => "earlier_commit",
+            Self::UnknownHolder => "unknown_holder",
+            Self::EarlierRetry => "earlier_retry",
+            Self::KeyHeld => "key_held",
+            Self::RouteLimit => "route_limit",
+        }
+    }
+
+    /// For people: what to do about it; `None`: it goes on by itself.
+    pub(crate) fn next(self) -> Option<&'static str> {
+        match self {
+            Self::NoRoute => Some("add [[routes]] for it, then: systemctl reload outboxd"),
+            Self::RoutePaused => Some("routes[].paused = false, then: systemctl reload outboxd"),
+            Self::TopicPaused => Some("outboxd resume TOPIC"),
+            Self::DestinationPaused => Some("outboxd check --connect"),
+            Self::EarlierCommit => Some("outboxd status, which lists open transactions"),
+            Self::EarlierRetry | Self::KeyHeld => Some("outboxd status --row, of that message"),
+            Self::Elsewhere
+            | Self::LaneBehind
+            | Self::TopicBehind
+            | Self::DestinationTried
+            | Self::DestinationBehind
+            | Self::DestinationSlow
+            | Self::UnknownHolder
+            | Self::RouteLimit => None,
+        }
+    }
+
     /// For people: why this message was not sent yet.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for whoever asks about one row"))]
     pub(crate) fn sentence(self) -> &'static str {
         match self {
             Self::Elsewhere => "its lane belongs to another instance, or is being handed over",

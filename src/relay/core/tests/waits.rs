@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 
-use super::world::{ACK, Asks, SECOND, World, refused, row};
+use super::world::{ACK, Asks, SECOND, World, refused, row, seqs};
 use crate::delivery::FailureClass;
+use crate::message::Seq;
 use crate::relay::event::{Effect, Event};
 use crate::relay::waiting::wait::Wait;
 use crate::route::Limits;
-use crate::store::{Page, Row, Tenancy};
+use crate::store::{Page, Row, Settled, Stuck, Tenancy};
+use crate::stuck::StuckReason;
 use crate::transport::Probe;
 
+/// The reason, where it is one to wait in the database.
 fn why(world: &World, row: &Row) -> Option<Wait> {
-    world.core.why(row.lane, &row.message)
+    let found = world.core.find(row, world.now);
+    let wait = Wait::ALL.into_iter().find(|wait| wait.as_str() == found.reason);
+    let is_told = |wait: &Wait| found.sentence.starts_with(wait.sentence());
+    assert!(wait.as_ref().is_none_or(is_told), "{found:?}");
+    wait
 }
 
 #[test]
@@ -111,4 +118,77 @@ fn keys_that_are_held() {
     let mut replayed = row(2);
     replayed.message.replay = 1;
     assert_eq!(why(&world, &replayed), Some(Wait::EarlierRetry));
+}
+
+/// Rows in memory are asked about too.
+#[test]
+fn rows_in_memory_are_queued_in_flight_and_written() {
+    let mut world = World::running(Asks::default());
+    let reason = |world: &World, seq: i64| world.core.find(&row(seq), world.now).reason;
+    assert_eq!(reason(&world, 1), "unread");
+    world.page(vec![row(1)]);
+    assert_eq!(reason(&world, 1), "in_flight");
+    world.page(vec![row(2)]);
+    assert_eq!(reason(&world, 2), "queued", "behind the batch before it");
+    let batch = world.batch();
+    world.outcomes(batch, vec![ACK]);
+    assert_eq!(reason(&world, 1), "being_written");
+    assert_eq!(reason(&world, 2), "in_flight");
+    let mut wrong = row(9);
+    wrong.unreadable = Some("its topic is null".into());
+    assert_eq!(reason(&world, 9), "unread");
+    assert_eq!(world.core.find(&wrong, world.now).reason, "rejected");
+}
+
+#[test]
+fn a_row_whose_end_cannot_be_written_says_so() {
+    let mut world = World::running(Asks::default());
+    world.page(vec![row(1)]);
+    let batch = world.batch();
+    world.outcomes(batch, vec![ACK]);
+    world.settlement();
+    world.happens(Event::Settled(Ok(Settled {
+        stuck: vec![Stuck {
+            seq: Seq(1),
+            reason: StuckReason::Refused,
+            detail: "not today".to_owned(),
+        }],
+        ..Settled::default()
+    })));
+    let found = world.core.find(&row(1), world.now);
+    assert_eq!(
+        (&*found.reason, found.next.as_deref()),
+        ("stuck", Some(StuckReason::Refused.todo()))
+    );
+    assert!(found.sentence.ends_with(": not today"), "{found:?}");
+}
+
+#[test]
+fn a_route_that_has_sent_enough_says_so() {
+    let limits = Limits {
+        max_in_flight: Some(1),
+        ..Limits::default()
+    };
+    let mut world = World::running(Asks {
+        limits,
+        ..Asks::default()
+    });
+    let other = || {
+        let mut other = row(2);
+        other.lane = 1;
+        other.message.key = Some("other".into());
+        other
+    };
+    world.page(vec![row(1), other()]);
+    let mut batches = vec![world.batch()];
+    let waiting = if seqs(&batches[0]) == [1] { other() } else { row(1) };
+    assert_eq!(why(&world, &waiting), Some(Wait::RouteLimit));
+    world.outcomes(batches.remove(0), vec![ACK]);
+    assert_ne!(why(&world, &waiting), Some(Wait::RouteLimit));
+}
+
+#[test]
+fn a_core_that_does_not_run_says_that_it_starts() {
+    let world = World::new(Asks::default());
+    assert_eq!(world.core.find(&row(1), world.now).reason, "starting");
 }

@@ -20,3 +20,4 @@ pub mod retention;
 pub mod row_identity;
 pub mod rules;
 pub mod status;
+pub mod why;

@@ -1,7 +1,7 @@
 //! The statements: files of `sql/`, one each, with the schema, table and columns named by placeholder.
 //!
-//! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{paused}`, `{migrations}` are quoted,
-//! schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table, `{text.seq}` ... their names as literals,
+//! A placeholder is `{name}`. `{messages}`, `{lanes}`, `{instances}`, `{attempts}`, `{audit}`, `{paused}`, `{questions}`, `{migrations}` are
+//! quoted, schema-qualified tables; `{c.seq}`, `{c.topic}` ... are quoted columns of the messages table, `{text.seq}` ... their names as literals,
 //! `{known.topic}` ... their values over `m` where the row can be read, null where not; `{lane}` is the lane
 //! expression over the alias `m` and the lists `u` of rows that cannot be read (see `unreadable`); `{name.pending}` is `<table>_pending`, quoted (`{name_text.pending}`: as a literal), for
 //! what belongs to the messages table; `{table_text}` is also what the rows of the service tables, which all outboxes of a schema
@@ -58,12 +58,13 @@ pub const COLUMNS: [&str; 16] = [
 ];
 
 /// The tables that all outboxes of a schema share.
-pub const SERVICE_TABLES: [&str; 6] = [
+pub const SERVICE_TABLES: [&str; 7] = [
     "outboxd_lanes",
     "outboxd_instances",
     "outboxd_attempts",
     "outboxd_audit",
     "outboxd_paused",
+    "outboxd_questions",
     "outboxd_migrations",
 ];
 
@@ -242,6 +243,7 @@ impl Names {
             "instances" => self.qualified("outboxd_instances"),
             "attempts" => self.qualified("outboxd_attempts"),
             "paused" => self.qualified("outboxd_paused"),
+            "questions" => self.qualified("outboxd_questions"),
             "audit" => self.qualified("outboxd_audit"),
             "migrations" => self.qualified("outboxd_migrations"),
             "enqueue" => self.qualified(&self.beside("enqueue")),

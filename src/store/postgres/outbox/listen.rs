@@ -22,6 +22,8 @@ use crate::store::postgres::link::way::Way;
 
 /// Payload of what an instance sends when it comes, goes or hands lanes over; the same text stands in `sql/`.
 const MEMBERSHIP: &str = "outboxd instances";
+/// Payload of what whoever asks an instance something sends; as above.
+const QUESTIONS: &str = "outboxd questions";
 /// How long the probe's notification may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between attempts to connect.
@@ -46,6 +48,8 @@ pub(super) struct Listener {
     pub(super) hint: Arc<Notify>,
     /// Told when instances come or go.
     pub(super) membership: Arc<Notify>,
+    /// Told when somebody asks.
+    pub(super) questions: Arc<Notify>,
 }
 
 /// Why one connection's listening ended.
@@ -101,6 +105,7 @@ pub(crate) async fn hears(way: Way, sql: String, database: Database, probe: Stat
         probe,
         hint: Arc::default(),
         membership: Arc::default(),
+        questions: Arc::default(),
     };
     let connecting = tokio::time::timeout(listener.way.patience(), listener.way.connect());
     let (client, mut connection) = match connecting.await {
@@ -149,6 +154,7 @@ async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
                 Ok(AsyncMessage::Notification(note)) if note.payload() == MEMBERSHIP => {
                     listener.membership.notify_one()
                 }
+                Ok(AsyncMessage::Notification(note)) if note.payload() == QUESTIONS => listener.questions.notify_one(),
                 Ok(AsyncMessage::Notification(_)) => listener.hint.notify_one(),
                 Ok(_) => {}
                 Err(error) => return Some(error),

@@ -74,6 +74,7 @@ pub struct PostgresStore {
     reading: std::sync::Mutex<Arc<Reading>>,
     hint: Arc<Notify>,
     membership: Arc<Notify>,
+    questions: Arc<Notify>,
     said: Said,
     suspicion: Suspicion,
     #[expect(dead_code, reason = "dropping the set ends the listening task")]
@@ -253,6 +254,7 @@ impl PostgresStore {
     pub fn new(database: Database, names: Names, options: StoreOptions) -> Self {
         let hint = Arc::new(Notify::new());
         let membership = Arc::new(Notify::new());
+        let questions = Arc::new(Notify::new());
         let mut listening = JoinSet::new();
         if let Some(way) = options.listen.clone() {
             let sql = names.fill(include_str!("../../../../sql/listen.sql"));
@@ -263,6 +265,7 @@ impl PostgresStore {
                 probe: statement!(names, "probe_listen", [TEXT]),
                 hint: Arc::clone(&hint),
                 membership: Arc::clone(&membership),
+                questions: Arc::clone(&questions),
             }));
         }
         Self {
@@ -276,10 +279,16 @@ impl PostgresStore {
             cursor: std::sync::Mutex::default(),
             hint,
             membership,
+            questions,
             said: Said::default(),
             suspicion: Suspicion::default(),
             listening,
         }
+    }
+
+    /// Returns when somebody may have asked this instance something. A hint, as [`Store::changed`].
+    pub async fn asked(&self) {
+        self.questions.notified().await;
     }
 
     /// Lanes as the statements take them.

@@ -46,7 +46,7 @@ pub struct Migration {
 }
 
 /// All of them, oldest first.
-pub const MIGRATIONS: [Migration; 7] = [
+pub const MIGRATIONS: [Migration; 8] = [
     Migration {
         version: 1,
         name: "0001_outbox.sql",
@@ -81,6 +81,11 @@ pub const MIGRATIONS: [Migration; 7] = [
         version: 7,
         name: "0007_outboxes_and_stuck_rows.sql",
         text: include_str!("../../../../sql/migrations/0007_outboxes_and_stuck_rows.sql"),
+    },
+    Migration {
+        version: 8,
+        name: "0008_questions.sql",
+        text: include_str!("../../../../sql/migrations/0008_questions.sql"),
     },
 ];
 

@@ -43,7 +43,7 @@ const OUTBOX: [(&str, &[&str]); 16] = [
 ];
 
 /// Columns of the service tables. Their types are ours: the migrations made them.
-const SERVICE: [(&str, &[&str]); 5] = [
+const SERVICE: [(&str, &[&str]); 6] = [
     ("outboxd_lanes", &["outbox", "lane", "owner", "epoch"]),
     (
         "outboxd_instances",
@@ -82,6 +82,10 @@ const SERVICE: [(&str, &[&str]); 5] = [
         ],
     ),
     ("outboxd_paused", &["outbox", "topic", "at", "who"]),
+    (
+        "outboxd_questions",
+        &["outbox", "id", "instance", "seq", "at", "answer"],
+    ),
 ];
 
 /// A schema the relay can work with.
