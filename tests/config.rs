@@ -366,6 +366,10 @@ fn routes_are_checked_one_by_one() {
             "topic = \"*\"\nbackoff_min = \"1h\"\nbackoff_max = \"5m\"",
             "routes[0].backoff_min: 1h is above routes[0].backoff_max (5m)",
         ),
+        (
+            "topic = \"*\"\nbackoff_min = \"soon\"",
+            "routes[0].backoff_min: \"soon\" is no duration",
+        ),
         ("topic = \"*\"\nrate = 0", "routes[0].rate: 0 is not within"),
         ("topic = \"*\"\nprio = 0", "routes[0].prio: unknown key"),
     ];

@@ -97,6 +97,20 @@ fn key(name: &str) -> String {
     indexed(&name[PREFIX.len()..]).to_lowercase().replace("__", ".")
 }
 
+/// The `config` crate says `routes[0]rate` where one writes `routes[0].rate`.
+fn dotted(key: &str) -> String {
+    let mut written = String::with_capacity(key.len() + 1);
+    let mut after_index = false;
+    for c in key.chars() {
+        if after_index && !matches!(c, '.' | '[') {
+            written.push('.');
+        }
+        after_index = c == ']';
+        written.push(c);
+    }
+    written
+}
+
 /// Reads `path` and the environment over it.
 pub(super) fn read(path: &Path, variables: &Variables) -> Result<Raw, ConfigError> {
     let text = match std::fs::read_to_string(path) {
@@ -137,7 +151,7 @@ pub(super) fn parse(text: &str, path: &Path, variables: &Variables) -> Result<Ra
             problem: fault.problem,
         },
         (None, Some(key)) => ConfigError::Value {
-            key,
+            key: dotted(&key),
             problem: fault.problem,
         },
         (None, None) => ConfigError::Value {
