@@ -1,3 +1,3 @@
 -- What was answered to question $1; null: nothing yet.
 -- Locks nothing. Primary key.
-select (select q.answer::text from {questions} q where q.outbox = {table_text} and q.id = $1)
+select (select q.answer from {questions} q where q.outbox = {table_text} and q.id = $1)

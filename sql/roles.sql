@@ -51,7 +51,7 @@ grant select, insert (outbox, instance, seq), update (answer), delete on {questi
 grant select on {lanes}, {instances}, {attempts}, {audit}, {paused}, {migrations} to outboxd_operator;
 grant delete on {attempts} to outboxd_operator;
 grant insert (outbox, topic, who), delete on {paused} to outboxd_operator;
-grant select, insert (outbox, instance, seq), delete on {questions} to outboxd_operator;
+grant select, insert (outbox, instance, seq) on {questions} to outboxd_operator;
 grant insert (outbox, who, command, action, filter, count, detail) on {audit} to outboxd_operator;
 
 do $$

@@ -40,6 +40,7 @@ pub mod http;
 mod lock;
 pub mod message;
 pub mod relay;
+pub mod repeat;
 pub mod route;
 pub mod store;
 pub mod stuck;

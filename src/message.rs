@@ -5,6 +5,7 @@
 
 mod key_id;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -116,6 +117,15 @@ impl Message {
         } else {
             0
         }
+    }
+}
+
+/// `text`, and of a long one its first `most` characters, for people.
+#[must_use]
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}...", &text[..end]).into(),
+        None => text.into(),
     }
 }
 

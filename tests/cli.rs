@@ -195,7 +195,7 @@ fn migrate_prints_applies_and_reports() {
             .done()
             .lines()
             .count(),
-        7
+        8
     );
     assert_eq!(site.one("select atttypid::regtype from pg_attribute where attrelid = 'other.outbox_messages'::regclass and attname = 'payload'"), "bytea");
     assert_eq!(site.call(&["migrate", "--payload-type", "xml"]).code, 64);

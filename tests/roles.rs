@@ -143,6 +143,8 @@ async fn the_relay_and_the_operator_have_their_limits() {
             "update outboxd_lanes set owner = 'me'",
             "delete from outboxd_instances",
             "update outboxd_questions set answer = '{}'",
+            "delete from outboxd_questions",
+            "begin; lock table outboxd_questions in access exclusive mode",
             "insert into outboxd_attempts (seq, message_id, attempt, class, code) values (1, '', 1, '', '')",
         ],
     );
@@ -356,11 +358,7 @@ fn each_right_of_the_operator_is_some_verbs_own() {
     let site = Called::migrated();
     site.one(
         "insert into outbox_messages (topic, payload, failed_at) values ('a', '1', now());
-         insert into outbox_messages (topic, payload, relayed_at) values ('a', '1', now() - interval '1 minute');
-         insert into outbox_messages (topic, payload) values ('a', '1');
-         insert into outboxd_instances (instance, session, machine, lanes, renewed_at, expires_at)
-         values ('b', gen_random_uuid(), 'm', 64, now(), now() + interval '1 hour');
-         update outboxd_lanes set owner = 'b'",
+         insert into outbox_messages (topic, payload, relayed_at) values ('a', '1', now() - interval '1 minute')",
     );
     let line = r#"{"topic": "a", "payload": 1, "priority": 1, "max_attempts": 3, "headers": {}}"#;
     let mut cases: Vec<(String, &str, &[&str], &str)> = Vec::new();
@@ -375,10 +373,6 @@ fn each_right_of_the_operator_is_some_verbs_own() {
     add("select", &[""], messages, &["status"], "");
     for table in ["outboxd_lanes", "outboxd_instances", "outboxd_paused"] {
         add("select", &[""], table, &["status"], "");
-    }
-    let asks = &["status", "--row", "3"];
-    for privilege in ["select", "insert", "delete"] {
-        add(privilege, &[""], "outboxd_questions", asks, "");
     }
     add("select", &[""], "outboxd_attempts", &["failed", "show", "1"], "");
     let columns = ["topic", "key", "payload", "headers", "available_at"];

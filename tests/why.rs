@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::broker::{Broker, Kind};
 use crate::support::daemon::{Daemon, Site};
-use crate::support::postgres::{Cluster, Session};
+use crate::support::postgres::{Cluster, Database, Session};
 use crate::support::{eventually, together};
 
 const ROUTES: &str = r#"
@@ -71,20 +71,9 @@ async fn row(session: &Session, columns: &str, values: &str) -> i64 {
     session.count(&insert).await
 }
 
-#[tokio::test]
-async fn a_message_says_why_it_was_not_sent_yet() {
-    let _guard = together().await;
-    let (broker, frozen) = (Broker::start(Kind::Nats), Broker::start(Kind::Nats));
-    broker
-        .prepare(&["paused", "ordered", "limited", "a", "stopped", "trouble"])
-        .await;
-    frozen.prepare(&["slow"]).await;
-    let database = Cluster::shared().database().await;
-    let transports = broker.section("main") + &frozen.section("frozen");
-    let site = Site::new(&database, &(transports + ROUTES));
-    site.migrate();
-    let session = database.connect().await;
-    let mut planted: BTreeMap<&str, i64> = BTreeMap::new();
+/// Rows whose reason stands in the database, or is the same whenever they are asked about.
+async fn plant(session: &Session) -> BTreeMap<&'static str, i64> {
+    let mut planted = BTreeMap::new();
     for (reason, columns, values) in [
         ("relayed", "topic, relayed_at", "'a', now()"),
         (
@@ -104,46 +93,82 @@ async fn a_message_says_why_it_was_not_sent_yet() {
         ("topic_paused", "topic", "'stopped'"),
         ("destination_paused", "topic", "'dark'"),
     ] {
-        planted.insert(reason, row(&session, columns, values).await);
+        planted.insert(reason, row(session, columns, values).await);
     }
+    planted
+}
+
+#[tokio::test]
+async fn a_message_says_why_it_was_not_sent_yet() {
+    let _guard = together().await;
+    let (broker, frozen) = (Broker::start(Kind::Nats), Broker::start(Kind::Nats));
+    broker
+        .prepare(&["paused", "ordered", "limited", "a", "stopped", "trouble"])
+        .await;
+    frozen.prepare(&["slow"]).await;
+    let database = Cluster::shared().database().await;
+    let transports = broker.section("main") + &frozen.section("frozen");
+    let site = Site::new(&database, &(transports + ROUTES));
+    site.migrate();
+    let session = database.connect().await;
+    let planted = plant(&session).await;
     assert_eq!(reason(&site, planted["no_route"]), "no_instance", "nobody runs");
     site.succeed(&["pause", "stopped"]);
     let daemon = site.start().await;
     for (reason, seq) in &planted {
         becomes(&site, *seq, reason).await;
     }
-    let sentence = |reason: &str| why(&site, planted[reason])["sentence"].as_str().unwrap().to_owned();
-    let holder = planted["retry"];
+    let holder = format!(": message {}", planted["retry"]);
+    for (reason, says) in [
+        ("key_held", holder.as_str()),
+        ("retry", "the broker said no"),
+        ("failed", "the broker said no"),
+        ("destination_paused", "dark (transport main)"),
+        ("topic_paused", "\"stopped\""),
+    ] {
+        let said = why(&site, planted[reason])["sentence"].as_str().unwrap().to_owned();
+        assert!(said.contains(says), "{said}");
+    }
+    what_only_a_running_relay_knows(&site, &database, &session).await;
+    frozen.freeze();
+    let slow = row(&session, "topic", "'slow'").await;
+    becomes(&site, slow, "in_flight").await;
+    let said = why(&site, slow);
     assert!(
-        sentence("key_held").ends_with(&format!(": message {holder}")),
-        "{}",
-        sentence("key_held")
+        said["sentence"].as_str().unwrap().contains("slow (transport frozen)"),
+        "{said}"
     );
-    assert!(
-        sentence("retry").contains("the broker said no"),
-        "{}",
-        sentence("retry")
-    );
-    assert!(
-        sentence("destination_paused").contains("dark (transport main)"),
-        "{}",
-        sentence("destination_paused")
-    );
+    frozen.thaw();
+    becomes(&site, slow, "relayed").await;
+    over_http(&daemon, &site, &planted).await;
+    for_people(&site, &planted);
 
-    // What only a running relay knows.
+    daemon.freeze();
+    let asked = Instant::now();
+    assert_eq!(reason(&site, planted["no_route"]), "no_answer");
+    assert!(
+        asked.elapsed() < Duration::from_secs(20),
+        "it is not waited for for ever"
+    );
+    daemon.thaw();
+    daemon.kill9();
+    becomes(&site, planted["no_route"], "no_instance").await;
+}
+
+async fn what_only_a_running_relay_knows(site: &Site, database: &Database, session: &Session) {
     let other = database.connect().await;
     other
         .run("begin; insert into outbox_messages (topic, payload) values ('a', '{}')")
         .await;
-    let ordered = row(&session, "topic", "'ordered'").await;
-    becomes(&site, ordered, "earlier_commit").await;
+    let ordered = row(session, "topic", "'ordered'").await;
+    becomes(site, ordered, "earlier_commit").await;
     other.run("commit").await;
-    becomes(&site, ordered, "relayed").await;
-    for _ in 0..30 {
-        row(&session, "topic, key", "'limited', 'k'").await;
+    becomes(site, ordered, "relayed").await;
+    for _ in 0..60 {
+        row(session, "topic, key", "'limited', 'k'").await;
     }
     let last = session.count("select max(seq) from outbox_messages").await;
-    becomes(&site, last, "route_limit").await;
+    becomes(site, last, "route_limit").await;
     session
         .run(
             "create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not today'; end $$;
@@ -151,57 +176,23 @@ async fn a_message_says_why_it_was_not_sent_yet() {
              execute function refuse()",
         )
         .await;
-    let stuck = row(&session, "topic", "'trouble'").await;
-    becomes(&site, stuck, "stuck").await;
-    assert!(
-        why(&site, stuck)["sentence"]
-            .as_str()
-            .unwrap()
-            .contains("function refuse")
-    );
-    frozen.freeze();
-    let slow = row(&session, "topic", "'slow'").await;
-    becomes(&site, slow, "in_flight").await;
-    assert!(
-        why(&site, slow)["sentence"]
-            .as_str()
-            .unwrap()
-            .contains("slow (transport frozen)")
-    );
-    frozen.thaw();
-    becomes(&site, slow, "relayed").await;
-    over_http(&daemon, &site, &planted).await;
+    let stuck = row(session, "topic", "'trouble'").await;
+    becomes(site, stuck, "stuck").await;
+    let said = why(site, stuck);
+    assert!(said["sentence"].as_str().unwrap().contains("function refuse"), "{said}");
+}
 
-    // For people, in 80 columns; and what is not there.
+/// In 80 columns; and what is not there.
+fn for_people(site: &Site, planted: &BTreeMap<&str, i64>) {
     let said = site.succeed(&["status", "--row", &planted["destination_paused"].to_string()]);
     assert!(said.lines().all(|line| line.chars().count() <= 80), "{said}");
-    assert!(
-        said.contains("topic dark: pending for") && said.contains("next: outboxd check --connect"),
-        "{said}"
-    );
+    let parts = ["topic dark: pending for", "next: outboxd check --connect"];
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
     let missing = site.outboxd(&["status", "--row", "999999"]);
     assert_eq!(missing.status.code(), Some(1));
     let missing = String::from_utf8(missing.stderr).unwrap();
-    assert!(
-        missing.contains("there is no message 999999") && missing.lines().count() == 1,
-        "{missing}"
-    );
-    assert_eq!(
-        session.count("select count(*) from outboxd_questions").await,
-        0,
-        "nothing is left over"
-    );
-
-    daemon.freeze();
-    let asked = Instant::now();
-    assert_eq!(reason(&site, planted["no_route"]), "no_answer");
-    assert!(
-        asked.elapsed() < Duration::from_secs(10),
-        "it is not waited for for ever"
-    );
-    daemon.thaw();
-    daemon.kill9();
-    becomes(&site, planted["no_route"], "no_instance").await;
+    assert!(missing.contains("there is no message 999999"), "{missing}");
+    assert_eq!(missing.lines().count(), 1, "{missing}");
 }
 
 /// The same over HTTP.
@@ -222,6 +213,97 @@ async fn over_http(daemon: &Daemon, site: &Site, planted: &BTreeMap<&str, i64>) 
         let answer = daemon.get(&format!("/api/v1/messages/{path}")).await.unwrap();
         assert_eq!(answer.0, code, "{answer:?}");
     }
+}
+
+/// Whatever a row says, and whoever holds the questions locked: answers stay short, and relaying goes on.
+#[tokio::test]
+async fn odd_rows_and_locked_questions_harm_nobody() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["light"]).await;
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &(broker.section("main") + "[[routes]]\ntopic = \"*\"\n"));
+    site.migrate();
+    let daemon = site.start().await;
+    let session = database.connect().await;
+    for (columns, values, wanted) in [
+        ("topic", "repeat('t', 3000000)", &["rejected", "failed"][..]),
+        (
+            "topic, key",
+            "'dark', repeat('k', 5000000)",
+            &["rejected", "failed", "destination_paused"],
+        ),
+        ("topic", "'dark.☃'", &["destination_paused", "failed"]),
+        ("topic, key", r"'dark', E'k\x01☃'", &["destination_paused"]),
+        ("topic, available_at", "'dark', 'infinity'", &["delayed"]),
+        ("topic, available_at", "'dark', '-infinity'", &["destination_paused"]),
+        ("topic, attempt", "'dark', -5", &["destination_paused"]),
+        ("topic, seq", "'dark', -5", &["destination_paused"]),
+        ("topic, seq", "'dark', 9223372036854775806", &["destination_paused"]),
+    ] {
+        let seq = row(&session, columns, values).await;
+        let started = Instant::now();
+        let mut said = why(&site, seq);
+        while !wanted.contains(&said["reason"].as_str().unwrap()) {
+            assert!(started.elapsed() < Duration::from_secs(20), "{columns}: {said}");
+            said = why(&site, seq);
+        }
+        let length = said.to_string().len();
+        assert!(length < 8_000, "{columns}: {length} bytes");
+    }
+    for locks in [
+        "lock table outboxd_questions in access exclusive mode",
+        "delete from outboxd_questions; insert into outboxd_questions (outbox, instance, seq) values ('x', 'y', 1)",
+    ] {
+        let holder = database.connect().await;
+        holder.run(&format!("begin; {locks}")).await;
+        let started = Instant::now();
+        let delayed = "'light', now() + interval '1 second'";
+        let seq = row(&session, "topic, available_at", delayed).await;
+        let relayed = format!("select count(*) from outbox_messages where seq = {seq} and relayed_at is not null");
+        eventually("a delayed row is relayed", Duration::from_secs(10), || async {
+            (session.count(&relayed).await == 1).then_some(())
+        })
+        .await;
+        println!("{locks}: {:?}", started.elapsed());
+        holder.run("rollback").await;
+    }
+    eventually("nothing is left over", Duration::from_secs(60), || async {
+        (session.count("select count(*) from outboxd_questions").await == 0).then_some(())
+    })
+    .await;
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
+}
+
+/// Whoever may look and not ask is told what the row says, and who could ask.
+#[tokio::test]
+async fn who_may_not_ask_is_told_so() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    let database = Cluster::shared().database().await;
+    let site = Site::new(&database, &(broker.section("main") + "[[routes]]\ntopic = \"*\"\n"));
+    site.migrate();
+    let daemon = site.start().await;
+    let session = database.connect().await;
+    let seq = row(&session, "topic", "'dark'").await;
+    becomes(&site, seq, "destination_paused").await;
+    session
+        .run(&format!(
+            "alter database {} set default_transaction_read_only = on",
+            database.name
+        ))
+        .await;
+    let said = why(&site, seq);
+    session
+        .run(&format!(
+            "set default_transaction_read_only = off; alter database {} reset default_transaction_read_only",
+            database.name
+        ))
+        .await;
+    assert_eq!(said["state"], "pending", "{said}");
+    assert_eq!(said["reason"], "cannot_ask", "{said}");
+    assert!(said["sentence"].as_str().unwrap().contains("read-only"), "{said}");
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }
 
 /// Whoever has the message's lane is asked, and one that does not listen for notifications finds the question all the same.

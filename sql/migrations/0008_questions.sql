@@ -1,6 +1,6 @@
 -- Why a message was not sent yet: what people ask an instance about one message, and its answer.
 --
--- Locks: only the table it creates. It is empty but for the seconds an answer takes.
+-- Locks: only the table it creates. It is empty but for the seconds an answer takes: the instances clean it.
 
 create table if not exists {questions} (
     id       bigint generated always as identity primary key,
@@ -9,5 +9,7 @@ create table if not exists {questions} (
     instance text not null,
     seq      bigint not null,
     at       timestamptz not null default now(),
-    answer   jsonb
+    -- JSON in ASCII: a database in any encoding takes it.
+    answer   text
 );
+create index if not exists outboxd_questions_open on {questions} (outbox, instance, id) where answer is null;

@@ -28,7 +28,7 @@ pub(super) struct Args {
     #[arg(long)]
     watch: bool,
     /// Why this message has not been sent: its seq, the number in the outbox
-    #[arg(long, value_name = "SEQ", conflicts_with = "watch")]
+    #[arg(long, value_name = "SEQ", conflicts_with = "watch", allow_negative_numbers = true)]
     row: Option<i64>,
 }
 

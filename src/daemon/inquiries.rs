@@ -1,12 +1,13 @@
 //! Answers what people ask this instance about messages: see `desk::why`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::relay::{self, Asker, Inquiries};
+use crate::relay::{self, About, Asker, Inquiries};
+use crate::repeat::Repeat;
 use crate::store::StoreError;
 use crate::store::postgres::desk::why::{self, Question};
 use crate::store::postgres::link::database::Database;
@@ -18,8 +19,10 @@ use crate::telemetry::health::chain;
 const LOOK: Duration = Duration::from_secs(1);
 /// Whoever may connect to the database may tell of them: that is not to keep the connection busy.
 const AT_MOST: Duration = Duration::from_millis(20);
-/// The engine answers between two events: whoever waits longer has a better question.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The engine answers between two events, or with the next look.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// The statements of a question take so long at most.
+const BRIEF: Duration = Duration::from_millis(700);
 /// The database, or the right to read the questions, may be back by then.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
 
@@ -58,15 +61,16 @@ impl Answering {
     }
 
     async fn answer_for_ever(&self) {
-        let mut said = false;
+        let mut failing = Repeat::default();
         loop {
             let answered = self.answer_all().await;
-            if let Err(error @ StoreError::Misconfigured(_)) = &answered
-                && !std::mem::replace(&mut said, true)
+            if let Err(error) = &answered
+                && let Some(count) = failing.occurred(Instant::now())
             {
                 let error = chain(error);
                 tracing::warn!(
                     error,
+                    count,
                     "questions about messages (outboxd status --row) cannot be answered"
                 );
             }
@@ -77,18 +81,22 @@ impl Answering {
         }
     }
 
+    /// Nobody waits for locks here, and not for long: the connection is the one that retries and sweeps share.
     async fn answer_all(&self) -> Result<(), StoreError> {
-        for question in why::questions(&self.database, &self.names, &self.instance).await? {
-            self.answer(question).await?;
+        let database = self.database.within(BRIEF);
+        let mut ended = Ok(());
+        for question in why::questions(&database, &self.names, &self.instance).await? {
+            let answered = self.answer(question).await;
+            ended = ended.and(answered);
         }
-        Ok(())
+        ended
     }
 
     async fn answer(&self, question: Question) -> Result<(), StoreError> {
-        let engine = |row| async move {
-            let answer = tokio::time::timeout(PATIENCE, self.engine.ask(row)).await;
+        let engine = |row, waited| async move {
+            let answer = tokio::time::timeout(PATIENCE, self.engine.ask(About { row, waited })).await;
             answer.ok().flatten()
         };
-        why::answer(&self.database, &self.names, question, engine).await
+        why::answer(&self.database.within(BRIEF), &self.names, question, engine).await
     }
 }

@@ -31,6 +31,8 @@ pub(super) const LIMIT: Duration = Duration::from_millis(1_600);
 const CHANGE_LIMIT: Duration = Duration::from_secs(8);
 /// For how long an answer is given again.
 const FRESH: Duration = Duration::from_secs(2);
+/// Questions to instances at a time.
+const INQUIRIES: usize = 4;
 /// Answers kept at most.
 const KEPT: usize = 32;
 
@@ -76,7 +78,7 @@ impl Desk {
             outbox,
             telemetry,
             questions: Semaphore::new(1),
-            inquiries: Semaphore::new(1),
+            inquiries: Semaphore::new(INQUIRIES),
             changes: Semaphore::new(1),
             answers: Mutex::default(),
         }
@@ -91,25 +93,22 @@ impl Desk {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        self.ask_at(&self.questions, question).await
-    }
-
-    /// As [`Self::ask`], for what an instance may be asked about: nobody else waits meanwhile.
-    pub(super) async fn inquire<T, F>(&self, question: impl FnOnce(Outbox) -> F) -> Result<T, Refusal>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        self.ask_at(&self.inquiries, question).await
-    }
-
-    async fn ask_at<T, F>(&self, gate: &Semaphore, question: impl FnOnce(Outbox) -> F) -> Result<T, Refusal>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
         let started = Instant::now();
         self.database_is_there()?;
-        let _turn = turn(gate, LIMIT).await?;
+        let _turn = turn(&self.questions, LIMIT).await?;
         let outbox = self.within(LIMIT.saturating_sub(started.elapsed()));
+        question(outbox).await.map_err(|error| self.refusal(&error))
+    }
+
+    /// As [`Self::ask`], for what an instance is asked about: a few at a time, and nobody else waits meanwhile. The question has
+    /// all but `wait` of [`LIMIT`].
+    pub(super) async fn inquire<T, F>(&self, wait: Duration, question: impl FnOnce(Outbox) -> F) -> Result<T, Refusal>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.database_is_there()?;
+        let _turn = turn(&self.inquiries, wait).await?;
+        let outbox = self.within(LIMIT.saturating_sub(wait));
         question(outbox).await.map_err(|error| self.refusal(&error))
     }
 

@@ -11,10 +11,9 @@ use super::answer::{self, Refusal};
 use super::{Outbox, State};
 use crate::store::postgres::desk::why;
 
-/// An instance looks for questions every second, and the question is answered within [`super::desk::LIMIT`].
-const PATIENCE: Duration = Duration::from_millis(1_300);
-/// A key that is longer, in characters, is cut.
-const KEY_MAX: usize = 1_000;
+/// An instance looks for questions every second. With the time to wait for one's turn this is less than [`super::desk::LIMIT`].
+const PATIENCE: Duration = Duration::from_millis(1_200);
+const TURN: Duration = Duration::from_millis(200);
 
 /// What `outboxd status --row --json` prints.
 pub(super) async fn why(
@@ -27,9 +26,9 @@ pub(super) async fn why(
             "{text:?} is no seq: the number of a message in the outbox"
         )));
     };
-    let look = async |outbox: Outbox| why::why(&outbox.database, &outbox.names, seq, PATIENCE).await;
-    match state.desk()?.inquire(look).await? {
-        Some(why) => Ok(answer::json(StatusCode::OK, &why.shortened(KEY_MAX))),
+    let look = |outbox: Outbox| async move { why::why(&outbox.database, &outbox.names, seq, PATIENCE).await };
+    match state.desk()?.inquire(TURN, look).await? {
+        Some(why) => Ok(answer::json(StatusCode::OK, &why)),
         None => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             format!("there is no message {seq}"),

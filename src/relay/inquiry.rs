@@ -8,10 +8,18 @@ use crate::whereabouts::Whereabouts;
 /// Questions that may wait for their answers.
 const WAITING: usize = 32;
 
+/// What is asked about: a pending row, which waits for no time any more.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// As it stands in the database; its payload and headers are of no matter.
+    pub row: Row,
+    /// It waited for a time, which has come.
+    pub waited: bool,
+}
+
 /// A question.
 pub(super) struct Inquiry {
-    /// The row, as it stands in the database; its payload and headers are of no matter.
-    pub(super) row: Row,
+    pub(super) about: About,
     pub(super) answer: oneshot::Sender<Whereabouts>,
 }
 
@@ -30,10 +38,10 @@ pub fn inquiries() -> (Asker, Inquiries) {
 }
 
 impl Asker {
-    /// Where this pending row stands. Its payload and headers are of no matter. `None`: the relay has ended.
-    pub async fn ask(&self, row: Row) -> Option<Whereabouts> {
+    /// Where this row stands. `None`: the relay has ended.
+    pub async fn ask(&self, about: About) -> Option<Whereabouts> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Inquiry { row, answer }).await.ok()?;
+        self.0.send(Inquiry { about, answer }).await.ok()?;
         answered.await.ok()
     }
 }

@@ -78,7 +78,7 @@ use crate::transport::Transport;
 use self::core::Setup;
 pub use driver::plan;
 use driver::{Driver, Ports};
-pub use inquiry::{Asker, Inquiries, inquiries};
+pub use inquiry::{About, Asker, Inquiries, inquiries};
 pub use options::{Options, RelayError};
 use owning::lease::LeaseTask;
 use owning::standing::Standing;

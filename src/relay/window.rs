@@ -166,7 +166,7 @@ impl Window {
         self.bytes -= bytes;
     }
 
-    /// The row's end is written (or it went back to the database): whoever reads from now on sees the truth.
+    /// The row's end is written, or it went back to the database: reads that begin from now on see it as it is there.
     pub(crate) fn forget(&mut self, seq: Seq) {
         let Some(lane) = self.rows.remove(&seq) else { return };
         self.of_lane[usize::from(lane)] -= 1;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::log::Repeat;
 use crate::backlog::{Backlog, Pending};
+use crate::repeat::Repeat;
 use crate::stuck::{self, StuckReason, StuckRow};
 use crate::trouble::{About, LockWait};
 

@@ -20,9 +20,9 @@ use tokio::time::Instant;
 pub(super) use super::facts::ago;
 use super::facts::seconds;
 pub use super::facts::{Away, Facts, Locked, Paused, Reason, SILENCE_MAX, STALL_MAX};
-use super::log::Repeat;
 use crate::backlog::Backlog;
 use crate::lock::lock;
+use crate::repeat::Repeat;
 use crate::stuck::{StuckReason, StuckRow};
 pub(crate) use crate::trouble::chain;
 use crate::trouble::{self, LockWait};
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn rows_due_and_nothing_moving_without_a_reason_bites() {
+    async fn rows_due_and_nothing_moving_without_a_reason_call_for_a_restart() {
         let health = running();
         advance(MINUTE).await;
         health.backlog(due(1, 5));
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_engine_bites_whatever_it_said_last() {
+    async fn a_silent_engine_calls_for_a_restart_whatever_it_said_last() {
         let health = running();
         health.backlog(due(0, 0));
         advance(SILENCE_MAX).await;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
 use super::health::Paused;
-use super::log::REPEAT_INTERVAL;
+use crate::repeat::REPEAT_INTERVAL;
 
 /// Destinations of a transport that get a line of their own within 30 s.
 const NAMED_MAX: usize = 10;

@@ -35,8 +35,6 @@ pub mod redis;
 pub mod settings;
 pub mod stdout;
 #[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
-mod throttle;
-
 use std::sync::Arc;
 use std::time::Duration;
 

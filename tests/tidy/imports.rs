@@ -12,9 +12,10 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("backlog", &[]),
     ("finding", &[]),
     ("lock", &[]),
+    ("repeat", &["lock"]),
     ("stuck", &[]),
     ("trouble", &[]),
-    ("whereabouts", &[]),
+    ("whereabouts", &["message"]),
     ("delivery", &["backoff"]),
     ("route", &["delivery", "backoff"]),
     ("store", &["message", "delivery", "stuck"]),
@@ -44,7 +45,10 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("transport", &["message", "delivery", "finding", "lock"]),
-    ("transport::*", &["transport", "message", "delivery", "finding", "lock"]),
+    (
+        "transport::*",
+        &["transport", "message", "delivery", "finding", "lock", "repeat"],
+    ),
     (
         "relay",
         &[
@@ -53,6 +57,7 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
             "delivery",
             "route",
             "message",
+            "repeat",
             "stuck",
             "telemetry",
             "whereabouts",
@@ -75,7 +80,9 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "telemetry",
-        &["delivery", "message", "route", "stuck", "trouble", "backlog", "lock"],
+        &[
+            "delivery", "message", "route", "stuck", "trouble", "backlog", "lock", "repeat",
+        ],
     ),
     (
         "http",
@@ -125,7 +132,17 @@ const PORTS_END_AT: &[&str] = &["store::postgres", "transport::*"];
 
 /// Modules that know no runtime: plain functions over plain values.
 const PURE: &[&str] = &[
-    "backlog", "message", "delivery", "backoff", "finding", "lock", "route", "stuck", "trouble",
+    "backlog",
+    "message",
+    "delivery",
+    "backoff",
+    "finding",
+    "lock",
+    "repeat",
+    "route",
+    "stuck",
+    "trouble",
+    "whereabouts",
 ];
 
 /// Crates that only one folder may name. A transport's are those of the feature of its name, by `Cargo.toml`.

@@ -33,7 +33,8 @@ pub struct Source {
 impl Source {
     pub fn parse(path: &str, text: &str) -> Result<Self, String> {
         let mut items = syn::parse_file(text).map_err(|error| format!("{path}: does not parse: {error}"))?;
-        if is_test(&items.attrs) {
+        // `#[cfg(test)] mod tests;` stands in another file.
+        if is_test(&items.attrs) || module_of(path).split("::").any(|segment| segment == "tests") {
             items.items.clear();
         }
         remove_tests(&mut items.items);

@@ -82,7 +82,7 @@ impl Admission<'_> {
                     };
                 }
                 Err(none) if none.is_missing && options.unrouted == Unrouted::Wait => {
-                    self.waiting.unrouted.wait(&message.topic, &none.reason, telemetry);
+                    self.waiting.unrouted.wait(&message.topic, telemetry);
                     return Offered::Waits(Wait::NoRoute);
                 }
                 Err(none) => rejected(none.code, none.reason),

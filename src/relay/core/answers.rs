@@ -105,7 +105,9 @@ impl Answers<'_> {
 
     /// Nothing that was read can be sent now.
     fn is_of_no_use(&self, count: Count) -> bool {
-        count.offered > 0 && count.lagging == count.offered && !self.sending.destinations.any_transport_at_peace()
+        count.offered > 0
+            && count.lagging == count.offered
+            && !self.sending.destinations.some_transport_has_none_paused()
     }
 
     /// Nothing waits for a commit any more: takes back what was said.

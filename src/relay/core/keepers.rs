@@ -99,12 +99,12 @@ impl Keepers<'_> {
 
     /// Why a pending message that is not in memory was not sent: what would keep it if it turned up now. `None`: nothing, or nobody
     /// here has seen it yet.
-    pub(super) fn why(self, lane: Lane, message: &Message, setup: &Setup) -> Option<Wait> {
-        let waits_for_a_time = message.attempt > 1 || message.replay > 0;
+    /// `waited`: it waited for a time, which has come.
+    pub(super) fn why(self, lane: Lane, message: &Message, waited: bool, setup: &Setup) -> Option<Wait> {
         let row = Sighting {
             lane,
             message,
-            found: if waits_for_a_time { &Found::Due } else { &Found::Passing },
+            found: if waited { &Found::Due } else { &Found::Passing },
             is_holder: self.waiting.holds.is_holder(message.seq),
         };
         if let Some(wait) = self.lane(row) {
@@ -123,9 +123,12 @@ impl Keepers<'_> {
             keeps.then_some(Wait::KeyHeld)
         };
         // In commit order a destination lags because of the numbers it waits for, as a rule.
-        let root = |wait, id| match wait {
-            Wait::DestinationBehind if self.is_early(row, id) => Wait::EarlierCommit,
-            other => other,
+        let root = |wait, id| {
+            if wait == Wait::DestinationBehind && self.is_early(row, id) {
+                Wait::EarlierCommit
+            } else {
+                wait
+            }
         };
         self.topic(row, route)
             .or_else(|| known.and_then(|id| self.destination(row, id).map(|wait| root(wait, id))))

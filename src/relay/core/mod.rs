@@ -29,10 +29,11 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::message::Seq;
-use crate::store::{Row, Settled, StoreError, Tenancy};
+use crate::store::{Settled, StoreError, Tenancy};
 use crate::whereabouts::Whereabouts;
 
 use super::event::{Effect, Event, Underway};
+use super::inquiry::About;
 use super::options::RelayError;
 use super::owning::standing::Standing;
 
@@ -153,9 +154,13 @@ impl Core {
     }
 
     /// Where a pending row stands.
-    pub(super) fn find(&self, row: &Row, now: Instant) -> Whereabouts {
-        let (setup, parts, phase) = (&self.setup, &self.parts, self.course.phase);
-        Search { setup, parts, phase }.find(row, now)
+    pub(super) fn find(&self, about: &About, now: Instant) -> Whereabouts {
+        let search = Search {
+            setup: &self.setup,
+            parts: &self.parts,
+            course: &self.course,
+        };
+        search.find(about, now)
     }
 
     /// When something is to be started, as far as time alone decides.

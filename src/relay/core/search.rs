@@ -4,37 +4,45 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::message::Message;
+use crate::message::{Message, Seq, shortened};
+use crate::relay::inquiry::About;
 use crate::relay::sending::lanes::{Entry, QueueId};
 use crate::relay::waiting::found::DestinationId;
 use crate::relay::waiting::wait::Wait;
-use crate::store::{Lane, Row};
+use crate::store::Lane;
 use crate::whereabouts::Whereabouts;
 
-use super::course::Phase;
+use super::course::Course;
 use super::parts::Parts;
 use super::setup::Setup;
+
+/// Characters of a topic or a name that are shown: whoever inserts rows chooses them.
+const SHOWN: usize = 200;
 
 /// See the module.
 pub(super) struct Search<'a> {
     pub(super) setup: &'a Setup,
     pub(super) parts: &'a Parts,
-    pub(super) phase: Phase,
+    pub(super) course: &'a Course,
 }
 
 impl Search<'_> {
-    /// `row` is pending, and what it would wait a time for has passed.
-    pub(super) fn find(&self, row: &Row, now: Instant) -> Whereabouts {
-        if let Some(lane) = self.parts.window.lane_of(row.message.seq) {
-            return self.in_memory(lane, &row.message, now);
+    pub(super) fn find(&self, about: &About, now: Instant) -> Whereabouts {
+        let message = &about.row.message;
+        if let Some(lane) = self.parts.window.lane_of(message.seq) {
+            return self.in_memory(lane, message, now);
         }
-        match self.phase {
-            Phase::Running => self.in_database(row, now),
-            Phase::Waiting(_) | Phase::Opening | Phase::Draining(_) => Whereabouts::new(
-                "starting",
-                "the instance that has its lane is starting over, and reads everything that is pending then",
-            ),
+        if self.course.is_running() {
+            return self.in_database(about, now);
         }
+        if self.course.stopping {
+            return Whereabouts::new(
+                "stopping",
+                "the instance that has its lane is stopping: another goes on, or its next start",
+            );
+        }
+        let sentence = "the instance that has its lane is starting over, and reads everything that is pending then";
+        Whereabouts::new("starting", sentence)
     }
 
     fn in_memory(&self, lane: Lane, message: &Message, now: Instant) -> Whereabouts {
@@ -76,20 +84,38 @@ impl Search<'_> {
         Whereabouts::new("queued", format!("it is in memory, about to be sent{before}"))
     }
 
-    fn in_database(&self, row: &Row, now: Instant) -> Whereabouts {
+    fn in_database(&self, about: &About, now: Instant) -> Whereabouts {
+        let About { row, waited } = about;
         let message = &row.message;
         let resolved = self.setup.routes.resolve(&message.topic, message.key.as_deref());
-        let routed = resolved
-            .err()
-            .filter(|error| !error.is_missing)
-            .map(|error| error.reason);
-        if let Some(reason) = row.unreadable.as_deref().or(routed.as_deref()) {
+        let unroutable = resolved.as_ref().err().filter(|error| !error.is_missing);
+        let unroutable = unroutable.map(|error| &*error.reason);
+        if let Some(reason) = row.unreadable.as_deref().or(unroutable) {
+            let reason = shortened(reason, SHOWN);
             let sentence = format!("it cannot be sent, and fails as soon as it is read: {reason}");
             return Whereabouts::new("rejected", sentence);
         }
-        match self.parts.keepers().why(row.lane, message, self.setup) {
+        let keepers = self.parts.keepers();
+        match keepers.why(row.lane, message, *waited, self.setup) {
+            Some(Wait::DestinationBehind) => {
+                let route = resolved.ok().map(|resolved| resolved.route);
+                self.waits(self.why_behind(message, route, now), message, now)
+            }
             Some(wait) => self.waits(wait, message, now),
             None => self.unread(message),
+        }
+    }
+
+    /// Why rows of its destination were left behind, where that lasts.
+    fn why_behind(&self, message: &Message, route: Option<usize>, now: Instant) -> Wait {
+        let sending = &self.parts.sending;
+        let is_slow = |(_, id)| sending.destinations.is_crowding(id);
+        if route.is_some_and(|route| sending.limits.keeps(route, now)) {
+            Wait::RouteLimit
+        } else if self.address(message).is_some_and(is_slow) {
+            Wait::DestinationSlow
+        } else {
+            Wait::DestinationBehind
         }
     }
 
@@ -109,21 +135,49 @@ impl Search<'_> {
     }
 
     fn waits(&self, wait: Wait, message: &Message, now: Instant) -> Whereabouts {
-        let detail = match wait {
-            Wait::Elsewhere | Wait::LaneBehind | Wait::UnknownHolder | Wait::RouteLimit => None,
-            Wait::NoRoute | Wait::RoutePaused | Wait::TopicPaused | Wait::TopicBehind => {
-                Some(format!("topic {:?}", &*message.topic))
+        let topic = shortened(&message.topic, SHOWN);
+        let (detail, next) = match wait {
+            Wait::Elsewhere | Wait::LaneBehind | Wait::UnknownHolder | Wait::RouteLimit => (None, None),
+            Wait::NoRoute => (
+                Some(format!("topic {topic:?}")),
+                Some("add [[routes]] for it, then: systemctl reload outboxd".to_owned()),
+            ),
+            Wait::RoutePaused => {
+                let next = "routes[].paused = false, then: systemctl reload outboxd";
+                (Some(format!("topic {topic:?}")), Some(next.to_owned()))
             }
-            Wait::DestinationPaused => Some(self.why_paused(message, now)),
-            Wait::DestinationTried | Wait::DestinationBehind | Wait::DestinationSlow => Some(self.place(message)),
-            Wait::EarlierCommit => self.open_transaction(now),
-            Wait::EarlierRetry | Wait::KeyHeld => self.holder(message),
+            Wait::TopicPaused => (
+                Some(format!("topic {topic:?}")),
+                Some(format!("outboxd resume {}", quoted(&topic))),
+            ),
+            Wait::TopicBehind => (Some(format!("topic {topic:?}")), None),
+            Wait::DestinationPaused => (
+                Some(self.why_paused(message, now)),
+                Some("outboxd check --connect".to_owned()),
+            ),
+            Wait::DestinationTried | Wait::DestinationBehind | Wait::DestinationSlow => {
+                (Some(self.place(message)), None)
+            }
+            Wait::EarlierCommit => {
+                let next = "outboxd status, which lists open transactions";
+                (self.open_transaction(now), Some(next.to_owned()))
+            }
+            Wait::EarlierRetry | Wait::KeyHeld => match self.holder(message) {
+                Some(holder) => (
+                    Some(format!("message {holder}")),
+                    Some(format!("outboxd status --row {holder}")),
+                ),
+                None => {
+                    let sentence = "what held its key has let it go, and earlier rows of the key come first";
+                    return Whereabouts::new("key_released", sentence);
+                }
+            },
         };
         let sentence = match detail {
             Some(detail) => format!("{}: {detail}", wait.sentence()),
             None => wait.sentence().to_owned(),
         };
-        Whereabouts::new(wait.as_str(), sentence).with_next(wait.next())
+        Whereabouts::new(wait.as_str(), sentence).with_next(next)
     }
 
     /// The transport and the destination of a message.
@@ -143,7 +197,7 @@ impl Search<'_> {
     fn place(&self, message: &Message) -> String {
         match self.address(message) {
             Some((transport, id)) => {
-                let name = &self.parts.sending.destinations.get(id).name;
+                let name = shortened(&self.parts.sending.destinations.get(id).name, SHOWN);
                 format!("{name} (transport {})", self.setup.telemetry.transport(transport))
             }
             None => "its destination".to_owned(),
@@ -158,7 +212,10 @@ impl Search<'_> {
         let transport = self.setup.telemetry.transport(transport).to_string();
         let name = self.parts.sending.destinations.get(id).name.to_string();
         match self.setup.telemetry.health.facts().paused.get(&(transport, name)) {
-            Some(paused) => format!("{place}, since {}: {}", span(paused.since, now), paused.error),
+            Some(paused) => {
+                let error = shortened(&paused.error, 2 * SHOWN);
+                format!("{place}, since {}: {error}", span(paused.since, now))
+            }
             None => place,
         }
     }
@@ -168,10 +225,19 @@ impl Search<'_> {
         commits.map(|(since, who)| format!("{who}, waited for since {}", span(since, now)))
     }
 
-    fn holder(&self, message: &Message) -> Option<String> {
+    fn holder(&self, message: &Message) -> Option<Seq> {
         let key = message.key.as_deref()?;
-        let holder = self.parts.waiting.holds.first_holder(&message.topic, key)?;
-        Some(format!("message {holder}"))
+        self.parts.waiting.holds.first_holder(&message.topic, key)
+    }
+}
+
+/// As a word of the command line, where it is a plain one.
+fn quoted(topic: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if topic.bytes().all(is_plain) && !topic.starts_with('-') {
+        topic.to_owned()
+    } else {
+        "TOPIC".to_owned()
     }
 }
 

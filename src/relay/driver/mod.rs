@@ -139,7 +139,7 @@ impl Driver {
             }
             inquiry = ports.inquiries.next() => {
                 // Whoever asked may have given up.
-                drop(inquiry.answer.send(core.find(&inquiry.row, Instant::now())));
+                drop(inquiry.answer.send(core.find(&inquiry.about, Instant::now())));
                 Event::Time
             }
             () = tokio::time::sleep_until(wake_at) => Event::Time,

@@ -15,9 +15,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::repeat::Repeat;
 use crate::store::{Epoch, Lane, Lease, Leases, StoreError, Tenancy};
 use crate::telemetry::health::chain;
-use crate::telemetry::log::Repeat;
 
 use crate::relay::waiting::topics::Named;
 

@@ -8,7 +8,7 @@ use crate::message::Seq;
 
 /// Walks that are only a net take at most this part of the time.
 const NET_SHARE: u32 = 100;
-/// ... and rest for so long at most: one hung statement does not take the net away.
+/// ... and pause for so long at most, however long the last one took.
 const NET_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// Sweeps that something calls for come this far apart.

@@ -154,7 +154,7 @@ impl Destinations {
     }
 
     /// Whether some transport has no paused destination.
-    pub(crate) fn any_transport_at_peace(&self) -> bool {
+    pub(crate) fn some_transport_has_none_paused(&self) -> bool {
         self.transports.iter().any(|of| of.paused == 0)
     }
 
@@ -176,7 +176,7 @@ impl Destinations {
         self.transports[destination.transport].load.give_back(bytes, self.limit);
     }
 
-    /// Until when reading waits to see whether somebody who holds most of the window keeps up. Nobody else, no matter.
+    /// Until when reading waits to see whether a destination or transport that holds most of the window keeps up; `None`: it need not.
     pub(crate) fn reading_waits_until(&mut self, now: Instant) -> Option<Instant> {
         let mut until = None;
         if self.transports.len() > 1 {

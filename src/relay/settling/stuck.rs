@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use crate::delivery::Order;
 use crate::message::{Message, Seq};
+use crate::repeat::Budget;
 use crate::store::{FailedAttempt, Lane, Mark, Settled, Settlement, Stuck};
 use crate::stuck::{StuckReason, StuckRow};
-use crate::telemetry::log::Budget;
 use crate::transport::Envelope;
 
 const PAUSE_MIN: Duration = Duration::from_millis(500);

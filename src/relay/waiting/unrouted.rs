@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::message::shortened;
 use crate::telemetry::{NOWHERE, Telemetry};
 
 /// Topics that are named at a time.
 const NAMED_MAX: usize = 1_000;
+/// Characters of a topic that are shown: whoever inserts rows chooses them.
+const NAME_MAX: usize = 200;
 
 /// Topics whose rows wait for a route, and whether any was seen since the last sweep ended.
 #[derive(Debug, Default)]
@@ -15,13 +18,16 @@ pub(crate) struct Unrouted(BTreeMap<Arc<str>, bool>);
 
 impl Unrouted {
     /// A row of `topic` waits for a route.
-    pub(crate) fn wait(&mut self, topic: &Arc<str>, reason: &str, telemetry: &Telemetry) {
-        if let Some(seen) = self.0.get_mut(topic) {
+    pub(crate) fn wait(&mut self, topic: &Arc<str>, telemetry: &Telemetry) {
+        let name = shortened(topic, NAME_MAX);
+        if let Some(seen) = self.0.get_mut(&*name) {
             *seen = true;
         } else if self.0.len() < NAMED_MAX {
-            self.0.insert(Arc::clone(topic), true);
-            let reason = format!("{reason}: add one and reload, or set relay.unrouted = \"fail\"");
-            telemetry.paused(NOWHERE, topic, &reason);
+            let reason =
+                format!("no route matches topic {name:?}: add one and reload, or set relay.unrouted = \"fail\"");
+            let name: Arc<str> = name.into();
+            telemetry.paused(NOWHERE, &name, &reason);
+            self.0.insert(name, true);
         }
     }
 

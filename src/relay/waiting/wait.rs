@@ -101,26 +101,6 @@ impl Wait {
         }
     }
 
-    /// For people: what to do about it; `None`: it goes on by itself.
-    pub(crate) fn next(self) -> Option<&'static str> {
-        match self {
-            Self::NoRoute => Some("add [[routes]] for it, then: systemctl reload outboxd"),
-            Self::RoutePaused => Some("routes[].paused = false, then: systemctl reload outboxd"),
-            Self::TopicPaused => Some("outboxd resume TOPIC"),
-            Self::DestinationPaused => Some("outboxd check --connect"),
-            Self::EarlierCommit => Some("outboxd status, which lists open transactions"),
-            Self::EarlierRetry | Self::KeyHeld => Some("outboxd status --row, of that message"),
-            Self::Elsewhere
-            | Self::LaneBehind
-            | Self::TopicBehind
-            | Self::DestinationTried
-            | Self::DestinationBehind
-            | Self::DestinationSlow
-            | Self::UnknownHolder
-            | Self::RouteLimit => None,
-        }
-    }
-
     /// For people: why this message was not sent yet.
     pub(crate) fn sentence(self) -> &'static str {
         match self {
@@ -132,7 +112,7 @@ impl Wait {
             Self::TopicBehind => "its topic was resumed, and earlier rows of it come first",
             Self::DestinationPaused => "its destination takes no messages now",
             Self::DestinationTried => "its destination is being tried with a few messages",
-            Self::DestinationBehind => "its destination recovers, and earlier rows of it come first",
+            Self::DestinationBehind => "earlier rows of its destination were left behind, and come first",
             Self::DestinationSlow => "its destination does not keep up and has its share of the window",
             Self::EarlierCommit => "its route sends in commit order, and an earlier number may still commit",
             Self::UnknownHolder => "another instance has tried it, and who holds its key is being read",

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::client::{Client, Refusal};
 use super::endpoint::Endpoint;
 use super::otlp::{KeyValue, Request, Resource, ResourceSpans, Scope, ScopeSpans, Span};
-use crate::telemetry::log::Repeat;
+use crate::repeat::Repeat;
 use crate::telemetry::metrics::Metrics;
 
 /// Spans of one request at most.

@@ -13,8 +13,8 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use super::classify::code_name;
 use crate::delivery::{Failure, FailureClass};
 use crate::lock::lock;
+use crate::repeat::SharedRepeat;
 use crate::transport::blame::Blame;
-use crate::transport::throttle::Throttle;
 
 const BELIEVED: Duration = Duration::from_secs(3);
 
@@ -23,7 +23,7 @@ pub(super) struct Health {
     blame: Blame,
     troubled: AtomicBool,
     trouble: Mutex<Trouble>,
-    log: Throttle,
+    log: SharedRepeat,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Health {
             blame,
             troubled: AtomicBool::new(false),
             trouble: Mutex::default(),
-            log: Throttle::default(),
+            log: SharedRepeat::default(),
         }
     }
 

@@ -69,11 +69,11 @@ use self::slot::{Slot, retire};
 use self::topics::{Limits, Named, Topic, Topics};
 use super::flow::{Flow, moment};
 use super::settings::Settings;
-use super::throttle::Throttle;
 use super::{ConnectError, Envelope, Probe, Transport, Use};
 use crate::delivery::{Failure, Outcome};
 use crate::finding::Finding;
 use crate::lock::lock;
+use crate::repeat::SharedRepeat;
 
 /// A Kafka transport. See the module.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub struct Kafka {
     flow: Arc<Flow>,
     /// When the brokers last said that some topic takes messages.
     heard: Mutex<Option<Instant>>,
-    slow: Throttle,
+    slow: SharedRepeat,
     id_header: String,
     ack_timeout: Duration,
     message_timeout: Duration,
@@ -172,7 +172,7 @@ impl Kafka {
             topics: Topics::new(&client, config.patience()),
             flow: Arc::new(Flow::new(moment(config.ack_timeout))),
             heard: Mutex::default(),
-            slow: Throttle::default(),
+            slow: SharedRepeat::default(),
             id_header: config.id_header.clone(),
             ack_timeout: config.ack_timeout,
             message_timeout: config.message_timeout(),

@@ -19,8 +19,8 @@ use super::rights::{Denial, ELECTIONS, Rights};
 use super::tried::Tried;
 use crate::delivery::{Failure, FailureClass};
 use crate::lock::lock;
+use crate::repeat::SharedRepeat;
 use crate::transport::blame::Blame;
-use crate::transport::throttle::Throttle;
 
 #[derive(Debug)]
 pub(super) struct Link {
@@ -35,7 +35,7 @@ pub(super) struct Link {
     /// It was said that the user may not ask about streams.
     told_of_info: AtomicBool,
     reason: Mutex<Option<Arc<str>>>,
-    log: Throttle,
+    log: SharedRepeat,
 }
 
 impl Link {
@@ -50,7 +50,7 @@ impl Link {
             tried: Tried::default(),
             told_of_info: AtomicBool::new(false),
             reason: Mutex::default(),
-            log: Throttle::default(),
+            log: SharedRepeat::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Redis;
 use crate::delivery::{Failure, FailureClass};
 use crate::lock::lock;
-use crate::transport::throttle::Throttle;
+use crate::repeat::SharedRepeat;
 
 /// Pause between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(250);
@@ -33,7 +33,7 @@ pub(super) struct Link {
     broken: Mutex<Option<(Instant, Failure)>>,
     /// The last connection was left because of what the server said: that there is a new one is no news.
     wary: AtomicBool,
-    log: Throttle,
+    log: SharedRepeat,
 }
 
 impl Link {

@@ -6,15 +6,23 @@ use super::world::{ACK, Asks, SECOND, World, refused, row, seqs};
 use crate::delivery::FailureClass;
 use crate::message::Seq;
 use crate::relay::event::{Effect, Event};
+use crate::relay::inquiry::About;
 use crate::relay::waiting::wait::Wait;
 use crate::route::Limits;
 use crate::store::{Page, Row, Settled, Stuck, Tenancy};
 use crate::stuck::StuckReason;
 use crate::transport::Probe;
+use crate::whereabouts::Whereabouts;
+
+fn ask(world: &World, row: &Row) -> Whereabouts {
+    let waited = row.message.attempt > 1 || row.message.replay > 0;
+    let row = row.clone();
+    world.core.find(&About { row, waited }, world.now)
+}
 
 /// The reason, where it is one to wait in the database.
 fn why(world: &World, row: &Row) -> Option<Wait> {
-    let found = world.core.find(row, world.now);
+    let found = ask(world, row);
     let wait = Wait::ALL.into_iter().find(|wait| wait.as_str() == found.reason);
     let is_told = |wait: &Wait| found.sentence.starts_with(wait.sentence());
     assert!(wait.as_ref().is_none_or(is_told), "{found:?}");
@@ -124,7 +132,7 @@ fn keys_that_are_held() {
 #[test]
 fn rows_in_memory_are_queued_in_flight_and_written() {
     let mut world = World::running(Asks::default());
-    let reason = |world: &World, seq: i64| world.core.find(&row(seq), world.now).reason;
+    let reason = |world: &World, seq: i64| ask(world, &row(seq)).reason;
     assert_eq!(reason(&world, 1), "unread");
     world.page(vec![row(1)]);
     assert_eq!(reason(&world, 1), "in_flight");
@@ -137,7 +145,7 @@ fn rows_in_memory_are_queued_in_flight_and_written() {
     let mut wrong = row(9);
     wrong.unreadable = Some("its topic is null".into());
     assert_eq!(reason(&world, 9), "unread");
-    assert_eq!(world.core.find(&wrong, world.now).reason, "rejected");
+    assert_eq!(ask(&world, &wrong).reason, "rejected");
 }
 
 #[test]
@@ -155,7 +163,7 @@ fn a_row_whose_end_cannot_be_written_says_so() {
         }],
         ..Settled::default()
     })));
-    let found = world.core.find(&row(1), world.now);
+    let found = ask(&world, &row(1));
     assert_eq!(
         (&*found.reason, found.next.as_deref()),
         ("stuck", Some(StuckReason::Refused.todo()))
@@ -190,5 +198,5 @@ fn a_route_that_has_sent_enough_says_so() {
 #[test]
 fn a_core_that_does_not_run_says_that_it_starts() {
     let world = World::new(Asks::default());
-    assert_eq!(world.core.find(&row(1), world.now).reason, "starting");
+    assert_eq!(ask(&world, &row(1)).reason, "starting");
 }

@@ -1,7 +1,5 @@
 //! A core, its clock, and what it wants done.
 
-#![cfg(test)]
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,14 +1,16 @@
 //! Why one message was not sent yet: as far as its row tells, and else as the instance that has its lane does.
 //!
 //! The instance is asked through the database, so that whoever may ask there need not reach it: a row of `outboxd_questions`,
-//! which it looks for every second, and at once where notifications arrive.
+//! which it looks for every second, and at once where notifications arrive, and deletes some seconds after it has answered.
 
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio_postgres::types::Type;
 
-use crate::message::{Headers, Message, MessageId, Seq};
+use super::parts;
+use crate::message::{Headers, Message, MessageId, Seq, shortened};
+use crate::store::postgres::link::about::{database_error, is_about_a_row, one_line};
 use crate::store::postgres::link::answer::{legible, unreadable};
 use crate::store::postgres::link::database::{Database, Role};
 use crate::store::postgres::link::sql::{Names, Statement};
@@ -18,9 +20,13 @@ use crate::whereabouts::Whereabouts;
 const ROW: &str = include_str!("../../../../sql/status_row.sql");
 const ASK: &str = include_str!("../../../../sql/question_ask.sql");
 const ANSWER: &str = include_str!("../../../../sql/question_answer.sql");
-const END: &str = include_str!("../../../../sql/question_end.sql");
 const OPEN: &str = include_str!("../../../../sql/questions_open.sql");
 const SETTLE: &str = include_str!("../../../../sql/question_settle.sql");
+
+/// Answers that say the row stands otherwise by now.
+const SETTLED: [&str; 5] = ["relayed", "failed", "retry", "delayed", "gone"];
+/// Characters of a topic or key that are shown.
+const SHOWN: usize = 1_000;
 
 /// How often to look whether the instance has answered.
 const LOOK: Duration = Duration::from_millis(50);
@@ -48,9 +54,9 @@ pub struct Why {
     pub seq: i64,
     /// Message id; empty: it has none.
     pub id: String,
-    /// `None`: it has none.
+    /// `None`: it has none, or it cannot be read. Of a long one the beginning.
     pub topic: Option<String>,
-    /// Ordering key.
+    /// Ordering key; as above.
     pub key: Option<String>,
     /// The lane it belongs to.
     pub lane: i32,
@@ -67,20 +73,6 @@ pub struct Why {
     pub answer: Whereabouts,
 }
 
-impl Why {
-    /// With so many characters of its key and topic at most.
-    #[must_use]
-    pub fn shortened(mut self, most: usize) -> Self {
-        for text in [&mut self.key, &mut self.topic].into_iter().flatten() {
-            if let Some((end, _)) = text.char_indices().nth(most) {
-                text.truncate(end);
-                text.push_str("...");
-            }
-        }
-        self
-    }
-}
-
 /// A message as its row tells.
 struct Found {
     row: Row,
@@ -89,7 +81,10 @@ struct Found {
     relayed_at: Option<String>,
     failed_at: Option<String>,
     last_error: Option<String>,
+    /// It waits for a time, or did.
+    waited: bool,
     waits_until: Option<String>,
+    waits_for_ever: bool,
     waits_for: f64,
     due_for: f64,
     owner: Option<String>,
@@ -117,6 +112,11 @@ impl Found {
         let in_time = Duration::try_from_secs_f64(self.waits_for).unwrap_or_default();
         let in_time = humantime::format_duration(Duration::from_secs(in_time.as_secs()));
         let until = self.waits_until.as_deref().unwrap_or_default();
+        let when = if self.waits_for_ever {
+            "which never comes".to_owned()
+        } else {
+            format!("in {in_time}")
+        };
         Some(match self.state() {
             Standing::Relayed => {
                 let at = self.relayed_at.as_deref().unwrap_or_default();
@@ -133,11 +133,11 @@ impl Found {
             Standing::Retrying => {
                 let attempt = self.row.message.attempt;
                 let error = error.map(|error| format!(" ({error})")).unwrap_or_default();
-                let sentence = format!("an attempt failed{error}; attempt {attempt} comes in {in_time}, at {until}");
+                let sentence = format!("an attempt failed{error}; the time of attempt {attempt} is {until}, {when}");
                 Whereabouts::new("retry", sentence)
             }
             Standing::Delayed => {
-                let sentence = format!("it is not to be sent before its available_at, {until}, in {in_time}");
+                let sentence = format!("it is not to be sent before its available_at, {until}, {when}");
                 Whereabouts::new("delayed", sentence)
             }
             Standing::Pending => return None,
@@ -168,27 +168,33 @@ impl Found {
 /// # Errors
 /// See [`Database::query`].
 pub async fn why(database: &Database, names: &Names, seq: i64, patience: Duration) -> Result<Option<Why>, StoreError> {
-    let Some(found) = find(database, names, seq).await? else {
+    let Some(mut found) = find(database, names, seq).await? else {
         return Ok(None);
     };
-    let (mut instance, state) = (None, found.state());
+    let mut instance = None;
     let answer = match (found.told(), found.owner()) {
         (Some(told), _) => told,
         (None, Err(nobody)) => nobody,
         (None, Ok(owner)) => {
             instance = Some(owner.to_owned());
             let answer = asked(database, names, (owner, seq), patience).await?;
-            answer.unwrap_or_else(|| {
-                let sentence = format!("instance {owner}, which has its lane, did not answer within {patience:?}");
-                Whereabouts::new("no_answer", sentence).with_next(Some("outboxd status, and the daemon's log"))
-            })
+            if SETTLED.contains(&&*answer.reason) {
+                // It went on meanwhile.
+                match find(database, names, seq).await? {
+                    Some(now) => found = now,
+                    None => return Ok(None),
+                }
+            }
+            found.told().unwrap_or(answer)
         }
     };
+    let state = found.state();
+    let shown = |text: &str| shortened(text, SHOWN).into_owned();
     Ok(Some(Why {
         seq,
         id: found.id,
-        topic: found.topic,
-        key: found.row.message.key.map(Into::into),
+        topic: found.topic.as_deref().map(shown),
+        key: found.row.message.key.as_deref().map(shown),
         lane: found.row.lane.into(),
         attempt: found.row.message.attempt,
         state,
@@ -201,9 +207,9 @@ pub async fn why(database: &Database, names: &Names, seq: i64, patience: Duratio
 async fn find(database: &Database, names: &Names, seq: i64) -> Result<Option<Found>, StoreError> {
     let statement = Statement {
         text: names.fill(ROW),
-        types: &[Type::INT8],
+        types: &[Type::INT8_ARRAY, Type::TEXT_ARRAY],
     };
-    let rows = database.query(Role::Side, &statement, &[&seq]).await?;
+    let rows = parts::query((database, names), &statement, &[seq], &[]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let read = || {
         let topic = legible(row, "topic");
@@ -223,14 +229,16 @@ async fn find(database: &Database, names: &Names, seq: i64) -> Result<Option<Fou
             row: Row {
                 lane: Lane::try_from(row.try_get::<_, i32>("lane")?).unwrap_or(0),
                 message,
-                unreadable: topic.is_none().then(|| "its topic is null".into()),
+                unreadable: row.try_get::<_, Option<String>>("unreadable")?.map(Into::into),
             },
             id: legible(row, "id").unwrap_or_default(),
             topic,
             relayed_at: row.try_get("relayed_at")?,
             failed_at: row.try_get("failed_at")?,
             last_error: legible(row, "last_error"),
+            waited: row.try_get::<_, Option<bool>>("waited")?.unwrap_or(false),
             waits_until: row.try_get("waits_until")?,
+            waits_for_ever: row.try_get::<_, Option<bool>>("waits_for_ever")?.unwrap_or(false),
             waits_for: row.try_get::<_, Option<f64>>("waits_for")?.unwrap_or(0.0),
             due_for: row.try_get("due_for")?,
             owner: row.try_get("owner")?,
@@ -242,20 +250,30 @@ async fn find(database: &Database, names: &Names, seq: i64) -> Result<Option<Fou
         .map_err(|error: tokio_postgres::Error| unreadable(&error))
 }
 
-/// What the instance answers, if it does in time.
+/// What the instance answers, or why there is no answer.
 async fn asked(
     database: &Database,
     names: &Names,
     (instance, seq): (&str, i64),
     patience: Duration,
-) -> Result<Option<Whereabouts>, StoreError> {
+) -> Result<Whereabouts, StoreError> {
     let statement = |text, types| Statement {
         text: names.fill(text),
         types,
     };
     let ask = statement(ASK, &[Type::TEXT, Type::INT8]);
-    let rows = database.query(Role::Side, &ask, &[&instance, &seq]).await?;
-    let id: i64 = rows.first().expect("one row is inserted").get("id");
+    let id: Option<i64> = match database.query(Role::Side, &ask, &[&instance, &seq]).await {
+        Ok(rows) => rows.first().map(|row| row.get("id")),
+        Err(error) if matches!(error, StoreError::Misconfigured(_)) || database_error(&error).is_some() => {
+            let sentence = format!(
+                "instance {instance}, which has its lane, cannot be asked: {}",
+                one_line(&error)
+            );
+            let next = "ask as a member of outboxd_operator, on the primary";
+            return Ok(Whereabouts::new("cannot_ask", sentence).with_next(Some(next)));
+        }
+        Err(error) => return Err(error),
+    };
     let look = statement(ANSWER, &[Type::INT8]);
     let answered = async {
         loop {
@@ -267,10 +285,11 @@ async fn asked(
             tokio::time::sleep(LOOK).await;
         }
     };
-    let answer = tokio::time::timeout(patience, answered).await;
-    let end = statement(END, &[Type::INT8]);
-    database.execute(Role::Side, &end, &[&id]).await?;
-    answer.unwrap_or(Ok(None))
+    let answer = tokio::time::timeout(patience, answered).await.unwrap_or(Ok(None))?;
+    Ok(answer.unwrap_or_else(|| {
+        let sentence = format!("instance {instance}, which has its lane, did not answer within {patience:?}");
+        Whereabouts::new("no_answer", sentence).with_next(Some("outboxd status, and the daemon's log"))
+    }))
 }
 
 /// A question to an instance.
@@ -297,7 +316,8 @@ pub async fn questions(database: &Database, names: &Names, instance: &str) -> Re
     Ok(rows.iter().map(question).collect())
 }
 
-/// Answers a question: by the row where that is enough, else by what `engine` says of it (`None`: it has ended).
+/// Answers a question: by the row where that is enough, else by what `engine` says of the row (and whether it waited for a time,
+/// which has come; `None`: it has ended).
 ///
 /// # Errors
 /// See [`Database::query`].
@@ -305,25 +325,29 @@ pub async fn answer<F>(
     database: &Database,
     names: &Names,
     question: Question,
-    engine: impl FnOnce(Row) -> F,
+    engine: impl FnOnce(Row, bool) -> F,
 ) -> Result<(), StoreError>
 where
     F: Future<Output = Option<Whereabouts>>,
 {
-    let found = find(database, names, question.seq).await?;
-    let answer = match found {
-        None => Some(Whereabouts::new("gone", "its row is gone")),
-        Some(found) => match found.told() {
+    let answer = match find(database, names, question.seq).await {
+        Ok(None) => Some(Whereabouts::new("gone", "its row is gone")),
+        Ok(Some(found)) => match found.told() {
             Some(told) => Some(told),
-            None => engine(found.row).await,
+            None => engine(found.row, found.waited).await,
         },
+        Err(error) if is_about_a_row(&error) => {
+            let sentence = format!("its row cannot be read: {}", one_line(&error));
+            Some(Whereabouts::new("unreadable", sentence))
+        }
+        Err(error) => return Err(error),
     };
     let Some(answer) = answer else { return Ok(()) };
-    let answer = serde_json::to_string(&answer).expect("an answer is JSON");
     let statement = Statement {
         text: names.fill(SETTLE),
         types: &[Type::INT8, Type::TEXT],
     };
+    let answer = answer.to_ascii_json();
     database
         .execute(Role::Side, &statement, &[&question.id, &answer])
         .await?;

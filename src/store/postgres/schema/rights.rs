@@ -136,6 +136,18 @@ fn housekeeping(names: &Names) -> Vec<Right> {
     list
 }
 
+/// Without these nobody learns from this instance why a message was not sent.
+fn answering() -> Vec<Right> {
+    let table = "outboxd_questions";
+    let mut list = vec![
+        right("select", table, None),
+        right("update", table, Some("answer")),
+        right("delete", table, None),
+    ];
+    list.extend(["outbox", "instance", "seq"].map(|column| right("insert", table, Some(column))));
+    list
+}
+
 /// The current role, which gets as far as the schema: without that nothing else can be looked at.
 ///
 /// # Errors
@@ -166,8 +178,11 @@ pub(super) async fn warnings(
     if duties.by_default && !made_by_migrate(database, names).await? {
         wanted.retain(|right| right.table != names.table());
     }
-    let missing = missing(database, names, &[needed.clone(), wanted].concat()).await?;
+    let answering = answering();
+    let missing = missing(database, names, &[needed.clone(), wanted, answering.clone()].concat()).await?;
     let (fatal, bearable): (Vec<&Right>, Vec<&Right>) = missing.iter().partition(|right| needed.contains(right));
+    let (mute, bearable): (Vec<&Right>, Vec<&Right>) =
+        bearable.into_iter().partition(|right| answering.contains(right));
     if let Some(first) = fatal.first() {
         let more = fatal.len() - 1;
         let more = if more > 0 {
@@ -183,6 +198,14 @@ pub(super) async fn warnings(
             "grants_housekeeping",
             format!("role {} lacks {}", role.name, right.words(names)),
             "rows older than [retention] stay for ever, and what people ask for over HTTP is refused",
+            "outboxd roles --print | psql",
+        )
+    }));
+    warnings.extend(mute.first().map(|right| {
+        Finding::warning(
+            "grants_questions",
+            format!("role {} lacks {}", role.name, right.words(names)),
+            "outboxd status --row cannot ask this instance why a message was not sent",
             "outboxd roles --print | psql",
         )
     }));
