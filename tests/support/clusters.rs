@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::PeerInfo;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -141,9 +142,22 @@ impl NatsCluster {
         .await
     }
 
-    /// Everything the stream holds.
+    /// Waits until every replica has all there is: a node that came back may lead before it has caught up.
+    async fn caught_up(&self) {
+        let jetstream = self.jetstream().await;
+        eventually("every replica is current", Duration::from_secs(60), || async {
+            let mut stream = jetstream.get_stream(STREAM).await.ok()?;
+            let cluster = stream.info().await.ok()?.cluster.clone()?;
+            let is_current = |peer: &PeerInfo| peer.current && !peer.offline && peer.lag.unwrap_or(0) == 0;
+            let all = cluster.replicas.len() == NODES - 1 && cluster.replicas.iter().all(is_current);
+            (cluster.leader.is_some() && all).then_some(())
+        })
+        .await;
+    }
+
+    /// Everything the stream holds. All nodes are up.
     pub(crate) async fn arrivals(&self) -> Vec<Arrival> {
-        self.leader().await;
+        self.caught_up().await;
         // A replica that is still catching up serves less than the stream holds.
         eventually("the whole stream can be read", Duration::from_secs(60), || async {
             nats_arrivals(&self.living(), STREAM).await.ok()
