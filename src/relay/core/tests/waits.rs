@@ -200,3 +200,36 @@ fn a_core_that_does_not_run_says_that_it_starts() {
     let world = World::new(Asks::default());
     assert_eq!(ask(&world, &row(1)).reason, "starting");
 }
+
+#[test]
+fn destinations_that_are_tried_with_a_few() {
+    let mut world = World::running(Asks::default());
+    world.page(vec![row(1)]);
+    let batch = world.batch();
+    world.outcomes(batch, vec![refused(FailureClass::Unavailable)]);
+    world.passes(SECOND);
+    let Some(Effect::Probe(id, ..)) = world.take(|effect| matches!(effect, Effect::Probe(..))) else {
+        panic!("it is looked at");
+    };
+    world.happens(Event::Probed(id, Ok(Probe::Ready)));
+    world.nothing_is_due();
+    world.reread(vec![row(1)]);
+    assert_eq!(why(&world, &row(2)), Some(Wait::DestinationTried));
+    let batch = world.batch();
+    world.outcomes(batch, vec![ACK]);
+    assert_eq!(why(&world, &row(2)), None);
+}
+
+#[test]
+fn destinations_that_fill_the_window_and_do_not_keep_up() {
+    let mut world = World::running(Asks::default());
+    let mut other = row(1);
+    other.message.topic = "tt".into();
+    world.page([other].into_iter().chain((2..=170).map(row)).collect());
+    world.passes(SECOND);
+    world.passes(SECOND);
+    assert_eq!(why(&world, &row(200)), Some(Wait::DestinationSlow));
+    let mut other = row(201);
+    other.message.topic = "tt".into();
+    assert_eq!(why(&world, &other), None);
+}
