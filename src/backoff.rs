@@ -9,15 +9,17 @@ pub struct Backoff {
     pub min: Duration,
     /// Cap of every delay.
     pub max: Duration,
+    /// Each delay's cap is so many times that of the one before; 1: all are alike.
+    pub factor: u32,
 }
 
 impl Backoff {
     /// The delay after the `failures`-th failed attempt (1 for the first): uniform between half and the whole of
-    /// `min * 2^(failures - 1)`, capped at `max`. `jitter` is the random part, in `0.0..1.0`.
+    /// `min * factor^(failures - 1)`, capped at `max`. `jitter` is the random part, in `0.0..1.0`.
     #[must_use]
     pub fn delay(self, failures: i32, jitter: f64) -> Duration {
-        let doublings = u32::try_from(failures.saturating_sub(1)).unwrap_or(0).min(31);
-        let whole = self.min.saturating_mul(1 << doublings).min(self.max);
+        let steps = u32::try_from(failures.saturating_sub(1)).unwrap_or(0);
+        let whole = self.min.saturating_mul(self.factor.saturating_pow(steps)).min(self.max);
         whole.div_f64(2.0) + whole.div_f64(2.0).mul_f64(jitter.clamp(0.0, 1.0))
     }
 
@@ -25,11 +27,13 @@ impl Backoff {
     #[must_use]
     pub fn span(self, attempts: i32) -> Duration {
         let delays = attempts.saturating_sub(1).max(0);
-        let doubling = delays.min(32);
-        let rest = u32::try_from(delays - doubling).unwrap_or(0);
-        (1..=doubling)
+        // By then they have stopped growing: at `max`, at what a factor can do, or because the factor is 1.
+        let growing = delays.min(32);
+        let rest = u32::try_from(delays - growing).unwrap_or(0);
+        let last = self.delay(delays, 1.0);
+        (1..=growing)
             .map(|failures| self.delay(failures, 1.0))
-            .fold(self.max.saturating_mul(rest), Duration::saturating_add)
+            .fold(last.saturating_mul(rest), Duration::saturating_add)
     }
 }
 
@@ -40,6 +44,7 @@ mod tests {
     const BACKOFF: Backoff = Backoff {
         min: Duration::from_secs(1),
         max: Duration::from_secs(300),
+        factor: 2,
     };
 
     #[test]
@@ -47,6 +52,17 @@ mod tests {
         let whole: Vec<u64> = (1..=11).map(|n| BACKOFF.delay(n, 1.0).as_secs()).collect();
         assert_eq!(whole, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         assert_eq!(BACKOFF.delay(i32::MAX, 1.0), BACKOFF.max);
+    }
+
+    #[test]
+    fn a_factor_of_one_is_a_fixed_delay_and_others_grow_faster() {
+        let whole = |factor: u32| (1..=5).map(move |n| Backoff { factor, ..BACKOFF }.delay(n, 1.0).as_secs());
+        assert!(whole(1).eq([1; 5]));
+        assert!(whole(3).eq([1, 3, 9, 27, 81]));
+        assert!(whole(100).eq([1, 100, 300, 300, 300]));
+        let fixed = Backoff { factor: 1, ..BACKOFF };
+        assert_eq!(fixed.span(1_001), Duration::from_secs(1_000));
+        assert_eq!(fixed.delay(i32::MAX, 1.0), Duration::from_secs(1));
     }
 
     #[test]

@@ -152,6 +152,7 @@ mod tests {
             backoff: Backoff {
                 min: Duration::from_secs(1),
                 max: Duration::from_secs(60),
+                factor: 2,
             },
             count_outages: false,
             destination_alive: false,

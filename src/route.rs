@@ -371,6 +371,7 @@ mod tests {
         let backoff = Backoff {
             min: Duration::from_secs(1),
             max: Duration::from_secs(2),
+            factor: 2,
         };
         Route::new(&RouteSpec {
             topic,
@@ -429,6 +430,7 @@ mod tests {
             backoff: Backoff {
                 min: Duration::from_secs(1),
                 max: Duration::from_secs(2),
+                factor: 2,
             },
             commit_order: false,
             limits: Limits::default(),

@@ -315,8 +315,11 @@ async fn held_keys(kind: Kind, keys: u32, key: &str) {
     let free = consumer.next(Duration::from_secs(120)).await.expect("a free key's row");
     assert_eq!(free.payload, b"0");
     // What people and gauges are told of all this.
-    let (_, status) = daemon.get("/api/v1/status").await.expect("it answers");
-    assert!(status.contains("held_keys"), "{status}");
+    eventually("the status names held keys", Duration::from_secs(60), || async {
+        let (_, status) = daemon.get("/api/v1/status").await?;
+        status.contains("held_keys").then_some(())
+    })
+    .await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let peak = daemon.peak_rss() / MEGABYTE;
     println!("{keys} held keys, a row behind each: peak RSS {peak} MB");

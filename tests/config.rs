@@ -363,6 +363,10 @@ fn routes_are_checked_one_by_one() {
             "routes[0].max_attempts: 0 is not within",
         ),
         (
+            "topic = \"*\"\nbackoff_factor = 0",
+            "routes[0].backoff_factor: 0 is not within",
+        ),
+        (
             "topic = \"*\"\nbackoff_min = \"1h\"\nbackoff_max = \"5m\"",
             "routes[0].backoff_min: 1h is above routes[0].backoff_max (5m)",
         ),
@@ -417,6 +421,13 @@ fn a_key_was_refused_because_of_another_s_default() {
     assert_eq!(
         pauses(&format!("[relay]\nbackoff_min = \"10m\"\n{route}backoff_max = \"1h\"")),
         (600_000, 3_600_000)
+    );
+    let factor = |text: &str| load(&with(text)).routes.get(0).backoff.factor;
+    assert_eq!(factor(""), 2);
+    assert_eq!(factor("[relay]\nbackoff_factor = 1"), 1);
+    assert_eq!(
+        factor(&format!("[relay]\nbackoff_factor = 1\n{route}backoff_factor = 3")),
+        3
     );
     let ttl = |text: &str| load(&with(text)).lease.ttl;
     assert_eq!(ttl("ack_timeout = \"12s\""), Duration::from_secs(15));

@@ -82,6 +82,7 @@ impl World {
             backoff: Backoff {
                 min: SECOND,
                 max: MINUTE,
+                factor: 2,
             },
             commit_order: self.commit_order,
             limits: self.limits,

@@ -276,5 +276,6 @@ struct RouteDefaults {
     max_attempts: i32,
     /// As far as they are written.
     backoff: (Option<Duration>, Option<Duration>),
+    backoff_factor: u32,
     commit_order: bool,
 }

@@ -72,6 +72,7 @@ pub(super) struct Relay {
     /// `None`: nobody has said; see [`BACKOFF`].
     pub(super) backoff_min: Option<Span>,
     pub(super) backoff_max: Option<Span>,
+    pub(super) backoff_factor: Number,
     pub(super) durable_marks: bool,
     pub(super) count_outages: bool,
     pub(super) unrouted: String,
@@ -99,6 +100,7 @@ pub(super) struct Route {
     pub(super) max_attempts: Option<Number>,
     pub(super) backoff_min: Option<Span>,
     pub(super) backoff_max: Option<Span>,
+    pub(super) backoff_factor: Option<Number>,
     pub(super) max_in_flight: Option<Number>,
     pub(super) rate: Option<Number>,
     pub(super) paused: bool,
@@ -197,6 +199,7 @@ impl Default for Relay {
             max_attempts: Number(5),
             backoff_min: None,
             backoff_max: None,
+            backoff_factor: Number(2),
             durable_marks: false,
             count_outages: false,
             unrouted: "wait".to_owned(),

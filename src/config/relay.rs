@@ -3,6 +3,7 @@
 //! A default gives way to what was asked for: of two such keys only one may be written, and the other's default then follows it.
 //! Both written and at odds is a mistake.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::check::{MAX_ATTEMPTS, at_least, choice, ordered, within, wrong};
@@ -16,6 +17,9 @@ const BATCH_SIZE_MAX: u64 = 100_000;
 
 /// No pause is shorter.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// What the wait between attempts is multiplied with.
+const FACTORS: RangeInclusive<u64> = 1..=100;
 
 /// The lower and the higher of two values, as far as they are written; `default` where they are not.
 pub(super) fn give_way<T: Copy + Ord>(written: (Option<T>, Option<T>), default: (T, T)) -> (T, T) {
@@ -84,6 +88,7 @@ pub(super) fn route_defaults(raw: &raw::Relay, outbox: &raw::Outbox) -> Result<R
         commit_order: outbox.commit_order,
         max_attempts: within("relay.max_attempts", raw.max_attempts, 1..=MAX_ATTEMPTS)?,
         backoff: written,
+        backoff_factor: within("relay.backoff_factor", raw.backoff_factor, FACTORS)?,
     })
 }
 
@@ -97,7 +102,11 @@ pub(super) fn backoff(key: &str, raw: &raw::Route, defaults: RouteDefaults) -> R
     let min_key = own.0.map_or("relay.backoff_min", |_| &min_key);
     let max_key = own.1.map_or("relay.backoff_max", |_| &max_key);
     ordered((min_key, min), (max_key, max))?;
-    Ok(Backoff { min, max })
+    let factor = match raw.backoff_factor {
+        Some(own) => within(&format!("{key}.backoff_factor"), own, FACTORS)?,
+        None => defaults.backoff_factor,
+    };
+    Ok(Backoff { min, max, factor })
 }
 
 /// `lease.ttl` where nobody has said: half as long again as a broker may take to answer, if that is longer than usual.

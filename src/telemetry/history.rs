@@ -278,7 +278,7 @@ mod tests {
             destination: "{topic}",
             order: Order::Key,
             max_attempts: 5,
-            backoff: Backoff { min, max },
+            backoff: Backoff { min, max, factor: 2 },
             commit_order: false,
             limits: crate::route::Limits::default(),
             prefix: "",

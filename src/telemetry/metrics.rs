@@ -335,6 +335,7 @@ mod tests {
         let backoff = Backoff {
             min: Duration::from_secs(1),
             max: Duration::from_secs(2),
+            factor: 2,
         };
         let spec = RouteSpec {
             topic: "orders.*",

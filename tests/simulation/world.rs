@@ -116,6 +116,7 @@ impl World {
                 backoff: Backoff {
                     min: 500 * MS,
                     max: 2 * SECOND,
+                    factor: 2,
                 },
             })
             .unwrap()

@@ -84,6 +84,7 @@ pub fn route(input: &[u8]) {
         backoff: Backoff {
             min: Duration::from_secs(1),
             max: Duration::from_secs(2),
+            factor: 2,
         },
         commit_order: false,
         limits: Limits::default(),

@@ -45,6 +45,7 @@ pub(super) fn routes(asks: Asks) -> Routes {
         backoff: Backoff {
             min: SECOND,
             max: SECOND,
+            factor: 2,
         },
         commit_order: asks.commit_order,
         limits: asks.limits,
