@@ -34,7 +34,7 @@ pub mod nats;
 pub mod redis;
 pub mod settings;
 pub mod stdout;
-#[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
+
 use std::sync::Arc;
 use std::time::Duration;
 
