@@ -137,6 +137,7 @@ impl Reading {
         let room = self.room(window)?;
         window.reserve(room);
         window.read_begins(Read::Main);
+        self.pace.asked();
         self.underway.main = Some(room);
         self.underway.side_first = true;
         Some(room)

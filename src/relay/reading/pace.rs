@@ -21,6 +21,8 @@ pub(crate) struct Pace {
     next: Instant,
     burst_until: Instant,
     gaps: usize,
+    /// A hint came since the last read was asked for: that read may have looked before what the hint tells of.
+    hinted: bool,
 }
 
 impl Pace {
@@ -32,6 +34,7 @@ impl Pace {
             next: now,
             burst_until: now,
             gaps: 0,
+            hinted: false,
         }
     }
 
@@ -45,6 +48,12 @@ impl Pace {
         self.next = now;
         self.interval = self.min;
         self.burst_until = now + BURST;
+        self.hinted = true;
+    }
+
+    /// A read is asked for: it sees what the hints so far tell of.
+    pub(crate) fn asked(&mut self) {
+        self.hinted = false;
     }
 
     /// A read found `rows` and `gaps` open ones; `more` can be read at once.
@@ -60,7 +69,7 @@ impl Pace {
         } else {
             self.interval = (self.interval * 3 / 2).min(self.max);
         }
-        let wait = if more {
+        let wait = if more || self.hinted {
             Duration::ZERO
         } else if now < self.burst_until {
             BURST_INTERVAL.min(self.interval)
@@ -97,11 +106,26 @@ mod tests {
         });
         pace.hint(now);
         assert_eq!(pace.next(), now);
+        pace.asked();
         pace.read(now, 1, false, 0);
         assert_eq!(pace.next(), now + BURST_INTERVAL);
         now += BURST;
         pace.read(now, 1, false, 0);
         assert_eq!(pace.next(), now + 10 * MS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_during_a_read_makes_the_next_one_due_at_once() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(10 * MS, 250 * MS, now);
+        pace.asked();
+        pace.hint(now);
+        now += MS;
+        pace.read(now, 0, false, 0);
+        assert_eq!(pace.next(), now);
+        pace.asked();
+        pace.read(now, 0, false, 0);
+        assert_eq!(pace.next(), now + BURST_INTERVAL, "one hint makes one read");
     }
 
     #[tokio::test(start_paused = true)]
