@@ -65,7 +65,7 @@ pub struct Message {
     pub id: MessageId,
     /// What the application calls this kind of message; routes match on it.
     pub topic: Arc<str>,
-    /// Ordering key: messages of one (topic, key) reach the broker in `seq` order. `None`: no order. An empty key is a key.
+    /// Ordering key: messages of one (topic, key) and priority reach the broker in `seq` order. `None`: no order. An empty key is a key.
     pub key: Option<Box<str>>,
     /// The body, as stored (jsonb: its text).
     pub payload: Bytes,
@@ -75,6 +75,8 @@ pub struct Message {
     pub attempt: i32,
     /// The row's own limit of attempts; see [`Message::attempts_at_most`].
     pub max_attempts: Option<i32>,
+    /// Above 0 it goes before messages of a lower one that are not yet in a batch. Never below 0.
+    pub priority: i16,
     /// Times replayed by an operator; above 0 it becomes part of the dedupe id.
     pub replay: i32,
     /// Time from insert to the moment the row was read, by the database's clock.
@@ -344,6 +346,7 @@ mod tests {
             headers: Headers::empty(),
             attempt: 1,
             max_attempts,
+            priority: 0,
             replay: 0,
             age: std::time::Duration::ZERO,
         };

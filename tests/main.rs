@@ -46,6 +46,7 @@ mod outage;
 mod outboxes;
 mod pause;
 mod poison;
+mod priority;
 mod quotes;
 mod reconnect;
 mod reload;

@@ -2,4 +2,5 @@
 -- nothing of any length.
 m.{c.id} as id, {known.topic} as topic, {known.key} as key, {known.payload} as payload,
 {known.headers} as headers, m.{c.attempt} as attempt, m.{c.max_attempts} as max_attempts, m.{c.replay} as replay,
+least(greatest(m.{c.priority}, 0), 32767)::smallint as priority,
 m.{c.inserted_at}::timestamptz as inserted_at, now() as now

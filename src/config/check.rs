@@ -1,15 +1,14 @@
-//! From what the file says to a [`Config`]: ranges, relations between keys, secrets from files, defaults that depend on
-//! the machine. The only I/O is reading the files keys name, the host name and the machine id.
+//! From what the file says to a [`Config`]: relations between keys, and the sections that have no file of their own.
 
-use std::fmt::Display;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::bounds::{at_least, choice, within, wrong};
+use super::machine::{host_name, read_secret};
 use super::raw::{self, Raw};
-use super::units::{Number, Span};
+use super::units::Span;
 use super::{Config, ConfigError, Database, Lease, Log, OnRelayed, Outbox, Retention, Trace, http, relay, routing};
 use crate::store::postgres::link::connect::parse_url;
 use crate::store::postgres::link::sql::COLUMNS;
@@ -44,75 +43,8 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
     })
 }
 
-pub(super) fn wrong(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Value {
-        key: key.into(),
-        problem: problem.into(),
-    }
-}
-
-pub(super) fn within<T: TryFrom<u64>>(key: &str, number: Number, range: RangeInclusive<u64>) -> Result<T, ConfigError> {
-    let refuse = || {
-        wrong(
-            key,
-            format!("{} is not within {} to {}", number.0, range.start(), range.end()),
-        )
-    };
-    if range.contains(&number.0) {
-        T::try_from(number.0).map_err(|_| refuse())
-    } else {
-        Err(refuse())
-    }
-}
-
-pub(super) fn at_least(key: &str, span: Span, least: Duration) -> Result<Duration, ConfigError> {
-    if span.0 >= least {
-        Ok(span.0)
-    } else {
-        Err(wrong(
-            key,
-            format!("{} is too short: at least {}", show(span.0), show(least)),
-        ))
-    }
-}
-
-pub(super) fn show(span: Duration) -> impl Display {
-    humantime::format_duration(span)
-}
-
-pub(super) fn ordered(min: (&str, Duration), max: (&str, Duration)) -> Result<(), ConfigError> {
-    if min.1 <= max.1 {
-        Ok(())
-    } else {
-        Err(wrong(
-            min.0,
-            format!(
-                "{} is above {} ({}): lower one or raise the other",
-                show(min.1),
-                max.0,
-                show(max.1)
-            ),
-        ))
-    }
-}
-
 fn unless_zero(span: Span) -> Option<Duration> {
     (!span.0.is_zero()).then_some(span.0)
-}
-
-/// One of `names`, or an error that lists them.
-pub(super) fn choice<T: Copy>(key: &str, value: &str, names: &[(&str, T)]) -> Result<T, ConfigError> {
-    names
-        .iter()
-        .find(|(name, _)| *name == value)
-        .map(|(_, chosen)| *chosen)
-        .ok_or_else(|| {
-            let accepted: Vec<String> = names.iter().map(|(name, _)| format!("{name:?}")).collect();
-            wrong(
-                key,
-                format!("{value:?} is not accepted: one of {}", accepted.join(", ")),
-            )
-        })
 }
 
 /// The value, or the content of the file its twin names, without the line end.
@@ -125,19 +57,6 @@ fn secret(key: &str, value: Option<SecretString>, file: Option<PathBuf>) -> Resu
         (None, Some(path)) => read_secret(&file_key, &path).map(Some),
         (None, None) => Ok(None),
     }
-}
-
-pub(super) fn read_secret(key: &str, path: &Path) -> Result<SecretString, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        what: key.to_owned(),
-        path: path.to_owned(),
-        source,
-    })?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.trim().is_empty() {
-        return Err(wrong(key, format!("{} is empty", path.display())));
-    }
-    Ok(SecretString::from(text))
 }
 
 fn database(raw: raw::Database) -> Result<Database, ConfigError> {
@@ -206,9 +125,6 @@ fn identifier(key: &str, name: &str) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// `attempt` is an integer column, and the row that used up its attempts shows one more.
-pub(super) const MAX_ATTEMPTS: u64 = i32::MAX as u64 - 1;
-
 fn lease(instance: String, ttl: Duration) -> Result<Lease, ConfigError> {
     let instance = if instance.is_empty() { host_name() } else { instance };
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
@@ -222,11 +138,6 @@ fn lease(instance: String, ttl: Duration) -> Result<Lease, ConfigError> {
         .trim()
         .to_owned();
     Ok(Lease { ttl, instance, machine })
-}
-
-pub(super) fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }
 
 fn log(raw: &raw::Log) -> Result<Log, ConfigError> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::check::{at_least, host_name, read_secret, wrong};
+use super::bounds::{at_least, wrong};
+use super::machine::{host_name, read_secret};
 use super::{ConfigError, Http, Listen, raw};
 
 pub(super) fn http(raw: raw::Http) -> Result<Http, ConfigError> {

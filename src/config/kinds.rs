@@ -5,7 +5,7 @@
 use serde::Deserialize;
 
 use super::ConfigError;
-use super::check::wrong;
+use super::bounds::wrong;
 use crate::transport::settings::Settings;
 
 /// Of each kind: what it is, its arm, its name in the file, what it is built with, and what its section says.

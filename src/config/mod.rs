@@ -1,17 +1,19 @@
 //! Configuration: one TOML file, the environment over it, validated once.
 //!
-//! `raw` is what the file says, `source` reads it, `check`, `relay` and `routing` turn it into [`Config`], in which nothing is left to
-//! parse. `kinds` lists the kinds of transports.
+//! `raw` is what the file says, `source` reads it, `check`, `relay`, `routing` and `http` turn it into [`Config`], in which nothing is left
+//! to parse. `kinds` lists the kinds of transports.
 //! Every mistake is one line that names the key (or the environment variable), the value and what would be accepted;
 //! the first one found is reported. Secrets are [`SecretString`]s: no `Debug` shows them.
 //!
 //! It knows the transports' sections by what each can be asked and the domain's routes, nothing of the engine. A reload is a second
 //! [`load`]; what may change at run time is for the caller to decide. [`Fingerprint`] tells it which transports did.
 
+mod bounds;
 mod check;
 mod fingerprint;
 mod http;
 mod kinds;
+mod machine;
 mod raw;
 mod relay;
 mod routing;

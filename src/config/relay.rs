@@ -6,7 +6,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::check::{MAX_ATTEMPTS, at_least, choice, ordered, within, wrong};
+use super::bounds::{MAX_ATTEMPTS, at_least, choice, ordered, within, wrong};
 use super::raw;
 use super::units::Span;
 use super::{ConfigError, Relay, RouteDefaults, Transport, Unrouted};

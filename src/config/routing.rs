@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::check::{MAX_ATTEMPTS, choice, show, within, wrong};
+use super::bounds::{MAX_ATTEMPTS, choice, show, within, wrong};
 use super::kinds::Sections;
 use super::{ConfigError, Fingerprint, RouteDefaults, Transport, raw, relay};
 use crate::delivery::Order;

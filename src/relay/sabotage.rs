@@ -34,11 +34,13 @@ pub enum Sabotage {
     TwoBatches,
     /// A row that cannot be marked is taken for marked.
     StuckForgotten,
+    /// The latest of a priority goes first.
+    PriorityReversed,
 }
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::MarkedBeforeTheAnswer,
         Self::BatchReversed,
         Self::HoldForgotten,
@@ -52,6 +54,7 @@ impl Sabotage {
         Self::LostSettlementForgotten,
         Self::TwoBatches,
         Self::StuckForgotten,
+        Self::PriorityReversed,
     ];
 }
 

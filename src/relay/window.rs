@@ -36,6 +36,11 @@ impl Hasher for SeqHasher {
 pub(crate) type SeqSet = HashSet<Seq, BuildHasherDefault<SeqHasher>>;
 type LaneBySeq = HashMap<Seq, Lane, BuildHasherDefault<SeqHasher>>;
 
+/// So much of the window is kept for rows that overtake.
+const KEPT_SHARE: usize = 20;
+/// ... and so many rows at most.
+const KEPT_ROWS: usize = 100;
+
 /// See the module.
 pub(crate) struct Window {
     limit: Room,
@@ -114,8 +119,22 @@ impl Window {
         self.of_lane[usize::from(lane)]
     }
 
-    /// What is free and not promised to a read under way.
+    /// What is free and not promised to a read under way, for rows that come in their turn: some of it is kept for those that
+    /// overtake.
     pub(crate) fn free(&self) -> Room {
+        let kept = Room {
+            rows: (self.limit.rows / KEPT_SHARE).min(KEPT_ROWS),
+            bytes: self.limit.bytes / KEPT_SHARE,
+        };
+        let free = self.free_for_urgent();
+        Room {
+            rows: free.rows.saturating_sub(kept.rows),
+            bytes: free.bytes.saturating_sub(kept.bytes),
+        }
+    }
+
+    /// ... for rows that overtake.
+    pub(crate) fn free_for_urgent(&self) -> Room {
         Room {
             rows: self.limit.rows.saturating_sub(self.rows.len() + self.reserved.rows),
             bytes: self.limit.bytes.saturating_sub(self.bytes + self.reserved.bytes),
@@ -199,12 +218,34 @@ mod tests {
     }
 
     #[test]
+    fn some_of_it_is_kept_for_rows_that_overtake() {
+        let mut window = Window::new(
+            Room {
+                rows: 1_000,
+                bytes: 100_000,
+            },
+            1,
+        );
+        assert_eq!(
+            window.free(),
+            Room {
+                rows: 950,
+                bytes: 95_000
+            }
+        );
+        for seq in 0..960 {
+            assert!(window.admit(Seq(seq), 0, 0));
+        }
+        assert_eq!((window.free().rows, window.free_for_urgent().rows), (0, 40));
+    }
+
+    #[test]
     fn reservations_and_rows_share_the_limit() {
         let mut window = Window::new(Room { rows: 10, bytes: 100 }, 1);
         window.reserve(Room { rows: 4, bytes: 40 });
         assert!(window.admit(Seq(1), 0, 50));
-        assert_eq!(window.free(), Room { rows: 5, bytes: 10 });
+        assert_eq!(window.free(), Room { rows: 5, bytes: 5 });
         window.unreserve(Room { rows: 4, bytes: 40 });
-        assert_eq!(window.free(), Room { rows: 9, bytes: 50 });
+        assert_eq!(window.free(), Room { rows: 9, bytes: 45 });
     }
 }

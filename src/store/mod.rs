@@ -8,6 +8,8 @@
 //! - **Exclusive.** A lane belongs to one instance at a time; rows of lanes not asked for are never returned.
 //! - **Ordered per key.** `read`, `reread` and `recall` return rows in `seq` order within one answer, and `read` never
 //!   returns a row behind one of the same key it returned before, late commits excepted.
+//! - **Urgent.** `urgent` returns rows in the order of their priority, those of one in `seq` order, and before each row
+//!   whatever had been committed when that row was inserted.
 //! - **No gaps.** Sequence numbers are not commit order. Every row that commits is at or below the cursor that `open`
 //!   answered and found by `reread` (at once, or after a page that said `sweep`), or returned by `read`, or by `due`. `read`
 //!   returns no row twice between two `open`s, but for rows whose numbers the sequence has not reached: those come again while
@@ -324,6 +326,10 @@ pub trait Store: Send + Sync {
         upto: Seq,
         room: Room,
     ) -> Result<DuePage, StoreError>;
+
+    /// Pending rows of `lanes` with a priority above 0, not waiting for a time, without those of some topics: the highest priority
+    /// first, those of one in `seq` order, all in one snapshot. Always from the beginning.
+    async fn urgent(&self, lanes: &LaneSet, without: &[Arc<str>], room: Room) -> Result<Vec<Row>, StoreError>;
 
     /// The pending rows among `seqs`, of `lanes`, in `seq` order. May stop early for `room.bytes`, after one row at least.
     async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError>;

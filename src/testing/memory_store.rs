@@ -116,6 +116,7 @@ impl State {
                 headers: new.headers.clone(),
                 attempt: 1,
                 max_attempts: new.max_attempts,
+                priority: new.priority,
                 replay: 0,
                 age: Duration::ZERO,
             },

@@ -171,6 +171,7 @@ mod tests {
             headers: Headers::empty(),
             attempt: 1,
             max_attempts: None,
+            priority: 0,
             replay: 0,
             age: Duration::ZERO,
         };

@@ -22,6 +22,8 @@ pub struct Fresh {
     pub size: usize,
     /// Not before this long from the insert.
     pub delay: Duration,
+    /// Above 0 it overtakes.
+    pub priority: i16,
 }
 
 /// A row with a key, due at once.
@@ -31,6 +33,7 @@ pub fn keyed(key: impl Into<String>) -> Fresh {
         key: Some(key.into()),
         size: 2,
         delay: Duration::ZERO,
+        priority: 0,
     }
 }
 
@@ -41,6 +44,7 @@ pub fn keyless() -> Fresh {
         key: None,
         size: 2,
         delay: Duration::ZERO,
+        priority: 0,
     }
 }
 

@@ -79,6 +79,7 @@ pub fn message(destination: &Arc<str>, key: Option<&str>, order: Order) -> Envel
         headers: Headers::empty(),
         attempt: 1,
         max_attempts: None,
+        priority: 0,
         replay: 0,
         age: Duration::ZERO,
     };

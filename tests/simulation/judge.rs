@@ -512,10 +512,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// First occurrences of a key's rows in `seq` order. Left out: rows that were delayed or got their number by hand, and
+    /// First occurrences of a key's rows of one priority in `seq` order; in commit order nothing overtakes. Left out: rows that were delayed or got their number by hand, and
     /// two rows whose transactions overlapped; in commit order those too are in order.
     fn order(&mut self) {
-        let mut keys: BTreeMap<(usize, u8), Vec<SeqNumber>> = BTreeMap::new();
+        let mut keys: BTreeMap<(usize, u8, i16), Vec<SeqNumber>> = BTreeMap::new();
         for (seq, row) in &self.record.rows {
             let spec = &row.spec;
             if let Some(key) = spec.key
@@ -524,7 +524,12 @@ impl<'a> Judge<'a> {
                 && self.route(*seq).order != Order::None
                 && self.stories.get(seq).is_some_and(|story| story.committed.is_some())
             {
-                keys.entry((spec.route, key)).or_default().push(*seq);
+                let priority = if self.route(*seq).commit_order {
+                    0
+                } else {
+                    spec.priority
+                };
+                keys.entry((spec.route, key, priority)).or_default().push(*seq);
             }
         }
         for seqs in keys.values() {

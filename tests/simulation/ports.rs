@@ -221,6 +221,10 @@ impl Store for SimStore {
         self.ends.query(self.inner.due(lanes, after, upto, room)).await
     }
 
+    async fn urgent(&self, lanes: &LaneSet, without: &[Arc<str>], room: Room) -> Result<Vec<Row>, StoreError> {
+        self.ends.query(self.inner.urgent(lanes, without, room)).await
+    }
+
     async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
         self.ends.query(self.inner.recall(lanes, seqs, room)).await
     }

@@ -35,6 +35,7 @@ pub struct RowSpec {
     pub key: Option<u8>,
     pub temper: Temper,
     pub delay: Option<Duration>,
+    pub priority: i16,
     pub max_attempts: Option<i32>,
 }
 
@@ -139,6 +140,8 @@ pub struct Draw {
     rng: Rng,
     horizon: Duration,
     acts: Vec<(Duration, Act)>,
+    /// Some rows have a priority.
+    priorities: bool,
 }
 
 impl Scenario {
@@ -150,6 +153,7 @@ impl Scenario {
             rng,
             horizon,
             acts: Vec::new(),
+            priorities: seed.is_multiple_of(3),
         };
         let mut scenario = draw.setting(seed);
         draw.processes(scenario.ttl);
@@ -239,7 +243,7 @@ impl Draw {
     }
 
     fn row(&mut self, routes: usize, keys: u8) -> RowSpec {
-        let rng = &mut self.rng;
+        let (priorities, rng) = (self.priorities, &mut self.rng);
         RowSpec {
             route: rng.usize(0..routes),
             key: (rng.u8(0..10) > 0).then(|| rng.u8(0..keys)),
@@ -250,6 +254,11 @@ impl Draw {
                 _ => Temper::Good,
             },
             delay: (rng.u8(0..20) == 0).then(|| MS * rng.u32(1..8000)),
+            priority: if priorities && rng.u8(0..3) == 0 {
+                rng.i16(1..=3)
+            } else {
+                0
+            },
             max_attempts: (rng.u8(0..20) == 0).then(|| rng.i32(1..=3)),
         }
     }

@@ -308,7 +308,7 @@ impl World {
     }
 
     fn new_row(&self, spec: &RowSpec) -> NewRow {
-        let mut row = NewRow::new(&format!("t{}", spec.route));
+        let mut row = NewRow::new(&format!("t{}", spec.route)).priority(spec.priority);
         if let Some(key) = spec.key {
             row = row.key(&format!("k{key}"));
         }

@@ -29,6 +29,8 @@ pub(crate) struct Committed {
     pub(crate) failed: bool,
     /// `attempt`.
     pub(crate) attempt: i32,
+    /// `priority`; order holds within one.
+    pub(crate) priority: i16,
     /// The first bytes of the payload's SHA-256.
     pub(crate) digest: Vec<u8>,
 }
@@ -39,7 +41,7 @@ const DIGEST_BYTES: usize = 8;
 pub(crate) async fn committed(client: &Client) -> Result<Vec<Committed>, tokio_postgres::Error> {
     let query = format!(
         "select seq, id, topic, key, relayed_at is not null, failed_at is not null, attempt,
-                substring(sha256(convert_to(payload::text, 'UTF8')) for {DIGEST_BYTES})
+                substring(sha256(convert_to(payload::text, 'UTF8')) for {DIGEST_BYTES}), greatest(priority, 0::smallint)
          from outbox_messages"
     );
     let rows = client.query(&query, &[]).await?;
@@ -54,6 +56,7 @@ pub(crate) async fn committed(client: &Client) -> Result<Vec<Committed>, tokio_p
             failed: row.get(5),
             attempt: row.get(6),
             digest: row.get(7),
+            priority: row.get(8),
         })
         .collect())
 }
@@ -79,7 +82,7 @@ pub(crate) struct Verdict {
     pub(crate) unknown: Vec<Uuid>,
     /// Copies whose topic, key or payload is not their row's.
     pub(crate) altered: Vec<Uuid>,
-    /// First copies that came after a later row of their key: topic, key, `seq` seen before, `seq`.
+    /// First copies that came after a later row of their key and priority: topic, key, `seq` seen before, `seq`.
     pub(crate) disorder: Vec<(String, String, i64, i64)>,
     /// Rows whose `attempt` is above 1.
     pub(crate) attempts_counted: usize,
@@ -89,7 +92,7 @@ pub(crate) struct Verdict {
 pub(crate) fn compare(rows: &[Committed], arrivals: &[Arrival]) -> Verdict {
     let by_id: HashMap<Uuid, &Committed> = rows.iter().map(|row| (row.id, row)).collect();
     let mut seen: HashMap<Uuid, usize> = HashMap::with_capacity(rows.len());
-    let mut last: HashMap<(&str, &str), i64> = HashMap::new();
+    let mut last: HashMap<(&str, &str, i16), i64> = HashMap::new();
     let mut verdict = Verdict {
         committed: rows.len(),
         arrived: arrivals.len(),
@@ -111,7 +114,7 @@ pub(crate) fn compare(rows: &[Committed], arrivals: &[Arrival]) -> Verdict {
             continue;
         }
         if let Some(key) = row.key.as_deref() {
-            let before = last.entry((&row.topic, key)).or_insert(row.seq);
+            let before = last.entry((&row.topic, key, row.priority)).or_insert(row.seq);
             if *before > row.seq {
                 verdict
                     .disorder
@@ -212,6 +215,7 @@ mod tests {
             relayed: true,
             failed: false,
             attempt: 1,
+            priority: 0,
             digest: Sha256::digest(b"{}")[..DIGEST_BYTES].to_vec(),
         }
     }
@@ -258,6 +262,22 @@ mod tests {
         let verdict = compare(&rows, &[]);
         assert!(verdict.lost.is_empty());
         assert_eq!((verdict.failed, verdict.pending), (1, vec![2]));
+    }
+
+    #[test]
+    fn order_holds_within_a_priority() {
+        let urgent = |seq| Committed {
+            priority: 1,
+            ..row(seq, "a")
+        };
+        let rows = [row(1, "a"), urgent(2), urgent(3)];
+        let [one, two, three] = rows.each_ref().map(copy);
+        assert!(
+            compare(&rows, &[two.clone(), three.clone(), one.clone()])
+                .disorder
+                .is_empty()
+        );
+        assert_eq!(compare(&rows, &[one, three, two]).disorder.len(), 1);
     }
 
     #[test]

@@ -170,6 +170,7 @@ pub fn headers(input: &[u8]) {
             headers: Headers::parse(json.trim_ascii()),
             attempt: 1,
             max_attempts: None,
+            priority: 0,
             replay: 1,
             age: Duration::ZERO,
         },

@@ -8,25 +8,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::source::{Source, is_within};
 
-/// Folders that have a circle still.
-pub const WITH_CIRCLES: &[&str] = &[
-    // Bounds and their words stand in `check`, which all sections use and which uses all.
-    "config",
-    // Topics wait for being made, and making them books what became of it.
-    "transport::kafka",
-];
-
 /// Who names whom in a folder, and where: `path:line`.
 type Arrows = BTreeMap<String, BTreeMap<String, String>>;
 
-/// One finding for each circle of a folder that `is_excused` does not excuse: the shortest way round, and a place to cut it.
-pub fn circles(sources: &[Source], is_excused: impl Fn(&str) -> bool) -> Vec<String> {
+/// One finding for each circle: the shortest way round, and a place to cut it.
+pub fn circles(sources: &[Source]) -> Vec<String> {
     let folders: BTreeSet<&str> = sources
         .iter()
         .flat_map(|source| folders_above(&source.module))
         .collect();
     let mut found = Vec::new();
-    for folder in folders.into_iter().filter(|folder| !is_excused(folder)) {
+    for folder in folders {
         let arrows = arrows(sources, folder);
         let mut seen = BTreeSet::new();
         for entry in arrows.keys() {

@@ -69,24 +69,9 @@ fn the_source() -> (Vec<Source>, Vec<String>) {
 fn the_source_is_tidy() {
     let (sources, mut found) = the_source();
     found.extend(sources.iter().flat_map(findings));
-    found.extend(circles::circles(&sources, |folder| {
-        circles::WITH_CIRCLES.contains(&folder)
-    }));
+    found.extend(circles::circles(&sources));
     found.extend(imports::stale(&sources));
     assert!(found.is_empty(), "{} findings:\n{}", found.len(), found.join("\n"));
-}
-
-/// A folder that has lost its last circle is not excused any more.
-#[test]
-fn folders_with_circles_have_some() {
-    let (sources, _) = the_source();
-    for folder in circles::WITH_CIRCLES {
-        let found = circles::circles(&sources, |other| other != *folder);
-        assert!(
-            !found.is_empty(),
-            "{folder} has no circle any more: take it off the list"
-        );
-    }
 }
 
 /// Each statement's file says, in comments at its top, what a reader must know before changing it.

@@ -130,7 +130,7 @@ fn a_permission_that_nobody_needs() {
 fn assert_circles(files: &[(&str, &str)], expected: &[&str]) {
     let parse = |(path, text): &(&str, &str)| Source::parse(path, text).expect("parses");
     let sources: Vec<Source> = files.iter().map(parse).collect();
-    assert_eq!(circles(&sources, |_| false), expected);
+    assert_eq!(circles(&sources), expected);
 }
 
 #[test]

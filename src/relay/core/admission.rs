@@ -95,7 +95,7 @@ impl Admission<'_> {
     fn place(&mut self, row: Sighting<'_>, resolved: &Resolved) -> Result<DestinationId, Wait> {
         let route = self.setup.routes.get(resolved.route);
         if let Some(wait) = self.keepers().topic(row, route) {
-            if wait != Wait::RoutePaused && !row.is_due() {
+            if wait != Wait::RoutePaused && !row.is_found_anyway() {
                 self.waiting.wait_for_topic(row.message);
             }
             return Err(wait);
@@ -103,7 +103,7 @@ impl Admission<'_> {
         let id = self.destinations.find(route.transport, &resolved.destination);
         self.destinations.get_mut(id).in_commit_order |= route.commit_order;
         if let Some(wait) = self.keepers().destination(row, id) {
-            if !row.is_due() {
+            if !row.is_found_anyway() {
                 // What is still open since before the start may have any number.
                 let unknown = route.commit_order && self.waiting.watermark.decided().is_none();
                 let from = (!unknown).then_some(row.message.seq);
@@ -125,7 +125,7 @@ impl Admission<'_> {
     fn admit(
         &mut self,
         lane: Lane,
-        message: Message,
+        mut message: Message,
         (found, is_holder): (&Found, bool),
         (resolved, id): (Resolved, DestinationId),
         now: Instant,
@@ -139,6 +139,9 @@ impl Admission<'_> {
         }
         self.destinations.take(id, size, now);
         let route = self.setup.routes.get(resolved.route);
+        if route.commit_order {
+            message.priority = 0;
+        }
         let entry = Entry {
             envelope: Envelope {
                 message,

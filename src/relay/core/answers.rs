@@ -1,6 +1,7 @@
 //! What the store answered: rows are offered, and whoever was read for is told how far that came.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use crate::delivery::Failure;
 use crate::message::{KeyId, Message, Seq};
 use crate::relay::event::{Asked, PageRead};
 use crate::relay::owning::territory::Territory;
-use crate::relay::reading::{Answer, Purpose, Reading};
+use crate::relay::reading::{Answer, Purpose, Reading, URGENT_ROWS, UrgentFound};
 use crate::relay::sending::Sending;
 use crate::relay::settling::Settler;
 use crate::relay::waiting::Waiting;
@@ -194,6 +195,12 @@ impl Answers<'_> {
                 self.territory.settle_in(&lanes);
                 self.reading.lanes_arrived(now);
             }
+            Ok(Answer::Urgent(rows)) => {
+                let found = self.urgent(rows, room, &settled, now);
+                self.reading
+                    .urgent
+                    .read(found, now.saturating_duration_since(started), now);
+            }
             Ok(Answer::Recalled(key, asked, rows)) => self.recalled(key, &asked, (rows, room), &settled, now),
             Ok(Answer::Due(mut page)) => {
                 page.rows.retain(is_fresh);
@@ -236,6 +243,35 @@ impl Answers<'_> {
         let upto = last.copied().expect("a recall asks for one row at least");
         rows.retain(|row| !settled.contains(&row.message.seq));
         self.release(key, rows, upto, now);
+    }
+
+    /// Offers rows that overtake, as long as the window has room: what follows one that found none must not go before it.
+    fn urgent(&mut self, rows: Vec<Row>, room: Room, settled: &SeqSet, now: Instant) -> UrgentFound {
+        let bytes: usize = rows.iter().map(|row| row.message.size()).sum();
+        let mut found = UrgentFound {
+            full: rows.len() >= URGENT_ROWS || bytes >= room.bytes,
+            ..UrgentFound::default()
+        };
+        for row in rows {
+            let free = self.window.free_for_urgent();
+            if free.rows == 0 || free.bytes == 0 {
+                break;
+            }
+            if settled.contains(&row.message.seq) {
+                continue;
+            }
+            let topic = Arc::clone(&row.message.topic);
+            match self.admission().offer(row, &Found::Urgent, now) {
+                Offered::Queued(queue, entry) => {
+                    found.queued += 1;
+                    self.sending.lanes.push_back(queue, entry);
+                }
+                Offered::Waits(wait) if wait.is_of_its_address() || wait.is_of_its_route() => found.shut.push(topic),
+                Offered::Waits(_) | Offered::Known => {}
+                Offered::Rejected(lane, message, failure) => self.reject(lane, &message, failure, now),
+            }
+        }
+        found
     }
 
     fn due(&mut self, mut page: DuePage, now: Instant) {

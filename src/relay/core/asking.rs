@@ -84,6 +84,9 @@ impl Asking<'_> {
         if let Some(question) = self.holds_to_read(now) {
             return Some((question, NOTHING));
         }
+        if let Some(urgent) = self.what_overtakes(now) {
+            return Some(urgent);
+        }
         let cursor = self.reading.cursor();
         let room = self.reading.room(self.window);
         if let Some(room) = room {
@@ -110,6 +113,15 @@ impl Asking<'_> {
         }
         let (who, room) = self.next_laggard(now, room)?;
         Some((self.read_again(who), room))
+    }
+
+    fn what_overtakes(&mut self, now: Instant) -> Option<(Question, Room)> {
+        if now < self.reading.urgent.at() || !self.outlook().may_be_overtaken(self.window) {
+            return None;
+        }
+        let room = self.reading.room_for_urgent(self.window)?;
+        let left_out = self.reading.urgent.begin(now);
+        Some((Question::Urgent(self.territory.lanes().clone(), left_out), room))
     }
 
     fn holds_to_read(&mut self, now: Instant) -> Option<Question> {

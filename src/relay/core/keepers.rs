@@ -24,9 +24,13 @@ pub(super) struct Sighting<'a> {
 }
 
 impl Sighting<'_> {
-    /// It is found again by its time: nothing need be remembered where it waits.
-    pub(super) fn is_due(&self) -> bool {
+    fn is_due(&self) -> bool {
         *self.found == Found::Due
+    }
+
+    /// It is found again by its time, or its priority: nothing need be remembered where it waits.
+    pub(super) fn is_found_anyway(&self) -> bool {
+        matches!(self.found, Found::Due | Found::Urgent)
     }
 }
 
@@ -73,14 +77,20 @@ impl Keepers<'_> {
 
     /// Whether an earlier number may still commit, which its destination waits for.
     fn is_early(self, row: Sighting<'_>, id: DestinationId) -> bool {
+        if !self.destinations.get(id).in_commit_order {
+            return false;
+        }
+        let way = Self::way(row);
         // One that retries was sent before: every earlier number was decided then.
-        let is_retry = Self::way(row) == Way::NextOfKey && row.is_due();
-        self.destinations.get(id).in_commit_order && !is_retry && !self.waiting.watermark.has_passed(row.message.seq)
+        let is_retry = way == Way::NextOfKey && row.is_due();
+        // In commit order nothing overtakes.
+        way == Way::Urgent || (!is_retry && !self.waiting.watermark.has_passed(row.message.seq))
     }
 
-    /// Whether it is due and waits for an earlier one of its key: those that retry go in their order.
+    /// Whether it waits for an earlier one of its key that is to be tried again: those that retry go in their order. Rows found
+    /// otherwise are asked when they depart, and park then.
     pub(super) fn earlier_retry(self, row: Sighting<'_>, order: Order) -> Option<Wait> {
-        if !row.is_due() {
+        if !row.is_found_anyway() {
             return None;
         }
         let Message {
@@ -89,6 +99,9 @@ impl Keepers<'_> {
         let (Order::Key | Order::Strict, Some(key)) = (order, row.message.key.as_deref()) else {
             return None;
         };
+        if *row.found == Found::Urgent {
+            return self.waiting.holds.keeps(topic, key, *seq).then_some(Wait::KeyHeld);
+        }
         // Nobody here counted that attempt: there may be others of the key.
         if *attempt > 1 && !row.is_holder {
             return Some(Wait::UnknownHolder);

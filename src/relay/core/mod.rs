@@ -168,8 +168,9 @@ impl Core {
         let ttl = self.setup.options.lease_ttl;
         let far = now + ttl;
         let flow = self.course.is_running().then(|| {
-            let cursor_waits = self.parts.outlook().cursor_waits();
-            let read = self.parts.reading.wake_at(&self.parts.window, cursor_waits, now);
+            let outlook = self.parts.outlook();
+            let waits = (outlook.cursor_waits(), outlook.may_be_overtaken(&self.parts.window));
+            let read = self.parts.reading.wake_at(&self.parts.window, waits, now);
             let limits = self.parts.sending.limits.wake_at();
             let look = self.parts.sending.destinations.next_probe();
             let others = limits.into_iter().chain(look).min();

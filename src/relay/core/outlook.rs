@@ -7,6 +7,7 @@ use crate::relay::sending::destination::Breaker;
 use crate::relay::sending::destinations::Destinations;
 use crate::relay::waiting::Waiting;
 use crate::relay::waiting::found::DestinationId;
+use crate::relay::window::Window;
 
 /// See the module. It only looks.
 #[derive(Clone, Copy)]
@@ -27,6 +28,17 @@ impl Outlook<'_> {
             || self.territory.behind().is_some_and(|(_, next)| is_near(next))
             || self.destinations.lagging().any(is_ending)
             || self.waiting.topics.behind().any(|(_, lag)| is_near(lag.next))
+    }
+
+    /// Whether there is something that rows with a priority could overtake.
+    pub(super) fn may_be_overtaken(self, window: &Window) -> bool {
+        self.reading.has_a_queue(window)
+            || self.territory.behind().is_some()
+            || self.waiting.topics.behind().next().is_some()
+            || self
+                .destinations
+                .lagging()
+                .any(|id| self.destinations.get(id).is_closed())
     }
 
     /// The cursor waits for its end.

@@ -21,7 +21,7 @@ use super::event::{Asked, Batch, Effect, Event, PageRead, Published, Underway};
 use super::inquiry::Inquiries;
 use super::options::RelayError;
 use super::owning::standing::Standing;
-use super::reading::{Answer, Question};
+use super::reading::{Answer, Question, URGENT_ROWS};
 use super::waiting::found::DestinationId;
 
 use plan::Plans;
@@ -214,6 +214,11 @@ async fn answer(store: &dyn Store, question: Question, room: Room) -> Result<Ans
             let of = LaneSet::of(lanes.keys().copied());
             let holds = store.holds(&of, None, failed_too).await?;
             Answer::Holds(lanes, holds)
+        }
+        Question::Urgent(lanes, without) => {
+            // Rows in memory are among them: what can be let in is not what has to be looked at.
+            let rows = URGENT_ROWS;
+            Answer::Urgent(store.urgent(&lanes, &without, Room { rows, ..room }).await?)
         }
         Question::Recall(key, lanes, seqs) => {
             let rows = store.recall(&lanes, &seqs, room).await?;

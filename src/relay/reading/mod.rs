@@ -1,7 +1,8 @@
 //! What is read when: the cursor's next page beside one other read at a time.
 //!
 //! Every read is promised room in the window before it starts; cursor and others take turns when room is short. Each walk keeps
-//! its own state: the rows that are due (`due`), the sweep (`sweep`), the holders (`hold_check`), the lags (`turns`).
+//! its own state: the rows that overtake (`urgent`), those that are due (`due`), the sweep (`sweep`), the holders (`hold_check`),
+//! the lags (`turns`).
 
 mod due;
 mod hold_check;
@@ -9,6 +10,7 @@ mod pace;
 mod question;
 mod sweep;
 mod turns;
+mod urgent;
 
 use std::time::Duration;
 
@@ -25,9 +27,11 @@ use hold_check::HoldCheck;
 use pace::Pace;
 use sweep::Sweep;
 use turns::Turns;
+use urgent::UrgentLook;
 
 pub(super) use question::{Answer, Purpose, Question};
 pub(super) use turns::Turn;
+pub(super) use urgent::{Found as UrgentFound, URGENT_ROWS};
 
 /// See the module.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ pub(super) struct Reading {
     cursor: Seq,
     /// When the cursor's next page is due.
     pub(super) pace: Pace,
+    pub(super) urgent: UrgentLook,
     pub(super) due: DueWalk,
     pub(super) sweep: Sweep,
     pub(super) hold_check: HoldCheck,
@@ -70,6 +75,7 @@ impl Reading {
         Self {
             cursor: Seq(0),
             pace: Pace::new(options.poll_interval_min, options.poll_interval_max, now),
+            urgent: UrgentLook::new(options.poll_interval_min, now),
             due: DueWalk::new(now),
             sweep: Sweep::new(options.sweep_interval, now),
             hold_check: HoldCheck::new(now),
@@ -104,6 +110,11 @@ impl Reading {
     /// Everything at or below was read, or is left to others.
     pub(super) fn cursor(&self) -> Seq {
         self.cursor
+    }
+
+    /// Whether rows wait that others could overtake: those the cursor has yet to read, or more than a batch in memory.
+    pub(super) fn has_a_queue(&self, window: &Window) -> bool {
+        self.pace.has_more() || window.len() > self.portion.batch_size
     }
 
     /// Whether the cursor meets `seq` within a page.
@@ -203,8 +214,9 @@ impl Reading {
         self.pace.hint(now);
     }
 
-    /// When a read may be due, as far as time alone decides; `cursor_waits`: for a lag, whose end is an event of its own.
-    pub(super) fn wake_at(&self, window: &Window, cursor_waits: bool, now: Instant) -> Instant {
+    /// When a read may be due, as far as time alone decides; `cursor_waits`: for a lag, whose end is an event of its own;
+    /// `overtaken`: something could be.
+    pub(super) fn wake_at(&self, window: &Window, (cursor_waits, overtaken): (bool, bool), now: Instant) -> Instant {
         let room = self.room(window).is_some();
         let mut at = now + DUE_INTERVAL;
         if let Some(until) = self.portion.pressed_until {
@@ -215,6 +227,9 @@ impl Reading {
         }
         if self.is_asking() {
             return at;
+        }
+        if overtaken && self.room_for_urgent(window).is_some() {
+            at = at.min(self.urgent.at());
         }
         if self.lanes_at > now {
             at = at.min(self.lanes_at);
@@ -230,6 +245,15 @@ impl Reading {
             at = at.min(due.max(now + Duration::from_millis(1)));
         }
         at
+    }
+
+    /// Room for rows that overtake, if there is any.
+    pub(super) fn room_for_urgent(&self, window: &Window) -> Option<Room> {
+        let free = window.free_for_urgent();
+        (free.rows > 0 && free.bytes > 0).then(|| Room {
+            rows: free.rows.min(URGENT_ROWS),
+            bytes: free.bytes.min(self.portion.limit.bytes / 2),
+        })
     }
 
     /// Room for a read, or `None` while there is too little to be worth a statement.

@@ -21,6 +21,8 @@ pub(crate) struct Pace {
     next: Instant,
     burst_until: Instant,
     gaps: usize,
+    /// The last read was cut: there is more.
+    more: bool,
     /// A hint came since the last read was asked for: that read may have looked before what the hint tells of.
     hinted: bool,
 }
@@ -34,8 +36,14 @@ impl Pace {
             next: now,
             burst_until: now,
             gaps: 0,
+            more: false,
             hinted: false,
         }
+    }
+
+    /// Whether there is more to be read than the last read brought.
+    pub(crate) fn has_more(&self) -> bool {
+        self.more
     }
 
     /// When the next read is due.
@@ -58,6 +66,7 @@ impl Pace {
 
     /// A read found `rows` and `gaps` open ones; `more` can be read at once.
     pub(crate) fn read(&mut self, now: Instant, rows: usize, more: bool, gaps: usize) {
+        self.more = more;
         if gaps != self.gaps {
             self.gaps = gaps;
             if gaps > 0 {

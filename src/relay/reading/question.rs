@@ -1,5 +1,7 @@
 //! What is asked of the store beside the cursor, and its answer: the same variant says what was asked.
 
+use std::sync::Arc;
+
 use crate::message::{KeyId, Seq};
 use crate::relay::waiting::found::Laggard;
 use crate::store::{DuePage, DuePosition, Hold, LaneSet, OpenTransaction, Reread, Row, Scope, Tenancy};
@@ -20,6 +22,8 @@ pub(crate) enum Purpose {
 pub(crate) enum Question {
     /// Who holds keys of these lanes.
     Holds { lanes: Tenancy, failed_too: bool },
+    /// Rows with a priority, but for those of these topics.
+    Urgent(LaneSet, Vec<Arc<str>>),
     /// These rows, parked behind a key that is free again.
     Recall(KeyId, LaneSet, Vec<Seq>),
     /// Rows whose time has come.
@@ -35,6 +39,7 @@ pub(crate) enum Question {
 #[derive(Debug)]
 pub(crate) enum Answer {
     Holds(Tenancy, Vec<Hold>),
+    Urgent(Vec<Row>),
     /// The rows asked for, and those found.
     Recalled(KeyId, Vec<Seq>, Vec<Row>),
     Due(DuePage),

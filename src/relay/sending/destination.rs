@@ -73,9 +73,14 @@ impl Destination {
         matches!(self.breaker, Breaker::Open { .. })
     }
 
+    /// Rows flow.
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.breaker, Breaker::Closed)
+    }
+
     /// The cursor's rows of this destination go through.
     pub(crate) fn takes_new_rows(&self) -> bool {
-        self.lag.is_none() && matches!(self.breaker, Breaker::Closed)
+        self.lag.is_none() && self.is_closed()
     }
 
     /// The topics a reread of this destination looks at; `None`: all.
@@ -99,7 +104,7 @@ impl Destination {
         }
         match way {
             Way::Own => is_tried_enough().then_some(Wait::DestinationTried),
-            Way::Other => (!self.takes_new_rows()).then_some(Wait::DestinationTried),
+            Way::Other | Way::Urgent => (!self.is_closed()).then_some(Wait::DestinationTried),
             Way::NextOfKey | Way::Due => None,
         }
     }
@@ -137,6 +142,6 @@ impl Destination {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.load.rows() == 0 && self.lag.is_none() && !self.watched && matches!(self.breaker, Breaker::Closed)
+        self.load.rows() == 0 && self.lag.is_none() && !self.watched && self.is_closed()
     }
 }

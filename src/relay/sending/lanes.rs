@@ -1,7 +1,8 @@
 //! Queues: one per lane and transport, each with at most one batch in flight.
 //!
 //! A key belongs to one lane and one route, so to one queue: it is never in two batches at a time. A slow transport
-//! holds up its own queues only. Lanes run concurrently; which of the ready ones starts first is first come, first served.
+//! holds up its own queues only. Lanes run concurrently; which of the ready ones starts first is first come, first served. Rows
+//! with a priority go before the others of their queue, and queues that have some before the others.
 
 use std::collections::VecDeque;
 
@@ -24,6 +25,12 @@ pub(crate) struct Entry {
     pub(crate) size: usize,
     /// It waited behind a hold that is being released: it goes before what waits there still.
     pub(crate) released: bool,
+}
+
+impl Entry {
+    fn priority(&self) -> i16 {
+        self.envelope.message.priority
+    }
 }
 
 /// What is remembered of a row in flight.
@@ -83,12 +90,67 @@ impl Slip {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueId(usize);
 
+/// Whether a queue stands among those that are ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Listed {
+    #[default]
+    No,
+    InTurn,
+    /// Before those that stand there in turn: it has entries with a priority.
+    First,
+}
+
 #[derive(Default)]
 struct Queue {
+    /// Entries with a priority, the highest first, those of one in the order of their arrival.
+    urgent: VecDeque<Entry>,
     entries: VecDeque<Entry>,
     /// Since when it has a batch in flight.
     in_flight: Option<Instant>,
-    listed: bool,
+    listed: Listed,
+}
+
+impl Queue {
+    fn len(&self) -> usize {
+        self.urgent.len() + self.entries.len()
+    }
+
+    /// In the order in which they go.
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.urgent.iter().chain(&self.entries)
+    }
+
+    /// Behind the others of its priority.
+    fn push_back(&mut self, entry: Entry) {
+        let own = entry.priority();
+        if own == 0 {
+            return self.entries.push_back(entry);
+        }
+        let before = |other: &Entry| other.priority() >= own && !sabotaged!(PriorityReversed);
+        let place = self.urgent.partition_point(before);
+        self.urgent.insert(place, entry);
+    }
+
+    /// Before the others of its priority.
+    fn push_front(&mut self, entry: Entry) {
+        let own = entry.priority();
+        if own == 0 {
+            return self.entries.push_front(entry);
+        }
+        let place = self.urgent.partition_point(|other| other.priority() > own);
+        self.urgent.insert(place, entry);
+    }
+
+    /// Takes out entries for which `pick` says so.
+    fn remove(&mut self, mut pick: impl FnMut(&Entry) -> bool, out: &mut Vec<Entry>) {
+        for entries in [&mut self.urgent, &mut self.entries] {
+            if entries.iter().any(&mut pick) {
+                let (gone, stay): (VecDeque<_>, VecDeque<_>) = entries.drain(..).partition(&mut pick);
+                *entries = stay;
+                out.extend(gone);
+            }
+        }
+    }
 }
 
 pub(crate) struct Lanes {
@@ -138,22 +200,20 @@ impl Lanes {
     pub(crate) fn find(&self, lane: Lane, seq: Seq) -> Option<(QueueId, &Entry)> {
         (0..self.transports).find_map(|transport| {
             let queue = self.queue(lane, transport);
-            let mut entries = self.queues[queue.0].entries.iter();
+            let mut entries = self.queues[queue.0].iter();
             let entry = entries.find(|entry| entry.envelope.message.seq == seq)?;
             Some((queue, entry))
         })
     }
 
     pub(crate) fn push_back(&mut self, queue: QueueId, entry: Entry) {
-        self.queues[queue.0].entries.push_back(entry);
+        self.queues[queue.0].push_back(entry);
         self.list(queue);
     }
 
-    /// Puts entries before all others, keeping their order.
+    /// Puts entries before all others of their priority, keeping their order.
     pub(crate) fn push_front(&mut self, queue: QueueId, entries: Vec<Entry>) {
-        for entry in entries.into_iter().rev() {
-            self.queues[queue.0].entries.push_front(entry);
-        }
+        self.put_aside(queue, entries);
         self.list(queue);
     }
 
@@ -161,7 +221,7 @@ impl Lanes {
     /// when something else happens to it.
     pub(crate) fn put_aside(&mut self, queue: QueueId, entries: Vec<Entry>) {
         for entry in entries.into_iter().rev() {
-            self.queues[queue.0].entries.push_front(entry);
+            self.queues[queue.0].push_front(entry);
         }
     }
 
@@ -174,27 +234,40 @@ impl Lanes {
 
     fn list(&mut self, queue: QueueId) {
         let state = &mut self.queues[queue.0];
-        if !state.listed && state.in_flight.is_none() && !state.entries.is_empty() {
-            state.listed = true;
+        if state.in_flight.is_some() {
+            return;
+        }
+        if !state.urgent.is_empty() {
+            // Where it stood in turn already, that place is passed over when its time comes.
+            if state.listed != Listed::First {
+                state.listed = Listed::First;
+                self.ready.push_front(queue);
+            }
+        } else if state.listed == Listed::No && !state.entries.is_empty() {
+            state.listed = Listed::InTurn;
             self.ready.push_back(queue);
         }
     }
 
     /// The next queue that has entries and no batch in flight.
     pub(crate) fn next_ready(&mut self) -> Option<QueueId> {
-        let queue = self.ready.pop_front()?;
-        self.queues[queue.0].listed = false;
-        Some(queue)
+        loop {
+            let queue = self.ready.pop_front()?;
+            if std::mem::take(&mut self.queues[queue.0].listed) != Listed::No {
+                return Some(queue);
+            }
+        }
     }
 
     /// Entries of a queue.
     pub(crate) fn len_of(&self, queue: QueueId) -> usize {
-        self.queues[queue.0].entries.len()
+        self.queues[queue.0].len()
     }
 
     /// Takes the first entry of a queue.
     pub(crate) fn pop(&mut self, queue: QueueId) -> Option<Entry> {
-        self.queues[queue.0].entries.pop_front()
+        let queue = &mut self.queues[queue.0];
+        queue.urgent.pop_front().or_else(|| queue.entries.pop_front())
     }
 
     /// The queue's batch is handed to the transport.
@@ -214,23 +287,18 @@ impl Lanes {
         self.list(queue);
     }
 
-    /// Takes out the queue's entries for which `pick` says so, in their order.
+    /// Takes out the queue's entries for which `pick` says so, in the order in which they would go.
     pub(crate) fn remove_from(&mut self, queue: QueueId, pick: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
-        let entries = &mut self.queues[queue.0].entries;
-        let (out, stay): (VecDeque<_>, VecDeque<_>) = entries.drain(..).partition(pick);
-        *entries = stay;
-        out.into()
+        let mut removed = Vec::new();
+        self.queues[queue.0].remove(pick, &mut removed);
+        removed
     }
 
     /// Takes out every queued entry for which `pick` says so; batches in flight are not touched.
     pub(crate) fn remove(&mut self, mut pick: impl FnMut(&Entry) -> bool) -> Vec<Entry> {
         let mut removed = Vec::new();
         for queue in &mut self.queues {
-            if queue.entries.iter().any(&mut pick) {
-                let (out, stay): (VecDeque<_>, VecDeque<_>) = queue.entries.drain(..).partition(&mut pick);
-                queue.entries = stay;
-                removed.extend(out);
-            }
+            queue.remove(&mut pick, &mut removed);
         }
         removed
     }

@@ -26,6 +26,9 @@ pub(crate) enum Found {
     Passing,
     /// It waited for a time.
     Due,
+    /// For its priority, before its turn. Where it may not go yet, the next look for such rows finds it again, and whatever
+    /// would have found it without.
+    Urgent,
     /// Read again for one that lags.
     Behind(Laggard),
     /// Behind a hold that is being released.
@@ -38,6 +41,7 @@ impl Found {
         match self {
             Self::Behind(who) if is_own(who) => Way::Own,
             Self::Passing | Self::Behind(_) => Way::Other,
+            Self::Urgent => Way::Urgent,
             Self::Due if !is_holder => Way::Due,
             Self::Due | Self::Released => Way::NextOfKey,
         }

@@ -18,6 +18,8 @@ pub(crate) enum Way {
     NextOfKey,
     /// Its time has come. Where it may not pass it is found by that again, and nothing need be remembered.
     Due,
+    /// It overtakes.
+    Urgent,
     /// Any other.
     Other,
 }
@@ -67,7 +69,8 @@ impl Lag {
         match way {
             Way::Own => self.brings(seq),
             // Whatever else lags: behind the lag, later rows of the key would go first.
-            Way::NextOfKey => true,
+            // What overtakes has nothing to overtake among those of its own priority: they are all before it in the same read.
+            Way::NextOfKey | Way::Urgent => true,
             // It must not overtake earlier rows of its key that have yet to be read.
             Way::Due | Way::Other => !self.is_past(seq),
         }
@@ -111,7 +114,9 @@ mod tests {
     fn who_may_pass_a_lag() {
         let mut lag = Lag::from(Some(Seq(7)));
         assert_eq!(passes(&lag, Way::Own), [false; 3], "nothing is read for it");
-        assert_eq!(passes(&lag, Way::NextOfKey), [true; 3]);
+        for way in [Way::NextOfKey, Way::Urgent] {
+            assert_eq!(passes(&lag, way), [true; 3], "{way:?}");
+        }
         for way in [Way::Due, Way::Other] {
             assert_eq!(passes(&lag, way), [true, false, false], "{way:?}");
         }

@@ -80,6 +80,11 @@ impl Wait {
         }
     }
 
+    /// Whether its topic is not sent at all now, by the configuration.
+    pub(crate) fn is_of_its_route(self) -> bool {
+        matches!(self, Self::NoRoute | Self::RoutePaused)
+    }
+
     /// For machines.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

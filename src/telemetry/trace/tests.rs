@@ -28,6 +28,7 @@ fn message(headers: &str) -> Message {
         headers: Headers::parse(headers.as_bytes()),
         attempt: 2,
         max_attempts: None,
+        priority: 0,
         replay: 0,
         age: Duration::ZERO,
     }

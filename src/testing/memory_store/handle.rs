@@ -282,6 +282,24 @@ impl Store for MemoryStore {
             .await
     }
 
+    async fn urgent(&self, lanes: &LaneSet, without: &[Arc<str>], room: Room) -> Result<Vec<Row>, StoreError> {
+        self.answer(|state| {
+            let is_urgent = |row: &&StoredRow| {
+                row.message.priority > 0 && is_wanted(row, lanes) && !without.contains(&row.message.topic)
+            };
+            let mut rows: Vec<&StoredRow> = state.rows.values().filter(is_urgent).collect();
+            rows.sort_by_key(|row| (std::cmp::Reverse(row.message.priority), row.message.seq));
+            let mut filling = Filling::new(room);
+            for row in rows {
+                if !filling.take(row) {
+                    break;
+                }
+            }
+            filling.rows()
+        })
+        .await
+    }
+
     async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
         self.answer(|state| {
             let asked: BTreeSet<Seq> = seqs.iter().copied().collect();

@@ -15,6 +15,7 @@ pub struct NewRow {
     pub(super) payload: Bytes,
     pub(super) headers: Headers,
     pub(super) max_attempts: Option<i32>,
+    pub(super) priority: i16,
     pub(super) available_in: Duration,
 }
 
@@ -28,6 +29,7 @@ impl NewRow {
             payload: Bytes::from_static(b"{}"),
             headers: Headers::empty(),
             max_attempts: None,
+            priority: 0,
             available_in: Duration::ZERO,
         }
     }
@@ -66,6 +68,12 @@ impl NewRow {
             max_attempts: Some(attempts),
             ..self
         }
+    }
+
+    /// ... going before those of a lower priority.
+    #[must_use]
+    pub fn priority(self, priority: i16) -> Self {
+        Self { priority, ..self }
     }
 
     /// ... not before this long from now.

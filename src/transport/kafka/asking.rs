@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Kafka;
 use super::classify::{classify, code_name};
-use super::topics::{Limits, Topic};
+use super::topic::{Limits, Topic};
 use crate::delivery::{Failure, FailureClass};
 use crate::lock::lock;
 

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use rdkafka::admin::{AdminOptions, ResourceSpecifier};
 use tokio::time::timeout_at;
 
-use super::topics::{Topic, Topics};
+use super::questions::Questions;
+use super::topic::Topic;
 
 /// The brokers are asked again whether they make topics.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -37,25 +37,30 @@ struct List {
     brokers: Vec<i32>,
 }
 
-impl Topics {
+impl Creation {
     /// Whether it is known that no broker makes a topic.
-    pub(super) fn are_never_made(&self) -> bool {
-        self.creation.never.load(Ordering::Relaxed)
+    pub(super) fn never(&self) -> bool {
+        self.never.load(Ordering::Relaxed)
     }
 
     /// Finds those of `topics` that the brokers do not show. Whoever may write to a topic is shown it. Where brokers make topics,
     /// or do not say whether they do, nothing follows from it, and nobody asks for a list that may be long.
-    pub(super) async fn learn_missing(&self, topics: &[(Arc<str>, Arc<Topic>)], until: tokio::time::Instant) {
-        let mut seen = self.creation.seen.lock().await;
+    pub(super) async fn learn_missing(
+        &self,
+        questions: &Questions,
+        topics: &[(Arc<str>, Arc<Topic>)],
+        until: tokio::time::Instant,
+    ) {
+        let mut seen = self.seen.lock().await;
         let asked_lately = seen.asked.is_some_and(|at| at.elapsed() < REFRESH);
-        if asked_lately && !self.are_never_made() {
+        if asked_lately && !self.never() {
             return;
         }
         let patience = || until.saturating_duration_since(tokio::time::Instant::now());
         if seen.listed.as_ref().is_none_or(|list| list.at.elapsed() >= LISTED_FOR) {
             seen.listed = None;
             // Those who get no answer know nothing.
-            let Ok(metadata) = self.metadata(None, patience()).await else {
+            let Ok(metadata) = questions.metadata(None, patience()).await else {
                 return;
             };
             seen.listed = Some(List {
@@ -73,21 +78,14 @@ impl Topics {
             }
         }
         if !asked_lately {
-            let answers = list.brokers.iter().map(|broker| self.makes_topics(*broker, patience()));
+            let answers = list
+                .brokers
+                .iter()
+                .map(|broker| questions.makes_topics(*broker, patience()));
             let answers = timeout_at(until, join_all(answers)).await.unwrap_or_default();
             let never = !answers.is_empty() && answers.into_iter().all(|makes| makes == Some(false));
-            self.creation.never.store(never, Ordering::Relaxed);
+            self.never.store(never, Ordering::Relaxed);
             seen.asked = Some(Instant::now());
         }
-    }
-
-    async fn makes_topics(&self, broker: i32, patience: Duration) -> Option<bool> {
-        let asking = self.asking().ok()?;
-        let options = AdminOptions::new().request_timeout(Some(patience));
-        let broker = [ResourceSpecifier::Broker(broker)];
-        let described = asking.client.describe_configs(&broker, &options).await;
-        let settings = described.ok()?.into_iter().next()?.ok()?;
-        let value = settings.get("auto.create.topics.enable")?.value.as_deref()?;
-        value.parse().ok()
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::classify::{classify, code_name, is_collateral};
 use super::session::{Report, Reports};
-use super::topics::Topic;
+use super::topic::Topic;
 use super::{Kafka, Slot};
 use crate::delivery::{Failure, Order, Outcome};
 use crate::transport::Envelope;

@@ -19,7 +19,7 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use tokio::sync::Notify;
 
 use super::health::Health;
-use super::topics::Topic;
+use super::topic::Topic;
 use crate::lock::lock;
 use crate::transport::flow::{Flow, Ticket};
 

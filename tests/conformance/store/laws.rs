@@ -30,7 +30,7 @@ macro_rules! uphold {
             a_rollback_closes_its_gap what_is_open_at_the_start_comes_before_its_successor
             what_was_open_long_before_the_start_is_swept reopening_starts_over fenced_by_owner_and_epoch
             fenced_by_attempt what_is_settled_is_what_was_sent a_replayed_message_is_another_one
-            rows_that_refuse_are_set_aside what_is_marked_is_what_was_sent retries_are_due_after_their_delay delayed_rows_are_due_in_their_time
+            rows_that_refuse_are_set_aside what_is_marked_is_what_was_sent rows_with_a_priority_come_in_its_order retries_are_due_after_their_delay delayed_rows_are_due_in_their_time
             due_rows_come_in_pages rereads_come_in_pages recall_brings_what_is_pending holds_tell_who_holds idempotent
             a_commit_wakes);
     };
@@ -746,6 +746,38 @@ pub async fn rereads_come_in_pages(fixture: &impl Fixture) {
         (seqs(&part.rows), part.done, part.position),
         (all[20..=29].to_vec(), true, all[29])
     );
+}
+
+/// *Urgent*: the highest priority first, those of one in order, without some topics, from the beginning each time.
+pub async fn rows_with_a_priority_come_in_its_order(fixture: &impl Fixture) {
+    let fresh = |topic, priority, delay| Fresh {
+        topic,
+        priority,
+        delay,
+        ..keyed("a")
+    };
+    let planted: Vec<Fresh> = [0, 1, 3, 1, 0, 2, 3, -5]
+        .into_iter()
+        .map(|priority| fresh("t", priority, Duration::ZERO))
+        .chain([fresh("u", 2, Duration::ZERO), fresh("t", 9, MINUTE)])
+        .collect();
+    let all = fixture.insert(&planted).await;
+    let (store, lanes) = opened(fixture).await;
+    let found = store.urgent(&store.lanes, &[], ROOM).await.unwrap();
+    let expected = [2, 6, 5, 8, 1, 3].map(|place| all[place]);
+    assert_eq!(seqs(&found), expected);
+    let priorities: Vec<i16> = found.iter().map(|row| row.message.priority).collect();
+    assert_eq!(priorities, [3, 3, 2, 2, 1, 1]);
+    let without = store.urgent(&store.lanes, &["t".into()], ROOM).await.unwrap();
+    assert_eq!(seqs(&without), [all[8]]);
+    let first = store.urgent(&store.lanes, &[], Room { rows: 2, ..ROOM }).await.unwrap();
+    assert_eq!(seqs(&first), expected[..2]);
+    store.settle(&relayed(&first, &lanes)).await.unwrap();
+    store.settle(&failed(&found[2], &lanes, Some(MINUTE))).await.unwrap();
+    let left = store.urgent(&store.lanes, &[], ROOM).await.unwrap();
+    assert_eq!(seqs(&left), expected[3..], "what retries is left to its time");
+    let nobody = store.urgent(&LaneSet::default(), &[], ROOM).await.unwrap();
+    assert!(nobody.is_empty());
 }
 
 /// The pending ones among the rows asked for, in order.

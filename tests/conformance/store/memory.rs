@@ -22,7 +22,10 @@ impl Fake {
 }
 
 fn new_row(row: &Fresh) -> NewRow {
-    let new = NewRow::new(row.topic).payload("x".repeat(row.size)).delayed(row.delay);
+    let new = NewRow::new(row.topic)
+        .payload("x".repeat(row.size))
+        .delayed(row.delay)
+        .priority(row.priority);
     match &row.key {
         Some(key) => new.key(key),
         None => new,

@@ -80,9 +80,15 @@ async fn insert(session: &Session, row: &Fresh) -> Seq {
     let payload = "x".repeat(row.size);
     let row = session
         .query_one(
-            "insert into outbox_messages (topic, key, payload, available_at)
-             values ($1, $2, $3, now() + $4 * interval '1 millisecond') returning seq",
-            &[&row.topic, &row.key, &payload, &(row.delay.as_secs_f64() * 1000.0)],
+            "insert into outbox_messages (topic, key, payload, available_at, priority)
+             values ($1, $2, $3, now() + $4 * interval '1 millisecond', $5) returning seq",
+            &[
+                &row.topic,
+                &row.key,
+                &payload,
+                &(row.delay.as_secs_f64() * 1000.0),
+                &row.priority,
+            ],
         )
         .await
         .unwrap();

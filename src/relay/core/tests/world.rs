@@ -66,6 +66,7 @@ pub(super) fn row(seq: i64) -> Row {
         headers: Headers::Valid(Vec::new()),
         attempt: 1,
         max_attempts: None,
+        priority: 0,
         replay: 0,
         age: Duration::ZERO,
     };
@@ -74,6 +75,13 @@ pub(super) fn row(seq: i64) -> Row {
         message,
         unreadable: None,
     }
+}
+
+/// ... of this priority.
+pub(super) fn urgent(seq: i64, priority: i16) -> Row {
+    let mut row = row(seq);
+    row.message.priority = priority;
+    row
 }
 
 pub(super) fn refused(class: FailureClass) -> Outcome {
@@ -165,11 +173,39 @@ impl World {
         self.effects.iter().any(is)
     }
 
+    /// What is asked, but for rows that overtake: there are none.
     pub(super) fn asked(&mut self) -> Option<Question> {
+        while self.looks_for_urgent() {
+            self.answers(Answer::Urgent(Vec::new()));
+        }
         let Effect::Ask(question, _) = self.take(|effect| matches!(effect, Effect::Ask(..)))? else {
             unreachable!("it was chosen by its kind")
         };
         Some(question)
+    }
+
+    /// Rows that overtake are looked for; an answer is awaited.
+    pub(super) fn looks_for_urgent(&mut self) -> bool {
+        let looks = |effect: &Effect| matches!(effect, Effect::Ask(Question::Urgent(..), _));
+        self.take(looks).is_some()
+    }
+
+    /// These overtake, once they are looked for.
+    #[track_caller]
+    pub(super) fn overtaken_by(&mut self, rows: Vec<Row>) {
+        if !self.wants(|effect| matches!(effect, Effect::Ask(..))) {
+            self.passes(SECOND / 10);
+        }
+        while !self.looks_for_urgent() {
+            assert!(
+                self.wants(|effect| matches!(effect, Effect::Ask(Question::Due(..), _))),
+                "{:?}",
+                self.effects
+            );
+            self.take(|effect| matches!(effect, Effect::Ask(..)));
+            self.answers(Answer::Due(DuePage::default()));
+        }
+        self.answers(Answer::Urgent(rows));
     }
 
     #[track_caller]
@@ -184,9 +220,17 @@ impl World {
 
     /// Answers whatever walk over due rows there is: there are none.
     pub(super) fn nothing_is_due(&mut self) {
-        while self.wants(|effect| matches!(effect, Effect::Ask(Question::Due(..), _))) {
-            drop(self.asked());
-            self.answers(Answer::Due(DuePage::default()));
+        loop {
+            if self.looks_for_urgent() {
+                self.answers(Answer::Urgent(Vec::new()));
+            } else if self
+                .take(|effect| matches!(effect, Effect::Ask(Question::Due(..), _)))
+                .is_some()
+            {
+                self.answers(Answer::Due(DuePage::default()));
+            } else {
+                return;
+            }
         }
     }
 

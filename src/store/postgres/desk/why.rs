@@ -222,6 +222,7 @@ async fn find(database: &Database, names: &Names, seq: i64) -> Result<Option<Fou
             headers: Headers::empty(),
             attempt: row.try_get("attempt")?,
             max_attempts: None,
+            priority: 0,
             replay: row.try_get("replay")?,
             age: Duration::ZERO,
         };

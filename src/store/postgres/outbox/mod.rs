@@ -90,6 +90,7 @@ struct Statements {
     reread: Statement,
     due_look: Statement,
     next_due: Statement,
+    urgent: Statement,
     recall: Statement,
     holds: Statement,
     holds_among: Statement,
@@ -222,6 +223,7 @@ impl Statements {
             ),
             due_look: statement!(names, "due_look", []),
             next_due: statement!(names, "next_due", []),
+            urgent: statement!(names, "urgent", [INT8, BYTEA, TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY]),
             recall: statement!(names, "recall", [INT8_ARRAY, BYTEA, INT8_ARRAY, INT8_ARRAY]),
             holds: statement!(names, "holds", [BYTEA, BOOL, INT8_ARRAY, INT8_ARRAY]),
             holds_among: statement!(names, "holds_among", [BYTEA, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY]),
@@ -319,6 +321,10 @@ impl Store for PostgresStore {
         room: Room,
     ) -> Result<DuePage, StoreError> {
         self.due_rows(lanes, after, upto, room).await
+    }
+
+    async fn urgent(&self, lanes: &LaneSet, without: &[Arc<str>], room: Room) -> Result<Vec<Row>, StoreError> {
+        self.urgent_rows(lanes, without, room).await
     }
 
     async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {

@@ -72,6 +72,7 @@ enum Column {
     Attempt,
     MaxAttempts,
     Replay,
+    Priority,
     InsertedAt,
     Now,
     /// Of the cursor's statements: what the row is to the cursor.
@@ -201,6 +202,7 @@ fn read(row: &PgRow, topics: &mut Topics, broken: Option<&Broken>) -> Result<Row
         attempt: trouble.value(row, (Column::Attempt, "attempt"))?.unwrap_or(1),
         max_attempts: trouble.value(row, (Column::MaxAttempts, "max_attempts"))?,
         replay: trouble.value(row, (Column::Replay, "replay"))?.unwrap_or(0),
+        priority: get(row, Column::Priority)?,
         age: if age > AGE_MAX { Duration::ZERO } else { age },
     };
     Ok(Row {

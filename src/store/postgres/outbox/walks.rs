@@ -1,5 +1,6 @@
 //! Reads beside the cursor: ranges of pending rows, rows that are due, rows that were parked, rows that hold.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::Row as PgRow;
@@ -130,6 +131,23 @@ impl PostgresStore {
             .transpose()
             .map_err(|error| unreadable(&error))?;
         Ok(seconds(due_in.flatten()))
+    }
+
+    pub(super) async fn urgent_rows(
+        &self,
+        lanes: &LaneSet,
+        without: &[Arc<str>],
+        room: Room,
+    ) -> Result<Vec<Row>, StoreError> {
+        let limit = i64::try_from(room.rows.max(1)).unwrap_or(i64::MAX);
+        let mask = self.mask(lanes);
+        let without: Vec<&str> = without.iter().map(|topic| &**topic).collect();
+        let mut page = Bounded::new(room);
+        // Where it stops at a row that cannot be read, the next look begins with that row, or comes by it again.
+        let take = |row: &PgRow, broken: Option<&Broken>| page.take(row, broken);
+        let params: [Param<'_>; 3] = [&limit, &mask, &without];
+        self.read_rows(Role::Side, &self.sql.urgent, &params, take).await?;
+        Ok(page.rows)
     }
 
     pub(super) async fn recall_rows(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {

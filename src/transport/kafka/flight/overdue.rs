@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{Flight, Handed};
 use crate::delivery::{Failure, Outcome};
 use crate::transport::kafka::Kafka;
-use crate::transport::kafka::topics::Topic;
+use crate::transport::kafka::topic::Topic;
 
 /// What was said of topics that messages wait for.
 pub(super) type Verdicts = Vec<(Arc<Topic>, Result<(), Failure>)>;

@@ -13,7 +13,7 @@ use crate::transport::Envelope;
 use crate::transport::flow::Ticket;
 use crate::transport::kafka::record;
 use crate::transport::kafka::session::Carried;
-use crate::transport::kafka::topics::Topic;
+use crate::transport::kafka::topic::Topic;
 
 enum Sent {
     Yes,
