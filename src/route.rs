@@ -256,6 +256,12 @@ impl Route {
 }
 
 impl Route {
+    /// Whether messages of one topic may go to several places.
+    #[must_use]
+    pub fn names_the_key(&self) -> bool {
+        self.destination.0.contains(&Part::Key)
+    }
+
     /// Whether some message of it may go to `destination`, as far as that is known without one.
     #[must_use]
     pub fn may_lead_to(&self, destination: &str) -> bool {

@@ -241,7 +241,12 @@ impl MemoryTable {
     /// A committed row.
     #[must_use]
     pub fn row(&self, seq: Seq) -> Option<StoredRow> {
-        self.state().rows.get(&seq.0).cloned()
+        self.peek(seq, StoredRow::clone)
+    }
+
+    /// Something of a committed row.
+    pub fn peek<T>(&self, seq: Seq, look: impl FnOnce(&StoredRow) -> T) -> Option<T> {
+        self.state().rows.get(&seq.0).map(look)
     }
 
     /// Committed rows neither relayed nor failed.

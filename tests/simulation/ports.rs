@@ -327,7 +327,7 @@ impl Transport for SimTransport {
         let number = ends.journal.next_batch();
         let sending = |envelope: &Envelope| {
             let message = &envelope.message;
-            let lane = ends.table.row(message.seq).map_or(0, |row| row.lane);
+            let lane = ends.table.peek(message.seq, |row| row.lane).unwrap_or(0);
             Sending {
                 seq: message.seq.0,
                 attempt: message.attempt,

@@ -299,7 +299,7 @@ impl World {
 
     /// A pending row can no longer be written.
     fn stick(&mut self, pick: usize) {
-        let pending = |seq: &SeqNumber| self.table.row(Seq(*seq)).is_some_and(|row| row.is_pending());
+        let pending = |seq: &SeqNumber| self.is_pending(*seq);
         let pending: Vec<SeqNumber> = self.journal.numbers().into_iter().filter(pending).collect();
         if let Some(seq) = pending.get(pick % pending.len().max(1)) {
             self.journal.note(Event::Stuck(*seq));
@@ -330,10 +330,11 @@ impl World {
     fn failed(&self, order: impl Fn(Order) -> bool) -> Vec<SeqNumber> {
         let rows = self.journal.numbers().into_iter();
         rows.filter(|seq| {
-            let row = self.table.row(Seq(*seq));
-            row.is_some_and(|row| {
-                let route = self.routes.find(&row.message.topic).unwrap();
-                row.failed_at.is_some() && order(self.routes.get(route).order)
+            let topic = |row: &StoredRow| row.failed_at.map(|_| Arc::clone(&row.message.topic));
+            let topic = self.table.peek(Seq(*seq), topic).flatten();
+            topic.is_some_and(|topic| {
+                let route = self.routes.find(&topic).unwrap();
+                order(self.routes.get(route).order)
             })
         })
         .collect()
@@ -342,7 +343,11 @@ impl World {
     /// Only rows with numbers written by hand are pending.
     fn only_by_hand(&self) -> bool {
         let mut numbered = self.journal.numbers().into_iter().filter(|seq| *seq > 0);
-        !numbered.any(|seq| self.table.row(Seq(seq)).is_some_and(|row| row.is_pending()))
+        !numbered.any(|seq| self.is_pending(seq))
+    }
+
+    fn is_pending(&self, seq: SeqNumber) -> bool {
+        self.table.peek(Seq(seq), StoredRow::is_pending).unwrap_or(false)
     }
 
     /// Every row can be written again.

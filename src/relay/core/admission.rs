@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use crate::delivery::{Failure, FailureClass};
 use crate::message::{Headers, Message};
 use crate::relay::owning::territory::Territory;
+use crate::relay::sending::addresses::Addresses;
 use crate::relay::sending::destinations::Destinations;
 use crate::relay::sending::lanes::{Entry, Lanes, QueueId};
 use crate::relay::waiting::Waiting;
@@ -27,6 +28,7 @@ pub(super) struct Admission<'a> {
     pub(super) waiting: &'a mut Waiting,
     pub(super) destinations: &'a mut Destinations,
     pub(super) lanes: &'a Lanes,
+    pub(super) addresses: &'a mut Addresses,
 }
 
 /// What became of an offered row.
@@ -74,7 +76,7 @@ impl Admission<'_> {
         let failure = match (unreadable, &message.headers) {
             (Some(reason), _) => rejected("unreadable", reason.into()),
             (None, Headers::Invalid(reason)) => rejected("headers", reason.to_string()),
-            (None, Headers::Valid(_)) => match routes.resolve(&message.topic, message.key.as_deref()) {
+            (None, Headers::Valid(_)) => match self.addresses.resolve(routes, &message.topic, message.key.as_deref()) {
                 Ok(resolved) => {
                     return match self.place(row, &resolved) {
                         Ok(id) => self.admit(lane, message, (found, is_holder), (resolved, id), now),

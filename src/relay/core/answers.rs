@@ -156,6 +156,7 @@ impl Answers<'_> {
             waiting: self.waiting,
             destinations: &mut self.sending.destinations,
             lanes: &self.sending.lanes,
+            addresses: &mut self.sending.addresses,
         }
     }
 

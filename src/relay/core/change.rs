@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::relay::event::Change;
 use crate::relay::options::Options;
 use crate::relay::sending::Sending;
+use crate::relay::sending::addresses::Addresses;
 use crate::relay::sending::destination::Destination;
 use crate::relay::sending::destinations::Destinations;
 use crate::relay::sending::lanes::Lanes;
@@ -78,6 +79,7 @@ impl Changes {
             lanes: Lanes::new(lanes, count),
             limits: Limits::new(&change.routes, now),
             destinations,
+            addresses: Addresses::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use crate::relay::event::Change;
 use crate::relay::owning::Owning;
 use crate::relay::reading::Reading;
 use crate::relay::sending::Sending;
+use crate::relay::sending::addresses::Addresses;
 use crate::relay::sending::destinations::Destinations;
 use crate::relay::sending::lanes::Lanes;
 use crate::relay::sending::limits::Limits;
@@ -53,6 +54,7 @@ impl Parts {
                 lanes: Lanes::new(options.lanes, transports),
                 limits: Limits::new(routes, now),
                 destinations: Destinations::new(options.probe_interval, transports, room, now),
+                addresses: Addresses::default(),
             },
             reading: Reading::new(options, now),
             settler: Settler::default(),

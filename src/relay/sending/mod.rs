@@ -1,5 +1,6 @@
-//! What is on its way: queues, limits of routes, destinations.
+//! What is on its way: queues, limits of routes, destinations, where topics go.
 
+pub(super) mod addresses;
 pub(super) mod destination;
 pub(super) mod destinations;
 pub(super) mod lanes;
@@ -8,6 +9,7 @@ mod schedule;
 mod share;
 mod together;
 
+use addresses::Addresses;
 use destinations::Destinations;
 use lanes::Lanes;
 use limits::Limits;
@@ -17,4 +19,5 @@ pub(super) struct Sending {
     pub(super) lanes: Lanes,
     pub(super) limits: Limits,
     pub(super) destinations: Destinations,
+    pub(super) addresses: Addresses,
 }
