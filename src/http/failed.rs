@@ -198,7 +198,7 @@ async fn find(outbox: &Outbox, id: &MessageRef, holder: Holder) -> Result<Option
     let (database, names) = (&outbox.database, &outbox.names);
     let seq = match id {
         MessageRef::Seq(seq) => Some(*seq),
-        MessageRef::Id(_) => {
+        MessageRef::Id(_) | MessageRef::Text(_) => {
             let filter = Filter {
                 ids: vec![id.clone()],
                 ..Filter::default()
@@ -267,7 +267,7 @@ impl Wanted {
     fn shown(&self) -> HashMap<i64, String> {
         let both = |Id(id, shown): &Id| match (id, shown) {
             (MessageRef::Seq(seq), Some(id)) => Some((*seq, id.to_lowercase())),
-            (MessageRef::Seq(_) | MessageRef::Id(_), _) => None,
+            (MessageRef::Seq(_) | MessageRef::Id(_) | MessageRef::Text(_), _) => None,
         };
         self.ids.iter().flatten().filter_map(both).collect()
     }

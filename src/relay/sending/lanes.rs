@@ -70,7 +70,7 @@ impl Slip {
     pub(crate) fn mark(&self, message: &Message) -> Mark {
         Mark {
             seq: message.seq,
-            id: message.id,
+            id: message.id.clone(),
             replay: message.replay,
             lane: self.lane,
             epoch: self.epoch,

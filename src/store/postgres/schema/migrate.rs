@@ -89,6 +89,28 @@ pub const MIGRATIONS: [Migration; 8] = [
     },
 ];
 
+/// In place of the first, where the table is not ours.
+const ROWS: Migration = Migration {
+    version: 1,
+    name: "0001_rows.sql",
+    text: include_str!("../../../../sql/migrations/0001_rows.sql"),
+};
+
+/// Those that speak of inserting into the outbox, or of a table of before.
+const OF_OURS: [i32; 4] = [1, 3, 5, 6];
+
+/// Where in a file what is about inserting into the outbox begins, and lasts to its end.
+const ABOUT_INSERTS: &str = "\n-- Every outbox has functions of its own";
+
+/// Those of an outbox, oldest first.
+fn migrations(names: &Names) -> Vec<Migration> {
+    if !names.is_foreign() {
+        return MIGRATIONS.to_vec();
+    }
+    let others = MIGRATIONS.into_iter().filter(|file| !OF_OURS.contains(&file.version));
+    [ROWS].into_iter().chain(others).collect()
+}
+
 impl Migration {
     /// SHA-256 of the file as shipped, in hexadecimal.
     #[must_use]
@@ -97,7 +119,11 @@ impl Migration {
     }
 
     fn sql(&self, names: &Names, payload: PayloadType) -> String {
-        let body = names.fill_keeping_comments(&self.text.replace("{payload_type}", payload.as_str()));
+        let mut text = self.text;
+        if names.is_foreign() {
+            text = text.split(ABOUT_INSERTS).next().unwrap_or(text);
+        }
+        let body = names.fill_keeping_comments(&text.replace("{payload_type}", payload.as_str()));
         let record = RECORD
             .replace("{version}", &self.version.to_string())
             .replace("{file_text}", &quote_literal(self.name))
@@ -179,7 +205,7 @@ impl MigrationState {
 /// All of the SQL, for a DBA to run by hand; it may be run on a database that has some or all of it.
 #[must_use]
 pub fn script(names: &Names, payload: PayloadType) -> String {
-    let text = run_text(names, payload, &MIGRATIONS, Names::fill_keeping_comments);
+    let text = run_text(names, payload, &migrations(names), Names::fill_keeping_comments);
     format!("begin;\n{text}\ncommit;\n")
 }
 
@@ -214,10 +240,10 @@ pub async fn migrate(
     }
     let waiting = status.iter().filter(|file| file.state == MigrationState::Pending);
     let is_pending = |file: &Migration| waiting.clone().any(|known| known.version == file.version);
-    let mut pending: Vec<Migration> = MIGRATIONS.into_iter().filter(is_pending).collect();
+    let mut pending: Vec<Migration> = migrations(names).into_iter().filter(is_pending).collect();
     if !gone(database, names).await?.tables.is_empty() {
         // Every file can be run again: what is there stays.
-        pending = MIGRATIONS.to_vec();
+        pending = migrations(names);
     }
     if pending.is_empty() {
         // Only the lanes, without asking for any right to create.
@@ -304,10 +330,11 @@ pub async fn status(database: &Database, names: &Names) -> Result<Vec<MigrationS
     } else {
         Vec::new()
     };
-    let mut list: Vec<MigrationStatus> = Vec::with_capacity(MIGRATIONS.len());
+    let files = migrations(names);
+    let mut list: Vec<MigrationStatus> = Vec::with_capacity(files.len());
     for row in rows {
         let (version, name, checksum): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
-        let state = match MIGRATIONS.iter().find(|file| file.version == version) {
+        let state = match files.iter().find(|file| file.version == version) {
             Some(file) if file.checksum() == checksum => MigrationState::Applied,
             Some(_) => MigrationState::Changed,
             None => MigrationState::Unknown,
@@ -319,7 +346,7 @@ pub async fn status(database: &Database, names: &Names) -> Result<Vec<MigrationS
             applied_at: Some(row.get(3)),
         });
     }
-    for file in MIGRATIONS {
+    for file in files {
         if !list.iter().any(|known| known.version == file.version) {
             let (name, state) = (file.name.to_owned(), MigrationState::Pending);
             list.push(MigrationStatus {
