@@ -10,5 +10,7 @@ select c.relname::text as name,
 from pg_index i
 join pg_class c on c.oid = i.indexrelid
 join pg_am m on m.oid = c.relam and m.amname = 'btree'
-where i.indrelid = to_regclass({messages_text}) and i.indisvalid
+where i.indrelid = (
+  select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = {schema_text} and c.relname = {table_text} and c.relkind in ('r', 'p', 'v', 'm', 'f')) and i.indisvalid
 order by c.relname

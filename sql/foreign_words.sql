@@ -10,5 +10,7 @@ select a.attname::text as name,
             where s.schemaname = {schema_text} and s.tablename = {table_text} and s.attname = a.attname), '{}') as common
 from pg_attribute a
 left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-where a.attrelid = to_regclass({messages_text}) and a.attnum > 0 and not a.attisdropped
+where a.attrelid = (
+  select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = {schema_text} and c.relname = {table_text} and c.relkind in ('r', 'p', 'v', 'm', 'f')) and a.attnum > 0 and not a.attisdropped
 order by a.attnum

@@ -93,11 +93,10 @@ pub(crate) async fn run(config: Config, path: &Path) -> anyhow::Result<()> {
         tasks.spawn(web::serve(listener, state, stop.clone()));
     }
     let names = tokio::select! {
-        valid = validated(&database, &config, &telemetry) => valid?,
+        valid = validated(&database, &config, &telemetry, &recognized) => valid?,
         _ = signals.next() => return Ok(()),
         never = reload.on_hangup() => match never {},
     };
-    recognized.send_replace(names.clone());
     tasks.spawn(learn_naming(database.clone(), stop.clone()));
     let store = Arc::new(PostgresStore::new(
         database.clone(),
@@ -261,7 +260,12 @@ async fn drive(relay: Relay, signals: &mut Signals) -> anyhow::Result<()> {
 }
 
 /// Waits for the database, then for nothing: what is wrong with the schema is an error.
-async fn validated(database: &Database, config: &Config, telemetry: &Telemetry) -> anyhow::Result<Names> {
+async fn validated(
+    database: &Database,
+    config: &Config,
+    telemetry: &Telemetry,
+    recognized: &watch::Sender<Names>,
+) -> anyhow::Result<Names> {
     let duties = settings::duties(config);
     loop {
         let examined = async {
@@ -276,6 +280,7 @@ async fn validated(database: &Database, config: &Config, telemetry: &Telemetry) 
                 for warning in schema.warnings {
                     tracing::warn!("{warning}");
                 }
+                recognized.send_replace(names.clone());
                 return Ok(names);
             }
             Err(error) if refused_login(&error).is_some() => {

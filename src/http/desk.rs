@@ -170,10 +170,15 @@ impl Desk {
         changed.map_err(|error| self.refusal(&error))
     }
 
+    /// The outbox as it is in the database, as far as that is known.
+    pub(super) fn names(&self) -> Names {
+        self.outbox.recognized.borrow().clone()
+    }
+
     fn within(&self, limit: Duration) -> Outbox {
         Outbox {
             database: self.outbox.database.within(limit),
-            names: self.outbox.recognized.borrow().clone(),
+            names: self.names(),
             ..self.outbox.clone()
         }
     }

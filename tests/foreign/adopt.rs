@@ -88,7 +88,8 @@ async fn a_sample_shows_messages_and_a_table_without_a_payload_is_none() {
              create table nothing (id uuid primary key, topic text)",
         )
         .await;
-    let site = Site::new(&database, TRANSPORT);
+    let mut site = Site::new(&database, TRANSPORT);
+    site.log_in_as_owner();
     let printed = site.succeed(&["adopt", "deliveries", "--sample", "5"]);
     let lines: Vec<serde_json::Value> = printed
         .lines()

@@ -114,7 +114,6 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "daemon",
             "finding",
-            "message",
             "route",
             "store",
             "store::postgres::desk",

@@ -99,7 +99,7 @@ impl std::str::FromStr for MessageRef {
         if let Ok(seq) = text.parse() {
             return Ok(Self::Seq(seq));
         }
-        if text.is_empty() {
+        if text.is_empty() || text.contains(char::is_control) {
             return Err("neither a uuid nor a seq".to_owned());
         }
         Ok(Uuid::parse_str(text).map_or_else(|_| Self::Text(text.to_owned()), Self::Id))

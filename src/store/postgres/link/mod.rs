@@ -17,6 +17,7 @@ mod patience;
 mod role;
 pub(super) mod slots;
 pub mod sql;
+mod text;
 pub mod theirs;
 mod tls;
 pub mod way;

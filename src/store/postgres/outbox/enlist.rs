@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep};
 
 use super::transactions;
 use crate::store::StoreError;
-use crate::store::postgres::link::about::one_line;
+use crate::store::postgres::link::about::{is_about_a_row, one_line};
 use crate::store::postgres::link::database::{Database, Role};
 use crate::store::postgres::link::sql::Names;
-use crate::store::postgres::link::theirs::Place;
+use crate::store::postgres::link::theirs::{Place, Theirs};
 
 const ENLIST: &str = include_str!("../../../../sql/enlist.sql");
 const UNLIST: &str = include_str!("../../../../sql/unlist.sql");
@@ -30,6 +30,8 @@ const UNLIST: &str = include_str!("../../../../sql/unlist.sql");
 /// Rows one statement enlists at most, and where a page has one place for all its rows.
 const PAGE: i64 = 5_000;
 const PAGE_MAX: i64 = 100_000;
+/// A page of which a row cannot be enlisted is made so much smaller, until that row is alone.
+const NARROWER: i64 = 8;
 /// Without a place each page sorts all that are pending: few large ones.
 const PAGE_WITHOUT_PLACE: i64 = 50_000;
 /// A near look begins so far before the newest row seen: microseconds, or numbers.
@@ -59,6 +61,8 @@ pub(super) struct Enlister {
     database: Database,
     names: Names,
     enlist: String,
+    /// The same for a row of which topic, key or another column cannot be made: it is rejected when it is read.
+    enlist_bare: String,
     unlist: String,
     since: String,
     place: Place,
@@ -70,6 +74,27 @@ pub(super) struct Enlister {
     back_at: Instant,
     full_at: Instant,
     said: Option<Instant>,
+}
+
+/// Their table, of which nothing but the id is read.
+fn bare(theirs: &Theirs) -> Theirs {
+    let mut bare = Theirs {
+        place: Place::Nowhere,
+        ..theirs.clone()
+    };
+    for (column, value) in [
+        ("topic", "null::text"),
+        ("key", "null::text"),
+        ("attempt", "1"),
+        ("max_attempts", "null::int"),
+        ("priority", "0::smallint"),
+        ("available_at", "now()"),
+        ("inserted_at", "now()"),
+        ("place", "null::bigint"),
+    ] {
+        bare.sql.insert(column, value.to_owned());
+    }
+    bare
 }
 
 /// What a look found.
@@ -100,6 +125,7 @@ impl Enlister {
             database: database.clone(),
             names: names.clone(),
             enlist: names.fill(ENLIST),
+            enlist_bare: names.of_theirs(bare(theirs)).fill(ENLIST),
             unlist: names.fill(UNLIST),
             since: theirs.sql.get("since").cloned().unwrap_or_else(|| "true".to_owned()),
             place: theirs.place,
@@ -187,14 +213,30 @@ impl Enlister {
 
     /// Everything past `from`, page by page.
     async fn look(&mut self, mut from: Option<i64>) -> Result<i64, StoreError> {
-        let mut fresh = 0;
-        let mut most = if self.place == Place::Nowhere {
+        let page_size = if self.place == Place::Nowhere {
             PAGE_WITHOUT_PLACE
         } else {
             PAGE
         };
+        let (mut fresh, mut most, mut narrowed) = (0, page_size, false);
         loop {
-            let page = self.page(from, most).await?;
+            let page = match self.page(&self.enlist, from, most).await {
+                Ok(page) => page,
+                Err(error) if is_about_a_row(&error) && most > 1 => {
+                    (most, narrowed) = ((most / NARROWER).max(1), true);
+                    continue;
+                }
+                Err(error) if is_about_a_row(&error) => {
+                    let page = self.page(&self.enlist_bare, from, most).await?;
+                    fresh += page.fresh;
+                    if page.rows == 0 {
+                        return Err(error);
+                    }
+                    (most, narrowed) = (page_size, false);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if !page.mine {
                 return Ok(fresh);
             }
@@ -205,7 +247,7 @@ impl Enlister {
                 return Ok(fresh);
             }
             self.hint.notify_one();
-            let is_one_place = page.first == page.last;
+            let is_one_place = page.first == page.last && !narrowed;
             most = if is_one_place {
                 (most * 4).min(PAGE_MAX.max(most))
             } else {
@@ -216,15 +258,12 @@ impl Enlister {
         }
     }
 
-    async fn page(&self, from: Option<i64>, most: i64) -> Result<Page, StoreError> {
+    async fn page(&self, enlist: &str, from: Option<i64>, most: i64) -> Result<Page, StoreError> {
         let since = match from {
             Some(from) => self.since.replace("{from}", &from.to_string()),
             None => "true".to_owned(),
         };
-        let text = self
-            .enlist
-            .replace("{since}", &since)
-            .replace("{most}", &most.to_string());
+        let text = enlist.replace("{since}", &since).replace("{most}", &most.to_string());
         let answer = self.database.transaction(Role::Side, &text).await?;
         let number = |name: &str| answer.get(name).and_then(|text| text.parse().ok());
         Ok(Page {

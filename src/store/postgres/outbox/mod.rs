@@ -114,16 +114,6 @@ struct Statements {
     leave: Statement,
 }
 
-/// The statements that end where the sequence does, or look beyond.
-struct Reading {
-    fetch: Statement,
-    fetch_with_gaps: Statement,
-    fetch_ahead: Statement,
-    skim: Statement,
-    look: Statement,
-    due: Statement,
-}
-
 macro_rules! statement {
     ($names:expr, $file:literal, [$($type:ident),*]) => {
         Statement {
@@ -132,6 +122,9 @@ macro_rules! statement {
         }
     };
 }
+
+mod reading;
+use reading::Reading;
 
 /// How messages that were relayed end (marked or deleted): those whose numbers lie close together, others, those whose ids are no
 /// uuids; and which rows can be ended so at once.
@@ -167,32 +160,6 @@ macro_rules! relayed {
             free: statement!($names, $free, [INT8_ARRAY]),
         }
     };
-}
-
-impl Reading {
-    fn new(names: &Names, sequence: Option<&str>) -> Self {
-        let fill = |statement: Statement| statement.with_sequence(sequence);
-        Self {
-            fetch: fill(statement!(names, "fetch", [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY])),
-            fetch_with_gaps: fill(statement!(
-                names,
-                "fetch_with_gaps",
-                [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY]
-            )),
-            fetch_ahead: fill(statement!(
-                names,
-                "fetch_ahead",
-                [INT8, BYTEA, INT8, INT8_ARRAY, INT8_ARRAY]
-            )),
-            skim: fill(statement!(names, "skim", [INT8, INT8, BYTEA])),
-            look: fill(statement!(names, "look", [])),
-            due: fill(statement!(
-                names,
-                "due",
-                [INT8, INT8, INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY]
-            )),
-        }
-    }
 }
 
 macro_rules! failure {

@@ -5,6 +5,7 @@ pub mod foreign;
 mod lanes;
 pub(super) mod made;
 pub mod migrate;
+mod migrations;
 pub mod rights;
 pub(super) mod validate;
 
