@@ -8,7 +8,7 @@ select {message},
   case when m.{c.available_at} = timestamptz '-infinity' then '-9223372036854775808'::bigint
     else (extract(epoch from m.{c.available_at}) * 1000000)::bigint end as due_at
 from {messages} m
-cross join (select $6::bigint[] as contents, $7::bigint[] as places) u
+cross join (select $6::bigint[] as contents, $7::bigint[] as places) u {bodies}
 where {pending} and {waits} and m.{c.available_at} <= now()
   and (m.{c.seq} <= $3 or m.{c.seq} > {ceiling})
   and (m.{c.available_at}, m.{c.seq}) > (case when $1 = '-9223372036854775808'::bigint then timestamptz '-infinity'

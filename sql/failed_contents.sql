@@ -3,6 +3,6 @@
 -- Locks nothing. Primary key.
 select m.{c.seq}, coalesce(case when 'payload' <> all ($2::text[]) then to_json(m.{c.payload})::text end, 'null'),
        coalesce(case when 'headers' <> all ($2::text[]) then to_json(m.{c.headers})::text end, 'null')
-from {messages} m
+from {whole} m
 where m.{c.seq} = any ($1::bigint[]) and m.{c.failed_at} is not null
 order by m.{c.seq}

@@ -3,7 +3,7 @@
 -- Locks nothing. Primary key.
 with sized as materialized (
     select m.{c.seq} as seq, coalesce(pg_column_size(m.{c.payload}), 0)::bigint as size
-    from {messages} m
+    from {whole} m
     where m.{c.seq} = any ($1::bigint[]) and m.{c.failed_at} is not null
 ), fitting as (
     select s.seq, sum(s.size) over (order by s.seq) - s.size as before from sized s
@@ -17,6 +17,6 @@ select m.{c.seq} as seq, m.{c.id}::text as id, case when 'topic' <> all ($3::tex
        to_json(m.{c.failed_at}) #>> '{}' as failed_at,
        case when 'last_error' <> all ($3::text[]) then m.{c.last_error} end as last_error,
        to_json(m.{c.inserted_at}) #>> '{}' as inserted_at
-from {messages} m
+from {whole} m
 where m.{c.seq} = any (array(select f.seq from fitting f where f.before < $2::bigint)) and m.{c.failed_at} is not null
 order by m.{c.seq}

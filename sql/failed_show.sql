@@ -12,6 +12,6 @@ select (select array_agg(f.key) from json_each(row_to_json(m)) f), (select array
        (select coalesce(json_agg(json_build_object('attempt', a.attempt, 'at', a.at, 'instance', a.instance, 'class', a.class,
                    'code', a.code, 'error', a.error, 'latency_ms', a.latency_ms) order by a.at, a.attempt), '[]')::text
         from {attempts} a where a.outbox = {table_text} and a.seq = m.{c.seq} and a.message_id = coalesce(m.{c.id}::text, ''))
-from {messages} m
+from {whole} m
 where m.{c.seq} in (select seq from found)
 order by m.{c.seq}

@@ -11,5 +11,5 @@ from (
   where m.{c.seq} > $1 and m.{c.seq} <= {ceiling}
   order by m.{c.seq}
   limit $2
-) p
+) p {later_bodies}
 order by p.seq

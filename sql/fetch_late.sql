@@ -15,5 +15,5 @@ from (
   cross join (select $5::bigint[] as contents, $6::bigint[] as places) u
   order by m.{c.seq}
   limit $4
-) p
+) p {later_bodies}
 order by p.seq

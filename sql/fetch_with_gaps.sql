@@ -27,5 +27,5 @@ from (
     order by m.{c.seq}
     limit $2
   )
-) p
+) p {later_bodies}
 order by p.late desc, p.seq

@@ -7,7 +7,7 @@
 -- be read (see unreadable.rs)
 select {message}
 from {messages} m
-cross join (select $7::bigint[] as contents, $8::bigint[] as places) u
+cross join (select $7::bigint[] as contents, $8::bigint[] as places) u {bodies}
 where m.{c.seq} > $1 and m.{c.seq} <= $2 and {pending} and {ready}
   and (u.places is null or get_bit($4::bytea, {lane}::int) <> 0)
   and coalesce(u.places is null or $5::text[] is null

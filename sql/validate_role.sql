@@ -9,5 +9,5 @@ select current_user::text as role,
        coalesce(pg_has_role('pg_read_all_stats', 'usage'), false) as sees_sessions
 from pg_roles r
 left join pg_namespace n on n.nspname = {schema_text}
-left join pg_class c on c.relnamespace = n.oid and c.relname = {table_text}
+left join pg_class c on c.relnamespace = n.oid and c.relname = {rows_text}
 where r.rolname = current_user

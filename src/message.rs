@@ -28,12 +28,14 @@ impl fmt::Display for Seq {
 }
 
 /// What consumers dedupe on. A uuid in our own table; a foreign table may key its messages by number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum MessageId {
     /// `outbox_messages.id`.
     Uuid(Uuid),
     /// A bigint primary key that serves as the message id.
     Number(i64),
+    /// Any other text: of a foreign table.
+    Text(Arc<str>),
     /// The row has none: it cannot be sent.
     Missing,
 }
@@ -51,6 +53,7 @@ impl fmt::Display for MessageId {
         match self {
             Self::Uuid(id) => id.hyphenated().fmt(f),
             Self::Number(id) => id.fmt(f),
+            Self::Text(id) => id.fmt(f),
             Self::Missing => Ok(()),
         }
     }
@@ -69,6 +72,8 @@ pub struct Message {
     pub key: Option<Box<str>>,
     /// The body, as stored (jsonb: its text).
     pub payload: Bytes,
+    /// There is none: it is null. Not the same as an empty one, where a broker can tell them apart.
+    pub payload_is_null: bool,
     /// The row's headers, or why they cannot be sent.
     pub headers: Headers,
     /// The attempt that comes next; starts at 1.
@@ -343,6 +348,7 @@ mod tests {
             topic: "t".into(),
             key: None,
             payload: Bytes::new(),
+            payload_is_null: false,
             headers: Headers::empty(),
             attempt: 1,
             max_attempts,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use outboxd::config::{self, Config, DEFAULT_PATH, Listen, OnRelayed, TransportConfig};
 use outboxd::delivery::Order;
+use outboxd::store::postgres::link::mapping::Column;
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
@@ -159,6 +160,7 @@ fn every_key_stands_in_the_example() {
         expected.push((section.to_lowercase(), section.to_owned(), raw));
     }
     expected.push(("routes".to_owned(), "Route".to_owned(), raw));
+    expected.push(("outbox.state".to_owned(), "OutboxState".to_owned(), raw));
     let transports = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transport");
     let mut kinds: Vec<(String, String)> = Vec::new();
     for folder in std::fs::read_dir(transports).unwrap().flatten() {
@@ -181,7 +183,7 @@ fn every_key_stands_in_the_example() {
         missing.extend(
             fields
                 .iter()
-                .filter(|field| *field != "columns" && !shown.contains(field))
+                .filter(|field| !["columns", "state"].contains(&&***field) && !shown.contains(field))
                 .cloned(),
         );
         if source == raw {
@@ -273,7 +275,28 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "outbox.columns.body: ",
         &["unknown column", "payload"],
     ),
-    ("[outbox.columns]\nkey = \"\"", "outbox.columns.key: ", &["add it"]),
+    (
+        "[outbox.columns]\ntopic = \"\"",
+        "outbox.columns.topic: ",
+        &["a message needs it"],
+    ),
+    (
+        "[outbox.columns]\nid = { sql = \"t.a\" }",
+        "outbox.columns.id: ",
+        &["must be a column"],
+    ),
+    (
+        "[outbox.columns]\nkey = { sqll = \"t.a\" }",
+        "outbox.columns.key",
+        &["sqll"],
+    ),
+    ("[outbox.state]\npending = \"\"", "outbox.state.pending: ", &["piece"]),
+    (
+        "[outbox.state]\nrelayed = \"a = 1; drop table x\"",
+        "outbox.state.relayed: ",
+        &["piece"],
+    ),
+    ("[outbox.state]\nsent = \"a\"", "outbox.state.sent: ", &["unknown key"]),
     (
         "[http]\nlisten = \"7117\"",
         "http.listen: ",
@@ -535,7 +558,8 @@ fn the_environment_wins_and_keeps_text_as_it_is() {
         (1_000_000_000, Duration::from_secs(2))
     );
     assert_eq!(config.http.listen, Listen::Off);
-    assert_eq!(config.outbox.columns, [("key".to_owned(), "aggregateid".to_owned())]);
+    let key = Column::Named("aggregateid".to_owned());
+    assert_eq!(config.outbox.columns, [("key".to_owned(), key)]);
     assert_eq!(
         config.routes.iter().map(|route| &*route.pattern).collect::<Vec<_>>(),
         ["x.*", "y.*"]

@@ -23,6 +23,7 @@ mod engine;
 mod failed;
 mod failover;
 mod fencing;
+mod foreign;
 mod gaps;
 mod hostile;
 mod http;

@@ -7,7 +7,7 @@ use crate::support::chaos::judge;
 use crate::support::daemon::{Daemon, Site};
 use crate::support::postgres::{Cluster, Database, Session};
 use crate::support::rows::{insert, until_relayed};
-use crate::support::{alone, assert_within, eventually, together};
+use crate::support::{alone, eventually, together};
 
 /// Rows that wait: `OUTBOXD_BACKLOG`, else 300,000.
 fn backlog() -> usize {
@@ -78,20 +78,24 @@ async fn urgent_rows_pass_a_backlog(kind: Kind) {
         (scene.relayed().await > 1_000).then_some(())
     })
     .await;
-    let mut took = Vec::new();
+    let (mut took, mut passed) = (Vec::new(), 0);
     for number in 0..20 {
-        let started = Instant::now();
+        let (started, before) = (Instant::now(), scene.relayed().await);
         let seq = scene.urgent("orders", 1 + number % 3).await;
         scene.until_marked(seq).await;
         took.push(started.elapsed());
+        passed = passed.max(scene.relayed().await - before);
     }
     took.sort();
     let (median, worst) = (took[10], took[19]);
     let left = i64::try_from(rows).unwrap() - scene.relayed().await;
-    println!("20 urgent rows before {left} of {rows}: until marked {median:?}, at worst {worst:?}");
-    assert!(left > i64::try_from(rows).unwrap() / 2, "there was a backlog");
     // Marked is later than at the broker: it is seen by polls 20 ms apart, and written up to 10 ms after the answer.
-    assert_within("the slowest urgent row", worst, Duration::from_millis(150));
+    println!(
+        "20 urgent rows before {left} of {rows}: until marked {median:?}, at worst {worst:?}; {passed} went before one at most"
+    );
+    assert!(left > i64::try_from(rows).unwrap() / 2, "there was a backlog");
+    // At 1,000 a second these are two seconds, on a machine that does nothing else a tenth of one.
+    assert!(passed < 2_000, "{passed} others went before an urgent row");
     drop(daemon);
 }
 

@@ -47,13 +47,49 @@ fn clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// The database does not answer.
+fn unreachable(error: &StoreError) -> Finding {
+    let todo = database_error(error)
+        .map(DatabaseError::todo)
+        .filter(|todo| !todo.is_empty());
+    Finding::fault(
+        "database_unreachable",
+        one_line(error),
+        "the daemon waits for it, and nothing is relayed meanwhile",
+        todo.unwrap_or("check database.url and that the server runs"),
+    )
+}
+
 impl Diagnosis {
+    /// The database does not answer, or the outbox's table cannot be relayed.
+    fn not_recognized(&mut self, error: &StoreError) -> anyhow::Result<Vec<WaitingTopic>> {
+        let finding = match error {
+            StoreError::Misconfigured(line) => {
+                let (key, what) = line.split_once(": ").unwrap_or(("outbox.table", line));
+                Finding::fault(
+                    "schema",
+                    line,
+                    "outboxd run does not start",
+                    format!("correct {key}: {what}"),
+                )
+            }
+            StoreError::Unavailable(_) => unreachable(error),
+        };
+        self.findings.push(finding);
+        Ok(Vec::new())
+    }
+
     /// The topics that wait, where the database can be read.
     async fn database(&mut self, config: &Config) -> anyhow::Result<Vec<WaitingTopic>> {
-        let (database, names) = (super::database(config)?, super::names(config));
+        let database = super::database(config)?;
+        let names = match super::outbox(config, &database).await {
+            Ok(names) => names,
+            Err(error) => return self.not_recognized(&error),
+        };
         let listen = settings::listen(config)?;
         let connections = config.database.pool_size + usize::from(listen.is_some());
-        let rules = settings::pruned(config.retention);
+        let mut rules = settings::pruned(config.retention);
+        rules.retain(|_| !names.is_foreign());
         let examination = Examination {
             rules: &rules,
             database: &database,
@@ -66,16 +102,7 @@ impl Diagnosis {
         let examined = match examination.run().await {
             Ok(examined) => examined,
             Err(error @ (StoreError::Unavailable(_) | StoreError::Misconfigured(_))) => {
-                let todo = database_error(&error)
-                    .map(DatabaseError::todo)
-                    .filter(|todo| !todo.is_empty());
-                let fix = todo.unwrap_or("check database.url and that the server runs");
-                self.findings.push(Finding::fault(
-                    "database_unreachable",
-                    one_line(&error),
-                    "the daemon waits for it, and nothing is relayed meanwhile",
-                    fix,
-                ));
+                self.findings.push(unreachable(&error));
                 return Ok(Vec::new());
             }
         };

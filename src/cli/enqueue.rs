@@ -71,7 +71,8 @@ pub(super) async fn enqueue(config: &Config, args: Args) -> anyhow::Result<ExitC
         payload,
         who: super::person::who(),
     };
-    let (database, names) = (super::database(config)?, super::names(config));
+    let (database, names) = super::opened(config).await?;
+    super::only_ours(&names, "enqueue", "insert a row into it")?;
     let column = schema::payload_type(&database, &names).await?;
     let id = match enqueue::enqueue(&database, &names, column, &message).await {
         Ok(id) => id,
@@ -86,7 +87,8 @@ pub(super) async fn enqueue(config: &Config, args: Args) -> anyhow::Result<ExitC
 
 /// A line that cannot be inserted ends it: what stands before it is inserted, and nothing after.
 async fn enqueue_lines(config: &Config, at: Option<Moment>) -> anyhow::Result<ExitCode> {
-    let (database, names) = (super::database(config)?, super::names(config));
+    let (database, names) = super::opened(config).await?;
+    super::only_ours(&names, "enqueue", "insert a row into it")?;
     let column = schema::payload_type(&database, &names).await?;
     let lines = Lines::new(&names, column, at, super::person::who());
     let mut inserted = 0_u64;

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use indicatif::ProgressBar;
 
-use crate::config::Config;
 use crate::store::postgres::desk::failed::{self, Filter, STEP};
 use crate::store::postgres::desk::lines::Exporter;
+use crate::store::postgres::link::database::Database;
+use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::schema;
 
 use super::chosen::known;
@@ -18,10 +19,9 @@ use super::terminal::Out;
 const PAGE: usize = 100;
 
 /// Nothing is held of what was printed, and nothing is open in the database while a reader takes its time.
-pub(super) async fn export(config: &Config, filter: &Filter) -> anyhow::Result<ExitCode> {
-    let (database, names) = (super::database(config)?, super::names(config));
-    let exporter = Exporter::new(&names, schema::payload_type(&database, &names).await?);
-    let chosen = failed::choose(&database, &names, filter, None).await?;
+pub(super) async fn export(database: &Database, names: &Names, filter: &Filter) -> anyhow::Result<ExitCode> {
+    let exporter = Exporter::new(names, schema::payload_type(database, names).await?);
+    let chosen = failed::choose(database, names, filter, None).await?;
     let seqs = chosen.seqs();
     // On a terminal the lines themselves show how it goes.
     let bar = if std::io::stdout().is_terminal() {
@@ -33,7 +33,7 @@ pub(super) async fn export(config: &Config, filter: &Filter) -> anyhow::Result<E
     for step in seqs.chunks(PAGE) {
         let mut rest = step;
         while !rest.is_empty() {
-            let page = exporter.page(&database, rest).await?;
+            let page = exporter.page(database, rest).await?;
             let Some(last) = page.last().map(|message| message.seq) else {
                 break;
             };

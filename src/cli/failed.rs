@@ -6,12 +6,14 @@ use anyhow::Context;
 use serde_json::{Map, Value};
 
 use crate::config::Config;
+use crate::store::StoreError;
 use crate::store::postgres::desk::failed::{
     self, Action, Command, Done, FailedMessage, Filter, MessageRef, STEP, Steps,
 };
 use crate::store::postgres::desk::moment::Moment;
 use crate::store::postgres::desk::row_identity::Identity;
 use crate::store::postgres::link::database::Database;
+use crate::store::postgres::link::sql::Names;
 
 use super::chosen::{known, refusals};
 use super::steps::{Interrupt, bar_of_rows};
@@ -75,24 +77,40 @@ pub(super) struct FilterArgs {
     error: Option<String>,
 }
 
-impl From<FilterArgs> for Filter {
-    fn from(args: FilterArgs) -> Self {
-        let FilterArgs {
-            mut ids,
-            id,
-            topic,
-            key,
-            since,
-            error,
-        } = args;
-        ids.extend(id);
-        Self {
-            topic,
-            key,
-            ids,
-            since,
-            error,
-        }
+impl FilterArgs {
+    fn is_empty(&self) -> bool {
+        let (ids, texts) = (
+            self.ids.is_empty() && self.id.is_empty(),
+            [&self.topic, &self.key, &self.error],
+        );
+        ids && self.since.is_none() && texts.iter().all(|text| text.is_none())
+    }
+
+    async fn filter(self, database: &Database, names: &Names) -> anyhow::Result<Filter> {
+        Ok(Filter {
+            topic: self.topic,
+            key: self.key,
+            ids: references(database, names, self.ids, self.id).await?,
+            since: self.since,
+            error: self.error,
+        })
+    }
+}
+
+/// Which messages are named.
+async fn references(
+    database: &Database,
+    names: &Names,
+    ids: Vec<MessageRef>,
+    as_ids: Vec<MessageRef>,
+) -> anyhow::Result<Vec<MessageRef>> {
+    let ids = failed::meant(names, ids, as_ids).map_err(Usage)?;
+    if !names.has_numbered_ids() {
+        return Ok(ids);
+    }
+    match failed::settle_numbers(database, names, ids).await {
+        Err(StoreError::Misconfigured(both)) => Err(Usage(both).into()),
+        answer => Ok(answer?),
     }
 }
 
@@ -111,20 +129,22 @@ pub(super) struct BulkArgs {
 
 pub(super) async fn failed(config: &Config, verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::List { filter, limit, json } => list(config, &filter.into(), limit, json).await,
-        Verb::Show { mut ids, id, json } => {
-            ids.extend(id);
-            show(config, &ids, json).await
-        }
+        Verb::List { filter, limit, json } => list(config, filter, limit, json).await,
+        Verb::Show { ids, id, json } => show(config, (ids, id), json).await,
         Verb::Retry(args) => bulk(config, Action::Retry, args).await,
         Verb::Discard(args) => bulk(config, Action::Discard, args).await,
-        Verb::Export(filter) => export::export(config, &filter.into()).await,
+        Verb::Export(filter) => {
+            let (database, names) = super::opened(config).await?;
+            let filter = filter.filter(&database, &names).await?;
+            export::export(&database, &names, &filter).await
+        }
     }
 }
 
-async fn list(config: &Config, filter: &Filter, limit: Option<usize>, json: bool) -> anyhow::Result<ExitCode> {
-    let (database, names) = (super::database(config)?, super::names(config));
-    let chosen = failed::choose(&database, &names, filter, limit).await?;
+async fn list(config: &Config, filter: FilterArgs, limit: Option<usize>, json: bool) -> anyhow::Result<ExitCode> {
+    let (database, names) = super::opened(config).await?;
+    let filter = filter.filter(&database, &names).await?;
+    let chosen = failed::choose(&database, &names, &filter, limit).await?;
     let mut out = Out::stdout();
     let mut first = true;
     for step in chosen.seqs().chunks(STEP) {
@@ -164,8 +184,13 @@ fn row(message: &FailedMessage) -> [String; 6] {
     ]
 }
 
-async fn show(config: &Config, ids: &[MessageRef], json: bool) -> anyhow::Result<ExitCode> {
-    let (database, names) = (super::database(config)?, super::names(config));
+async fn show(
+    config: &Config,
+    (ids, as_ids): (Vec<MessageRef>, Vec<MessageRef>),
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let (database, names) = super::opened(config).await?;
+    let ids = references(&database, &names, ids, as_ids).await?;
     let mut out = Out::stdout();
     for (index, id) in ids.iter().enumerate() {
         let Some(shown) = failed::show(&database, &names, id).await? else {
@@ -222,11 +247,11 @@ fn attempt_lines(out: &mut Out, attempt: &Map<String, Value>) -> std::io::Result
 }
 
 async fn bulk(config: &Config, action: Action, args: BulkArgs) -> anyhow::Result<ExitCode> {
-    let filter: Filter = args.filter.into();
-    if filter.is_empty() && !args.all {
+    if args.filter.is_empty() && !args.all {
         return Err(Usage("this would change every failed message: give a filter, or --all".to_owned()).into());
     }
-    let (database, names) = (super::database(config)?, super::names(config));
+    let (database, names) = super::opened(config).await?;
+    let filter = args.filter.filter(&database, &names).await?;
     let chosen = failed::choose(&database, &names, &filter, None).await?;
     known(&chosen)?;
     let (would, did) = match action {

@@ -38,7 +38,11 @@ fn payload_type(text: &str) -> Result<PayloadType, String> {
 }
 
 pub(super) async fn migrate(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
-    let names = super::names(config);
+    let names = if args.print {
+        super::printed(config).await?
+    } else {
+        super::opened(config).await?.1
+    };
     let mut out = Out::stdout();
     if args.print {
         out.bytes(migrate::script(&names, args.payload_type).as_bytes())?;
@@ -64,7 +68,7 @@ pub(super) async fn migrate(config: &Config, args: &Args) -> anyhow::Result<Exit
             out.line(format!("made again: table {}.{table}", names.schema()))?;
         }
         // Of the tables that several outboxes share, others may have rights too.
-        let outbox_alone = gone.tables == [names.table()];
+        let outbox_alone = gone.tables == [names.rows()];
         let granted = outbox_alone && rights::grant_again(&database, &names, duties(config)).await?;
         if !gone.tables.is_empty() && !granted {
             out.line("rights went with what was gone: run: outboxd roles --print | psql")?;

@@ -4,6 +4,7 @@
 //! 1 failure, 2 time-out of `wait`, 64 usage or configuration. Output goes through `terminal::Out`; when its reader has gone away, that is the
 //! end of the output and not an error.
 
+mod adopt;
 mod check;
 mod chosen;
 mod doctor;
@@ -33,11 +34,12 @@ use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
 use crate::daemon;
-use crate::daemon::settings::{Usage, names};
+use crate::daemon::settings::{Usage, is_foreign, names, outbox};
 use crate::store::StoreError;
 use crate::store::postgres::link::about::{About, database_error, one_line};
 use crate::store::postgres::link::classify::no_answer;
 use crate::store::postgres::link::database::{ConnectOptions, Database};
+use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::schema;
 
 use terminal::safe;
@@ -47,6 +49,9 @@ const USAGE: u8 = 64;
 
 /// `wait` waited for as long as it was told to.
 const TIMED_OUT: u8 = 2;
+
+/// SQL is printed without a database too: it is not waited for.
+const PRINT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A statement of a person's command may take this long (listing, counting: six times as long).
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,6 +79,8 @@ enum Verb {
     Run,
     /// Check the configuration, and with --connect what it points at
     Check(check::Args),
+    /// Print a configuration for an application's own table, as far as it can be guessed
+    Adopt(adopt::Args),
     /// Create or update the tables
     Migrate(migrate::Args),
     /// Print the SQL that makes roles of least privilege
@@ -141,8 +148,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         match cli.verb {
             Verb::Run => daemon::run(config, &cli.config).await.map(|()| ExitCode::SUCCESS),
             Verb::Check(args) => check::check(&config, &args).await,
+            Verb::Adopt(args) => adopt::adopt(&config, &args).await,
             Verb::Migrate(args) => migrate::migrate(&config, &args).await,
-            Verb::Roles(_) => roles::print(&config),
+            Verb::Roles(_) => roles::print(&config).await,
             Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
             Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
             Verb::Replay(args) => explain(&config, replay::replay(&config, args).await).await,
@@ -168,7 +176,13 @@ async fn explain(config: &Config, result: anyhow::Result<ExitCode>) -> anyhow::R
     if let Some(refused) = refused_right(&error) {
         return Err(StoreError::Misconfigured(refused).into());
     }
-    match schema::validate(&database(config)?, &names(config), None).await {
+    let database = database(config)?;
+    let names = match outbox(config, &database).await {
+        Ok(names) => names,
+        Err(better @ StoreError::Misconfigured(_)) => return Err(better.into()),
+        Err(StoreError::Unavailable(_)) => return Err(error),
+    };
+    match schema::validate(&database, &names, None).await {
         Err(better @ StoreError::Misconfigured(_)) => Err(better.into()),
         Ok(_) | Err(StoreError::Unavailable(_)) => Err(error),
     }
@@ -182,6 +196,31 @@ fn refused_right(error: &anyhow::Error) -> Option<String> {
         )),
         Some(StoreError::Misconfigured(_) | StoreError::Unavailable(_)) | None => None,
     }
+}
+
+/// The database, and the outbox as it is there.
+async fn opened(config: &Config) -> Result<(Database, Names), StoreError> {
+    let database = database(config)?;
+    let names = outbox(config, &database).await?;
+    Ok((database, names))
+}
+
+/// What SQL that is printed is about. Where the database does not answer, a table of ours.
+async fn printed(config: &Config) -> Result<Names, StoreError> {
+    let database = database(config)?.within(PRINT_PATIENCE);
+    match outbox(config, &database).await {
+        Err(StoreError::Unavailable(_)) if !is_foreign(config) => Ok(names(config)),
+        answer => answer,
+    }
+}
+
+/// `error`, where this is a table that is not ours, and the verb is nothing for such a one.
+fn only_ours(names: &Names, verb: &str, instead: &str) -> Result<(), Usage> {
+    if names.is_foreign() {
+        let table = names.table();
+        return Err(Usage(format!("{verb}: table {table} is not outboxd's own: {instead}")));
+    }
+    Ok(())
 }
 
 /// The database as a person's command uses it: one connection, and no waiting for locks.

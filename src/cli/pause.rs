@@ -37,13 +37,13 @@ pub(super) async fn pause(config: &Config, args: &PauseArgs) -> anyhow::Result<E
             .into());
         }
     }
-    let (database, names) = (super::database(config)?, super::names(config));
+    let (database, names) = super::opened(config).await?;
     let changed = paused::pause(&database, &names, &args.topics, &who()).await?;
     say(&args.topics, &changed, "paused", "paused already")
 }
 
 pub(super) async fn resume(config: &Config, args: &ResumeArgs) -> anyhow::Result<ExitCode> {
-    let (database, names) = (super::database(config)?, super::names(config));
+    let (database, names) = super::opened(config).await?;
     let topics = (!args.all).then_some(args.topics.as_slice());
     let changed = paused::resume(&database, &names, topics, &who()).await?;
     let named = topics.unwrap_or(&changed);

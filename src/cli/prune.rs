@@ -55,7 +55,8 @@ pub(super) async fn prune(config: &Config, args: &Args) -> anyhow::Result<ExitCo
         let line = "retention.relayed and retention.failed are \"0s\", which keeps all rows for ever: set one of them";
         return Err(Usage(line.to_owned()).into());
     }
-    let (database, names) = (super::database(config)?, super::names(config));
+    let (database, names) = super::opened(config).await?;
+    super::only_ours(&names, "prune", "old rows are its owner's")?;
     let made = made_by_migrate(&database, &names).await?;
     let (rules, silent): (Vec<Rule>, Vec<Rule>) = rules.into_iter().partition(|rule| rule.said || made);
     if let (true, Some(rule)) = (rules.is_empty(), silent.first()) {

@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::config::{Config, OnRelayed};
-use crate::message::MessageId;
 use crate::store::postgres::desk::failed::{Done, MessageRef};
 use crate::store::postgres::desk::find::{self, State, Stretch};
 use crate::store::postgres::desk::moment::Moment;
@@ -78,7 +76,8 @@ pub(super) async fn replay(config: &Config, args: Args) -> anyhow::Result<ExitCo
         let line = "outbox.on_relayed is \"delete\": relayed messages are gone from the outbox and cannot be replayed";
         return Err(Usage(line.to_owned()).into());
     }
-    let (database, names) = (super::database(config)?, super::names(config));
+    let (database, names) = super::opened(config).await?;
+    super::only_ours(&names, "replay", "set the row pending there, and it is sent again")?;
     let stretch = find::stretch(&database, &names).await?;
     let replay = Replay::new(&names, &filter, stretch.now, super::person::who());
     let rows = if filter.ids.is_empty() {
@@ -213,19 +212,13 @@ async fn named(
     replay: &Replay,
     ids: &[MessageRef],
 ) -> anyhow::Result<Vec<Identity>> {
-    let uuids: Vec<Uuid> = ids
-        .iter()
-        .filter_map(|id| match id {
-            MessageRef::Id(id) => Some(*id),
-            MessageRef::Seq(_) => None,
-        })
-        .collect();
-    let found = find::newest(database, names, &uuids, None).await?;
+    let texts: Vec<String> = ids.iter().filter_map(MessageRef::text).collect();
+    let found = find::newest(database, names, &texts, None).await?;
     let mut seqs = Vec::with_capacity(ids.len());
     for id in ids {
         let seq = match id {
             MessageRef::Seq(seq) => Some(*seq),
-            MessageRef::Id(id) => found.get(id).copied(),
+            MessageRef::Id(_) | MessageRef::Text(_) => id.text().and_then(|id| found.get(&id).copied()),
         };
         seqs.push((id, seq.with_context(|| format!("no message has id {id}"))?));
     }
@@ -242,10 +235,13 @@ async fn named(
         let chosen = replay.choose(database, seq - 1, *seq, 1).await?;
         let is_meant = |row: &&Identity| match id {
             MessageRef::Seq(_) => true,
-            MessageRef::Id(id) => row.id == MessageId::Uuid(*id),
+            MessageRef::Id(_) | MessageRef::Text(_) => row.id.text() == id.text(),
         };
         let row = chosen.rows.first().filter(is_meant);
-        wanted.push(*row.with_context(|| format!("message {id} is relayed, but a filter leaves it out"))?);
+        wanted.push(
+            row.cloned()
+                .with_context(|| format!("message {id} is relayed, but a filter leaves it out"))?,
+        );
     }
     wanted.sort_unstable_by_key(|row| row.seq);
     wanted.dedup();

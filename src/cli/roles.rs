@@ -16,8 +16,8 @@ pub(super) struct Args {
     print: bool,
 }
 
-pub(super) fn print(config: &Config) -> anyhow::Result<ExitCode> {
-    let script = rights::script(&super::names(config), duties(config));
+pub(super) async fn print(config: &Config) -> anyhow::Result<ExitCode> {
+    let script = rights::script(&super::printed(config).await?, duties(config));
     let mut out = Out::stdout();
     out.bytes(script.as_bytes())?;
     out.finish()?;

@@ -41,11 +41,14 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const HELD_SHOWN: usize = 10;
 
 pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
-    let (database, names) = (super::database(config)?, super::names(config));
+    let database = super::database(config)?;
     let rule_of = |topic: &str| rule_of(&config.routes, topic);
     let rules = rules(&config.routes, &rule_of);
     // A server that is silent is told from a long answer by a small question.
-    let mut small = std::pin::pin!(paused::topics(&database, &names, None, 0));
+    let mut small = std::pin::pin!(async {
+        let names = super::outbox(config, &database).await?;
+        paused::topics(&database, &names, None, 0).await.map(|_| names)
+    });
     let Ok(answered) = tokio::time::timeout(SILENCE, &mut small).await else {
         let looking = tokio::time::timeout(LOCK_LOOK, database.lock_waited_for(Role::Side));
         if let Ok(Some(lock)) = looking.await {
@@ -57,7 +60,7 @@ pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitC
             super::CHECK_SERVER
         );
     };
-    answered?;
+    let names = answered?;
     let mut out = Out::stdout();
     if let Some(seq) = args.row {
         let why = row::why(&database, &names, seq).await?;

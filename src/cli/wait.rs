@@ -8,11 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::config::{Config, OnRelayed};
-use crate::message::MessageId;
-use crate::store::postgres::desk::failed::MessageRef;
+use crate::store::postgres::desk::failed::{self, MessageRef};
 use crate::store::postgres::desk::find::{self, State};
 use crate::store::postgres::link::database::{Database, Role};
 use crate::store::postgres::link::sql::Names;
@@ -57,16 +55,22 @@ pub(super) async fn wait(config: &Config, args: Args) -> anyhow::Result<ExitCode
     ids.extend(id);
     let waiting = Waiting {
         database: super::patient_database(config)?,
-        names: super::names(config),
         gone_is_relayed: config.outbox.on_relayed == OnRelayed::Delete,
         ends: Instant::now().checked_add(timeout),
         timeout,
     };
     let work = async {
+        let names = super::outbox(config, &waiting.database).await?;
         if ids.is_empty() {
-            return waiting.for_all(topic.as_deref()).await;
+            return waiting.for_all(&names, topic.as_deref()).await;
         }
-        let count = waiting.for_these(&ids).await?;
+        super::only_ours(
+            &names,
+            "wait",
+            "one of its messages cannot be waited for, only all, or those of a --topic",
+        )?;
+        let ids = failed::meant(&names, ids, Vec::new()).map_err(super::Usage)?;
+        let count = waiting.for_these(&names, &ids).await?;
         let mut out = Out::stdout();
         out.line(format!("relayed {}", messages(count)))?;
         Ok(out.finish()?)
@@ -88,18 +92,17 @@ pub(super) async fn wait(config: &Config, args: Args) -> anyhow::Result<ExitCode
 
 struct Waiting {
     database: Database,
-    names: Names,
     gone_is_relayed: bool,
     ends: Option<Instant>,
     timeout: Duration,
 }
 
 impl Waiting {
-    async fn for_all(&self, topic: Option<&str>) -> anyhow::Result<()> {
+    async fn for_all(&self, names: &Names, topic: Option<&str>) -> anyhow::Result<()> {
         let mut rhythm = Rhythm::default();
         loop {
             let began = Instant::now();
-            if !find::pending(&self.database, &self.names, topic).await? {
+            if !find::pending(&self.database, names, topic).await? {
                 return Ok(());
             }
             let which = topic.map(|topic| format!(" of topic {topic}")).unwrap_or_default();
@@ -111,29 +114,30 @@ impl Waiting {
     }
 
     /// Answers how many there are.
-    async fn for_these(&self, ids: &[MessageRef]) -> anyhow::Result<u64> {
-        let mut left = self.resolve(ids).await?;
+    async fn for_these(&self, names: &Names, ids: &[MessageRef]) -> anyhow::Result<u64> {
+        let mut left = self.resolve(names, ids).await?;
         // A number is not an identity: once seen, it is this message that is waited for.
-        let mut known: HashMap<i64, MessageId> = HashMap::new();
+        let mut known: HashMap<i64, String> = HashMap::new();
         for (id, seq) in &left {
-            if let MessageRef::Id(id) = id {
-                known.insert(*seq, MessageId::Uuid(*id));
+            if let Some(id) = id.text() {
+                known.insert(*seq, id);
             }
         }
         let (mut rhythm, mut first) = (Rhythm::default(), true);
         loop {
             let began = Instant::now();
             let seqs: Vec<i64> = left.iter().map(|(_, seq)| *seq).collect();
-            let states = find::states(&self.database, &self.names, &seqs).await?;
+            let states = find::states(&self.database, names, &seqs).await?;
             let mut pending = Vec::new();
             for (id, seq) in left {
                 let found = states.get(&seq);
-                let is_other = found.is_some_and(|(id, _)| known.get(&seq).is_some_and(|known| known != id));
+                let is_other =
+                    found.is_some_and(|(id, _)| known.get(&seq).is_some_and(|known| Some(known) != id.text().as_ref()));
                 if is_other && !self.gone_is_relayed {
                     anyhow::bail!("message {id} is gone: another one has its seq; the outbox was emptied or exchanged");
                 }
                 let found = found.filter(|_| !is_other);
-                known.extend(found.map(|(id, _)| (seq, *id)));
+                known.extend(found.and_then(|(id, _)| Some((seq, id.text()?))));
                 match found.map(|(_, state)| state) {
                     Some(State::Relayed) => {}
                     Some(State::Failed(error)) => anyhow::bail!("message {id} has failed: {}", safe(error)),
@@ -160,24 +164,18 @@ impl Waiting {
     }
 
     /// The seqs of those that are in the outbox still.
-    async fn resolve<'a>(&self, ids: &'a [MessageRef]) -> anyhow::Result<Vec<(&'a MessageRef, i64)>> {
-        let uuids: Vec<Uuid> = ids
-            .iter()
-            .filter_map(|id| match id {
-                MessageRef::Id(id) => Some(*id),
-                MessageRef::Seq(_) => None,
-            })
-            .collect();
-        let mut found = find::newest(&self.database, &self.names, &uuids, Some(LOOK_BACK)).await?;
-        let missing: Vec<Uuid> = uuids.into_iter().filter(|id| !found.contains_key(id)).collect();
+    async fn resolve<'a>(&self, names: &Names, ids: &'a [MessageRef]) -> anyhow::Result<Vec<(&'a MessageRef, i64)>> {
+        let texts: Vec<String> = ids.iter().filter_map(MessageRef::text).collect();
+        let mut found = find::newest(&self.database, names, &texts, Some(LOOK_BACK)).await?;
+        let missing: Vec<String> = texts.into_iter().filter(|id| !found.contains_key(id)).collect();
         if !missing.is_empty() {
-            found.extend(find::unsettled(&self.database, &self.names, &missing).await?);
+            found.extend(find::unsettled(&self.database, names, &missing).await?);
         }
         let mut seqs = Vec::with_capacity(ids.len());
         for id in ids {
             match id {
                 MessageRef::Seq(seq) => seqs.push((id, *seq)),
-                MessageRef::Id(uuid) => match found.get(uuid) {
+                MessageRef::Id(_) | MessageRef::Text(_) => match id.text().and_then(|id| found.get(&id)) {
                     Some(seq) => seqs.push((id, *seq)),
                     None if self.gone_is_relayed => {}
                     None => anyhow::bail!(

@@ -11,6 +11,7 @@ use super::raw::{self, Raw};
 use super::units::Span;
 use super::{Config, ConfigError, Database, Lease, Log, OnRelayed, Outbox, Retention, Trace, http, relay, routing};
 use crate::store::postgres::link::connect::parse_url;
+use crate::store::postgres::link::mapping::{Column, State};
 use crate::store::postgres::link::sql::COLUMNS;
 use crate::telemetry::log::{Format, Level};
 use crate::telemetry::trace::Endpoint;
@@ -88,22 +89,27 @@ fn outbox(raw: raw::Outbox) -> Result<Outbox, ConfigError> {
         identifier(key, name)?;
     }
     let mut columns = Vec::new();
-    for (ours, theirs) in raw.columns {
+    for (ours, raw::MappedColumn(theirs)) in raw.columns {
         let key = format!("outbox.columns.{ours}");
         if !COLUMNS.contains(&ours.as_str()) {
             return Err(wrong(key, format!("unknown column; known: {}", COLUMNS.join(", "))));
         }
-        if theirs.is_empty() {
-            return Err(wrong(
-                key,
-                "the table must have this column: add it, or run outboxd migrate on a table of its own",
-            ));
+        match &theirs {
+            Column::Named(name) => identifier(&key, name)?,
+            Column::Sql(sql) => fragment(&key, sql)?,
+            Column::Missing if NEEDED.contains(&ours.as_str()) => {
+                return Err(wrong(key, "a message needs it: a name, or { sql = \"...\" }"));
+            }
+            Column::Missing => {}
         }
-        identifier(&key, &theirs)?;
-        if ours != theirs {
+        if matches!(theirs, Column::Sql(_)) && PLAIN.contains(&ours.as_str()) {
+            return Err(wrong(key, "must be a column: say in [outbox.state] what cannot be one"));
+        }
+        if theirs != Column::Named(ours.clone()) {
             columns.push((ours, theirs));
         }
     }
+    let state = state(raw.state)?;
     let on_relayed = [("mark", OnRelayed::Mark), ("delete", OnRelayed::Delete)];
     Ok(Outbox {
         on_relayed: choice("outbox.on_relayed", &raw.on_relayed, &on_relayed)?,
@@ -111,7 +117,40 @@ fn outbox(raw: raw::Outbox) -> Result<Outbox, ConfigError> {
         schema: raw.schema,
         table: raw.table,
         columns,
+        state,
     })
+}
+
+/// Columns without which there is no message.
+const NEEDED: [&str; 3] = ["id", "topic", "payload"];
+/// Columns that are written, or looked up by an index.
+const PLAIN: [&str; 3] = ["id", "relayed_at", "failed_at"];
+
+fn state(raw: raw::OutboxState) -> Result<State, ConfigError> {
+    let state = State {
+        pending: raw.pending,
+        relayed: raw.relayed,
+        retrying: raw.retrying,
+        failed: raw.failed,
+        retried: raw.retried,
+    };
+    for (name, sql) in state.all() {
+        if let Some(sql) = sql {
+            fragment(&format!("outbox.state.{name}"), sql)?;
+        }
+    }
+    Ok(state)
+}
+
+/// A piece of SQL. What is wrong with it the database says; a second statement it is not.
+fn fragment(key: &str, sql: &str) -> Result<(), ConfigError> {
+    if sql.trim().is_empty() || sql.contains(['\0', ';']) || sql.contains("--") || sql.contains("/*") {
+        return Err(wrong(
+            key,
+            format!("{sql:?} is no piece of one SQL statement, without comments"),
+        ));
+    }
+    Ok(())
 }
 
 /// PostgreSQL cuts names at 63 bytes, silently.

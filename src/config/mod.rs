@@ -32,6 +32,7 @@ pub use http::http_token;
 pub use kinds::TransportConfig;
 
 use crate::route::{Routes, Unrouted};
+use crate::store::postgres::link::mapping::{Column, State};
 use crate::telemetry::log::{Format, Level};
 use crate::telemetry::trace::Endpoint;
 
@@ -159,8 +160,10 @@ pub struct Outbox {
     pub on_relayed: OnRelayed,
     /// Shares of the work: 1..=1024, fixed per table.
     pub lanes: u16,
-    /// Renamed columns: ours, theirs. Only those that differ from their default.
-    pub columns: Vec<(String, String)>,
+    /// What stands for our columns, by our names. Only those that differ from their default.
+    pub columns: Vec<(String, Column)>,
+    /// How a table that is not ours says how its rows stand.
+    pub state: State,
 }
 
 /// `[relay]`

@@ -3,15 +3,19 @@
 //! Every key here stands in `config.example.toml` too; a test compares both.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 
 use super::Fingerprint;
 use super::kinds::Sections;
 use super::units::{Number, Size, Span};
+use crate::store::postgres::link::mapping::Column;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -53,7 +57,57 @@ pub(super) struct Outbox {
     pub(super) on_relayed: String,
     pub(super) lanes: Number,
     pub(super) commit_order: bool,
-    pub(super) columns: BTreeMap<String, String>,
+    pub(super) columns: BTreeMap<String, MappedColumn>,
+    pub(super) state: OutboxState,
+}
+
+/// `[outbox.state]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct OutboxState {
+    pub(super) pending: Option<String>,
+    pub(super) relayed: Option<String>,
+    pub(super) retrying: Option<String>,
+    pub(super) failed: Option<String>,
+    pub(super) retried: Option<String>,
+}
+
+/// One of `[outbox.columns]`: a name, `""` or `{ sql = "..." }`.
+#[derive(Debug)]
+pub(super) struct MappedColumn(pub(super) Column);
+
+impl<'de> Deserialize<'de> for MappedColumn {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyColumn)
+    }
+}
+
+struct AnyColumn;
+
+impl<'de> Visitor<'de> for AnyColumn {
+    type Value = MappedColumn;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a name, \"\" for none, or { sql = \"...\" }")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(MappedColumn(if text.is_empty() {
+            Column::Missing
+        } else {
+            Column::Named(text.to_owned())
+        }))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Expression {
+            sql: String,
+        }
+        let expression = Expression::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(MappedColumn(Column::Sql(expression.sql)))
+    }
 }
 
 /// `[relay]`
@@ -183,6 +237,7 @@ impl Default for Outbox {
             lanes: Number(64),
             commit_order: false,
             columns: BTreeMap::new(),
+            state: OutboxState::default(),
         }
     }
 }

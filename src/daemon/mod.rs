@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,6 @@ use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::link::way::Way;
 use crate::store::postgres::outbox::{Identity, InstanceLock, PostgresStore, StoreOptions};
 use crate::store::postgres::schema;
-use crate::store::postgres::schema::rights::Duties;
 use crate::telemetry::{Telemetry, log, systemd, trace};
 
 use inquiries::Answering;
@@ -76,22 +76,27 @@ pub(crate) async fn run(config: Config, path: &Path) -> anyhow::Result<()> {
         .await
         .map_err(|error| Usage(error.to_string()))?;
 
+    let recognized = watch::Sender::new(settings::names(&config));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     if let Some(exporter) = exporter {
         tasks.spawn(exporter.run(stop.clone()));
     }
     if let Some(listener) = listener {
-        let state = web::state(&config, reload.routes(), &database, &telemetry);
+        let state = web::state(
+            &config,
+            (reload.routes(), recognized.subscribe()),
+            &database,
+            &telemetry,
+        );
         reload.renews(config.http.token_file.clone(), state.token.clone());
         tasks.spawn(web::serve(listener, state, stop.clone()));
     }
-    let names = settings::names(&config);
-    tokio::select! {
-        valid = validated(&database, &names, settings::duties(&config), &telemetry) => valid?,
+    let names = tokio::select! {
+        valid = validated(&database, &config, &telemetry, &recognized) => valid?,
         _ = signals.next() => return Ok(()),
         never = reload.on_hangup() => match never {},
-    }
+    };
     tasks.spawn(learn_naming(database.clone(), stop.clone()));
     let store = Arc::new(PostgresStore::new(
         database.clone(),
@@ -116,13 +121,18 @@ pub(crate) async fn run(config: Config, path: &Path) -> anyhow::Result<()> {
     tasks.spawn(answering.run(stop.clone()));
     tasks.spawn(reload_until_stopped(reload, stop.clone()));
     let ended = drive(relay, &mut signals).await;
+    end(tasks, &stop).await;
+    drop(lock);
+    ended
+}
+
+/// Ends what runs beside the relay.
+async fn end(mut tasks: JoinSet<()>, stop: &CancellationToken) {
     systemd::stopping();
     stop.cancel();
     let rest = async { while tasks.join_next().await.is_some() {} };
     // A request under way is limited in time itself; nothing here is worth waiting longer for than the last spans.
     drop(tokio::time::timeout(trace::FLUSH_MAX, rest).await);
-    drop(lock);
-    ended
 }
 
 async fn learn_naming(database: Database, stop: CancellationToken) {
@@ -224,6 +234,7 @@ fn store_options(config: &Config, listen: Option<Way>, identity: Identity) -> St
         identity,
         delete_relayed: config.outbox.on_relayed == OnRelayed::Delete,
         durable_marks: config.relay.durable_marks,
+        pace: (config.relay.poll_interval_min, config.relay.poll_interval_max),
         listen,
     }
 }
@@ -249,16 +260,28 @@ async fn drive(relay: Relay, signals: &mut Signals) -> anyhow::Result<()> {
 }
 
 /// Waits for the database, then for nothing: what is wrong with the schema is an error.
-async fn validated(database: &Database, names: &Names, duties: Duties, telemetry: &Telemetry) -> anyhow::Result<()> {
+async fn validated(
+    database: &Database,
+    config: &Config,
+    telemetry: &Telemetry,
+    recognized: &watch::Sender<Names>,
+) -> anyhow::Result<Names> {
+    let duties = settings::duties(config);
     loop {
-        match schema::validate(database, names, Some(duties)).await {
-            Ok(schema) => {
+        let examined = async {
+            let names = settings::outbox(config, database).await?;
+            let schema = schema::validate(database, &names, Some(duties)).await?;
+            Ok((names, schema))
+        };
+        match examined.await {
+            Ok((names, schema)) => {
                 telemetry.health.database_up();
                 database.settled_in();
                 for warning in schema.warnings {
                     tracing::warn!("{warning}");
                 }
-                return Ok(());
+                recognized.send_replace(names.clone());
+                return Ok(names);
             }
             Err(error) if refused_login(&error).is_some() => {
                 return Err(StoreError::Misconfigured(refused_login(&error).unwrap_or_default()).into());

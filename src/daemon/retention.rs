@@ -79,7 +79,8 @@ pub(super) async fn delete_old_rows(old: OldRows, stop: CancellationToken) {
     let names = old.names;
     let walk = |rule: &Rule| Walk::new(Prune::new(&names, *rule, old.step, &pruner), off(&names, *rule));
     let mut keeping = Keeping {
-        walks: rules.iter().map(walk).collect(),
+        // Of a table that is not ours no row is deleted; what is enlisted goes when it is relayed.
+        walks: rules.iter().filter(|_| !names.is_foreign()).map(walk).collect(),
         attempts: PruneAttempts::new(&names, longest, old.step, &pruner),
         database: old.database,
         names,

@@ -7,10 +7,14 @@ use secrecy::ExposeSecret;
 use crate::config::{Config, OnRelayed, Retention};
 use crate::delivery::Order;
 use crate::route::Routes;
+use crate::store::StoreError;
 use crate::store::postgres::desk::retention::{Rule as Pruned, Settled};
 use crate::store::postgres::desk::rules::{Rule, Rules};
 use crate::store::postgres::link::connect::{Connection, parse_url};
+use crate::store::postgres::link::database::Database;
+use crate::store::postgres::link::mapping::{Column, Mapping};
 use crate::store::postgres::link::sql::Names;
+use crate::store::postgres::schema::foreign;
 use crate::store::postgres::schema::rights::Duties;
 
 /// A mistake in what was asked for, as one line.
@@ -28,14 +32,54 @@ pub(crate) fn listen(config: &Config) -> Result<Option<Connection>, Usage> {
     config.relay.notify.then(connection).transpose()
 }
 
-/// The names of the configured tables and columns.
+/// The names of the configured tables and columns, of a table of ours. Of any: [`outbox`].
 pub(crate) fn names(config: &Config) -> Names {
     let outbox = &config.outbox;
     let names = Names::new(&outbox.schema, &outbox.table, outbox.lanes);
-    outbox
-        .columns
-        .iter()
-        .fold(names, |names, (ours, theirs)| names.with_column(ours, theirs))
+    outbox.columns.iter().fold(names, |names, (ours, theirs)| match theirs {
+        Column::Named(theirs) => names.with_column(ours, theirs),
+        Column::Missing | Column::Sql(_) => names,
+    })
+}
+
+/// The names of the outbox as it is in the database: its table may be one that is not ours.
+///
+/// # Errors
+/// [`StoreError::Misconfigured`] with one line where that table cannot be relayed, or something is asked for that cannot be had of
+/// it; [`StoreError::Unavailable`].
+pub(crate) async fn outbox(config: &Config, database: &Database) -> Result<Names, StoreError> {
+    let names = foreign::recognize(database, names(config), &mapping(config)).await?;
+    if names.is_foreign() {
+        let retention = config.retention;
+        let refused = if config.routes.iter().any(|route| route.commit_order) {
+            Some(
+                "commit_order: of a table that is not outboxd's own the order of commits is not known: set it to false",
+            )
+        } else if retention.relayed_is_set && retention.relayed.is_some() {
+            Some("retention.relayed: outboxd deletes nothing old from a table that is not its own: leave it out")
+        } else if retention.failed.is_some() {
+            Some("retention.failed: outboxd deletes nothing old from a table that is not its own: set it to \"0s\"")
+        } else {
+            None
+        };
+        if let Some(line) = refused {
+            return Err(StoreError::Misconfigured(line.to_owned()));
+        }
+    }
+    Ok(names)
+}
+
+fn mapping(config: &Config) -> Mapping {
+    Mapping {
+        columns: config.outbox.columns.clone(),
+        state: config.outbox.state.clone(),
+        deletes: config.outbox.on_relayed == OnRelayed::Delete,
+    }
+}
+
+/// Whether what the configuration says of the table can only be meant for one that is not ours.
+pub(crate) fn is_foreign(config: &Config) -> bool {
+    mapping(config).is_foreign()
 }
 
 /// What the configuration asks of the daemon's role.

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::http::{self, Listener, Outbox, State};
 use crate::route::Routes;
 use crate::store::postgres::link::database::Database;
+use crate::store::postgres::link::sql::Names;
 use crate::telemetry::{Telemetry, history};
 
 use super::settings;
@@ -18,7 +19,7 @@ use super::settings;
 /// What the server reads.
 pub(super) fn state(
     config: &Config,
-    routes: watch::Receiver<Arc<Routes>>,
+    (routes, recognized): (watch::Receiver<Arc<Routes>>, watch::Receiver<Names>),
     database: &Database,
     telemetry: &Telemetry,
 ) -> State {
@@ -29,6 +30,7 @@ pub(super) fn state(
     let outbox = Outbox {
         database: database.clone(),
         names: settings::names(config),
+        recognized,
         instance: config.lease.instance.clone(),
         any_paused: Arc::new(move || settings::any_paused(&also_routes.borrow())),
         rule_of: Arc::new(move |topic| settings::rule_of(&routes.borrow(), topic)),

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout};
 
 use super::answer::Refusal;
@@ -43,6 +43,8 @@ pub struct Outbox {
     pub database: Database,
     /// Its tables.
     pub names: Names,
+    /// The same, once the database has said what its table is.
+    pub recognized: watch::Receiver<Names>,
     /// This instance's name.
     pub instance: String,
     /// What the route of a topic says.
@@ -168,9 +170,15 @@ impl Desk {
         changed.map_err(|error| self.refusal(&error))
     }
 
+    /// The outbox as it is in the database, as far as that is known.
+    pub(super) fn names(&self) -> Names {
+        self.outbox.recognized.borrow().clone()
+    }
+
     fn within(&self, limit: Duration) -> Outbox {
         Outbox {
             database: self.outbox.database.within(limit),
+            names: self.names(),
             ..self.outbox.clone()
         }
     }

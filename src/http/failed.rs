@@ -108,9 +108,19 @@ fn moment(text: &str) -> Result<Moment, Refusal> {
     }
 }
 
-fn message_ref(text: &str) -> Result<MessageRef, Refusal> {
-    text.parse()
-        .map_err(|problem| Refusal::bad(format!("id: {text:?} is {problem}")))
+fn message_ref(state: &State, text: &str) -> Result<MessageRef, Refusal> {
+    let id = text
+        .parse()
+        .map_err(|problem| Refusal::bad(format!("id: {text:?} is {problem}")))?;
+    known_kind(state, std::slice::from_ref(&id)).map(|()| id)
+}
+
+/// Whether all of these can be ids of this outbox.
+fn known_kind(state: &State, ids: &[MessageRef]) -> Result<(), Refusal> {
+    let meant = failed::meant(&state.desk()?.names(), ids.to_vec(), Vec::new());
+    meant
+        .map(drop)
+        .map_err(|problem| Refusal::bad(format!("id: {problem}")))
 }
 
 /// A failed message, with its contents where the asker may see them.
@@ -138,7 +148,7 @@ pub(super) async fn list(Extract(state): Extract<State>, headers: HeaderMap, uri
         since: asked.since,
         error: asked.error,
     };
-    let ids = asked.id.as_deref().map(message_ref).transpose()?;
+    let ids = asked.id.as_deref().map(|id| message_ref(&state, id)).transpose()?;
     let filter = written.filter(ids.into_iter().collect())?;
     let page = async |outbox: Outbox| -> Result<String, StoreError> {
         let (database, names) = (&outbox.database, &outbox.names);
@@ -180,7 +190,7 @@ pub(super) async fn one(
 ) -> Result<Response, Refusal> {
     let holder = state.token.reader(&headers)?;
     let Path(text) = id.map_err(|rejection| Refusal::bad(rejection.body_text()))?;
-    let id = message_ref(&text)?;
+    let id = message_ref(&state, &text)?;
     let found = state
         .desk()?
         .ask(async |outbox: Outbox| find(&outbox, &id, holder).await)
@@ -198,7 +208,7 @@ async fn find(outbox: &Outbox, id: &MessageRef, holder: Holder) -> Result<Option
     let (database, names) = (&outbox.database, &outbox.names);
     let seq = match id {
         MessageRef::Seq(seq) => Some(*seq),
-        MessageRef::Id(_) => {
+        MessageRef::Id(_) | MessageRef::Text(_) => {
             let filter = Filter {
                 ids: vec![id.clone()],
                 ..Filter::default()
@@ -267,7 +277,7 @@ impl Wanted {
     fn shown(&self) -> HashMap<i64, String> {
         let both = |Id(id, shown): &Id| match (id, shown) {
             (MessageRef::Seq(seq), Some(id)) => Some((*seq, id.to_lowercase())),
-            (MessageRef::Seq(_) | MessageRef::Id(_), _) => None,
+            (MessageRef::Seq(_) | MessageRef::Id(_) | MessageRef::Text(_), _) => None,
         };
         self.ids.iter().flatten().filter_map(both).collect()
     }
@@ -310,6 +320,7 @@ async fn change(state: &State, action: Action, request: Request) -> Result<Respo
     let wanted: Wanted = serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body: {error}")))?;
     let shown = wanted.shown();
     let filter = wanted.filter()?;
+    known_kind(state, &filter.ids)?;
     let Changed {
         changed,
         remaining,

@@ -36,7 +36,7 @@ impl Hasher for SeqHasher {
 pub(crate) type SeqSet = HashSet<Seq, BuildHasherDefault<SeqHasher>>;
 type LaneBySeq = HashMap<Seq, Lane, BuildHasherDefault<SeqHasher>>;
 
-/// So much of the window is kept for rows that overtake.
+/// So much of the window is kept for rows that overtake, where there are any.
 const KEPT_SHARE: usize = 20;
 /// ... and so many rows at most.
 const KEPT_ROWS: usize = 100;
@@ -49,6 +49,7 @@ pub(crate) struct Window {
     of_lane: Vec<usize>,
     bytes: usize,
     reserved: Room,
+    keeps_room: bool,
     /// Rows whose end cannot be written.
     stuck: usize,
     /// What was forgotten since each read under way began.
@@ -73,6 +74,7 @@ impl Window {
             of_lane: vec![0; usize::from(lanes)],
             bytes: 0,
             reserved: Room { rows: 0, bytes: 0 },
+            keeps_room: false,
             stuck: 0,
             main: None,
             side: None,
@@ -119,18 +121,24 @@ impl Window {
         self.of_lane[usize::from(lane)]
     }
 
-    /// What is free and not promised to a read under way, for rows that come in their turn: some of it is kept for those that
-    /// overtake.
+    /// What is free and not promised to a read under way, for rows that come in their turn: where some overtake, a part is kept
+    /// for those.
     pub(crate) fn free(&self) -> Room {
-        let kept = Room {
-            rows: (self.limit.rows / KEPT_SHARE).min(KEPT_ROWS),
-            bytes: self.limit.bytes / KEPT_SHARE,
-        };
         let free = self.free_for_urgent();
-        Room {
-            rows: free.rows.saturating_sub(kept.rows),
-            bytes: free.bytes.saturating_sub(kept.bytes),
+        if !self.keeps_room {
+            return free;
         }
+        // Of a small window nothing: it must not keep all for rows that may not come.
+        let kept = (self.limit.rows / KEPT_SHARE).min(KEPT_ROWS);
+        Room {
+            rows: free.rows.saturating_sub(kept),
+            bytes: free.bytes.saturating_sub(self.limit.bytes / KEPT_SHARE),
+        }
+    }
+
+    /// Whether there are rows that overtake, and some of the window is kept for them.
+    pub(crate) fn keep_room(&mut self, keeps: bool) {
+        self.keeps_room = keeps;
     }
 
     /// ... for rows that overtake.
@@ -226,6 +234,8 @@ mod tests {
             },
             1,
         );
+        assert_eq!(window.free(), window.free_for_urgent());
+        window.keep_room(true);
         assert_eq!(
             window.free(),
             Room {
@@ -244,8 +254,8 @@ mod tests {
         let mut window = Window::new(Room { rows: 10, bytes: 100 }, 1);
         window.reserve(Room { rows: 4, bytes: 40 });
         assert!(window.admit(Seq(1), 0, 50));
-        assert_eq!(window.free(), Room { rows: 5, bytes: 5 });
+        assert_eq!(window.free(), Room { rows: 5, bytes: 10 });
         window.unreserve(Room { rows: 4, bytes: 40 });
-        assert_eq!(window.free(), Room { rows: 9, bytes: 45 });
+        assert_eq!(window.free(), Room { rows: 9, bytes: 50 });
     }
 }

@@ -179,7 +179,7 @@ pub struct Hold {
 
 /// A message the broker acknowledged. A number is not an identity: a table that is emptied, restored or exchanged, or another
 /// server, gives it to another message. What is settled is the message that was sent: this number, id and replay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     /// The row.
     pub seq: Seq,

@@ -113,6 +113,7 @@ impl State {
                 topic: Arc::clone(&new.topic),
                 key: new.key.clone(),
                 payload: new.payload.clone(),
+                payload_is_null: false,
                 headers: new.headers.clone(),
                 attempt: 1,
                 max_attempts: new.max_attempts,

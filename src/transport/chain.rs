@@ -168,6 +168,7 @@ mod tests {
             topic: destination.into(),
             key: key.map(Into::into),
             payload: bytes::Bytes::new(),
+            payload_is_null: false,
             headers: Headers::empty(),
             attempt: 1,
             max_attempts: None,

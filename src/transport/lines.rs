@@ -91,7 +91,7 @@ fn write_line(envelope: &Envelope, text: &mut Vec<u8>) -> Result<(), Failure> {
             .iter()
             .map(|(name, value)| (name.to_owned(), value.into()))
             .collect(),
-        payload: payload(&message.payload),
+        payload: payload(envelope.body()?),
         attempt: message.attempt,
     };
     serde_json::to_writer(&mut *text, &line).expect("a line has string keys and writes to memory");

@@ -39,8 +39,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
-use crate::delivery::{Failure, Order, Outcome};
+use crate::delivery::{Failure, FailureClass, Order, Outcome};
 use crate::finding::Finding;
 use crate::message::Message;
 
@@ -56,6 +57,18 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// The body, for brokers that know no message without one.
+    ///
+    /// # Errors
+    /// There is none.
+    fn body(&self) -> Result<&Bytes, Failure> {
+        if self.message.payload_is_null {
+            let error = "payload is null, and the broker takes no message without one";
+            return Err(Failure::new(FailureClass::Rejected, "NULL_PAYLOAD", error));
+        }
+        Ok(&self.message.payload)
+    }
+
     /// Bytes on the line, about: what a [`flow`] counts.
     #[cfg(any(feature = "kafka", feature = "nats", feature = "redis"))]
     fn size(&self) -> usize {

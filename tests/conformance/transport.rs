@@ -76,6 +76,7 @@ pub fn message(destination: &Arc<str>, key: Option<&str>, order: Order) -> Envel
         topic: Arc::clone(destination),
         key: key.map(Into::into),
         payload: format!("{{\"n\": {seq}}}").into_bytes().into(),
+        payload_is_null: false,
         headers: Headers::empty(),
         attempt: 1,
         max_attempts: None,

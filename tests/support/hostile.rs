@@ -167,6 +167,7 @@ pub fn headers(input: &[u8]) {
             topic: "orders".into(),
             key: key.clone(),
             payload: bytes::Bytes::new(),
+            payload_is_null: false,
             headers: Headers::parse(json.trim_ascii()),
             attempt: 1,
             max_attempts: None,
@@ -290,6 +291,7 @@ pub fn router() -> axum::Router {
     let outbox = http::Outbox {
         database,
         names: Names::new("public", "outbox_messages", 64),
+        recognized: tokio::sync::watch::channel(Names::new("public", "outbox_messages", 64)).1,
         instance: "test".to_owned(),
         rule_of: Arc::new(|_| Rule {
             order: Order::Key,

@@ -73,6 +73,7 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
             "route",
             // What a URL, a column and a log level may be is said where they are used.
             "store::postgres::link::connect",
+            "store::postgres::link::mapping",
             "store::postgres::link::sql",
             "telemetry::log",
             "telemetry::trace",
@@ -113,7 +114,6 @@ pub const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "daemon",
             "finding",
-            "message",
             "route",
             "store",
             "store::postgres::desk",

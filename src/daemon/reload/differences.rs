@@ -116,7 +116,7 @@ pub(super) fn at_next_start(old: &Config, new: &Config) -> Vec<&'static str> {
     keys.extend(changed!(Database, database, old, new,
         later: [pool_size, prepared_statements], others: [url, listen_url]));
     keys.extend(changed!(Outbox, outbox, old, new,
-        later: [schema, table, on_relayed, lanes, columns], others: []));
+        later: [schema, table, on_relayed, lanes, columns, state], others: []));
     keys.extend(changed!(Relay, relay, old, new,
         later: [poll_interval_min, poll_interval_max, notify, durable_marks, count_outages, shutdown_timeout],
         others: [batch_size, max_in_flight, max_in_flight_bytes, unrouted]));

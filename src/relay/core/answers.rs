@@ -201,6 +201,7 @@ impl Answers<'_> {
                 self.reading
                     .urgent
                     .read(found, now.saturating_duration_since(started), now);
+                self.window.keep_room(self.reading.urgent.are_expected(now));
             }
             Ok(Answer::Recalled(key, asked, rows)) => self.recalled(key, &asked, (rows, room), &settled, now),
             Ok(Answer::Due(mut page)) => {
@@ -250,12 +251,14 @@ impl Answers<'_> {
     fn urgent(&mut self, rows: Vec<Row>, room: Room, settled: &SeqSet, now: Instant) -> UrgentFound {
         let bytes: usize = rows.iter().map(|row| row.message.size()).sum();
         let mut found = UrgentFound {
+            any: !rows.is_empty(),
             full: rows.len() >= URGENT_ROWS || bytes >= room.bytes,
             ..UrgentFound::default()
         };
         for row in rows {
             let free = self.window.free_for_urgent();
             if free.rows == 0 || free.bytes == 0 {
+                found.no_room = true;
                 break;
             }
             if settled.contains(&row.message.seq) {

@@ -119,7 +119,7 @@ impl Asking<'_> {
         if now < self.reading.urgent.at() || !self.outlook().may_be_overtaken(self.window) {
             return None;
         }
-        let room = self.reading.room_for_urgent(self.window)?;
+        let room = self.reading.room_for_urgent(self.window);
         let left_out = self.reading.urgent.begin(now);
         Some((Question::Urgent(self.territory.lanes().clone(), left_out), room))
     }

@@ -264,7 +264,7 @@ impl Outcomes<'_> {
         }
         let mark = Mark {
             seq: message.seq,
-            id: message.id,
+            id: message.id.clone(),
             replay: message.replay,
             lane,
             epoch,

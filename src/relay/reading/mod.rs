@@ -228,7 +228,7 @@ impl Reading {
         if self.is_asking() {
             return at;
         }
-        if overtaken && self.room_for_urgent(window).is_some() {
+        if overtaken {
             at = at.min(self.urgent.at());
         }
         if self.lanes_at > now {
@@ -247,13 +247,13 @@ impl Reading {
         at
     }
 
-    /// Room for rows that overtake, if there is any.
-    pub(super) fn room_for_urgent(&self, window: &Window) -> Option<Room> {
+    /// Room for rows that overtake: where there is none, one look still tells whether there are any.
+    pub(super) fn room_for_urgent(&self, window: &Window) -> Room {
         let free = window.free_for_urgent();
-        (free.rows > 0 && free.bytes > 0).then(|| Room {
+        Room {
             rows: free.rows.min(URGENT_ROWS),
             bytes: free.bytes.min(self.portion.limit.bytes / 2),
-        })
+        }
     }
 
     /// Room for a read, or `None` while there is too little to be worth a statement.

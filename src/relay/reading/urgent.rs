@@ -18,6 +18,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(50);
 const REST: u32 = 10;
 /// ... and so long at most.
 const REST_MAX: Duration = Duration::from_secs(5);
+/// Rows are expected for so long after the last ones.
+const EXPECTED_FOR: Duration = Duration::from_secs(60);
 /// Topics are left out for so long.
 const LEFT_OUT_FOR: Duration = Duration::from_secs(1);
 /// ... so many at most.
@@ -31,11 +33,17 @@ pub(crate) struct UrgentLook {
     pause: Duration,
     left_out: BTreeSet<Arc<str>>,
     left_out_until: Instant,
+    /// When there were some last.
+    seen: Option<Instant>,
 }
 
 /// What a look has brought.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
+    /// There were rows.
+    pub(crate) any: bool,
+    /// Some of them found the window full.
+    pub(crate) no_room: bool,
     /// Rows that were let in.
     pub(crate) queued: usize,
     /// There may be more of them.
@@ -52,6 +60,7 @@ impl UrgentLook {
             pause: pause_min,
             left_out: BTreeSet::new(),
             left_out_until: now,
+            seen: None,
         }
     }
 
@@ -69,8 +78,16 @@ impl UrgentLook {
         self.left_out.iter().cloned().collect()
     }
 
+    /// Whether others are to be expected, since there were some lately.
+    pub(crate) fn are_expected(&self, now: Instant) -> bool {
+        self.seen.is_some_and(|seen| now < seen + EXPECTED_FOR)
+    }
+
     /// It was answered, after so long.
     pub(crate) fn read(&mut self, found: Found, took: Duration, now: Instant) {
+        if found.any {
+            self.seen = Some(now);
+        }
         let left_out = self.left_out.len();
         if found.full {
             self.left_out.extend(found.shut);
@@ -78,7 +95,7 @@ impl UrgentLook {
                 self.left_out.pop_last();
             }
         }
-        self.pause = if found.queued > 0 || self.left_out.len() > left_out {
+        self.pause = if found.queued > 0 || found.no_room || self.left_out.len() > left_out {
             self.pause_min
         } else {
             (self.pause * 3 / 2).min(PAUSE_MAX.max(self.pause_min))
@@ -119,6 +136,8 @@ mod tests {
         let mut look = UrgentLook::new(10 * MS, now);
         assert!(look.begin(now).is_empty());
         let shut = || Found {
+            any: true,
+            no_room: false,
             queued: 0,
             full: true,
             shut: vec!["t".into()],
@@ -129,5 +148,6 @@ mod tests {
         assert_eq!(look.at(), now + 10 * MS, "others may follow them");
         assert_eq!(look.begin(now + MS), [Arc::from("t")]);
         assert!(look.begin(now + LEFT_OUT_FOR).is_empty());
+        assert!(look.are_expected(now) && !look.are_expected(now + EXPECTED_FOR));
     }
 }

@@ -77,7 +77,7 @@ impl Slip {
     pub(crate) fn mark(&self, message: &Message) -> Mark {
         Mark {
             seq: message.seq,
-            id: message.id,
+            id: message.id.clone(),
             replay: message.replay,
             lane: self.lane,
             epoch: self.epoch,

@@ -202,10 +202,10 @@ impl Settler {
         let (mut written, mut left) = (Written::default(), Gathered::default());
         for (mark, claim) in settlement.relayed.iter().zip(writing.relayed) {
             if later.contains(&mark.seq) {
-                left.settlement.relayed.push(*mark);
+                left.settlement.relayed.push(mark.clone());
                 left.relayed.push(claim);
             } else if let Some(stuck) = stuck.get(&mark.seq) {
-                self.set_aside(End::Relayed(*mark), (mark, claim), (stuck, now), &mut written);
+                self.set_aside(End::Relayed(mark.clone()), (mark, claim), (stuck, now), &mut written);
             } else {
                 written.bytes += Claim::size(claim.as_ref());
                 written.relayed.push(mark.seq);

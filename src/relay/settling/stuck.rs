@@ -267,7 +267,7 @@ impl StuckEnds {
         };
         for end in seqs.iter().filter_map(|seq| self.rows.get(seq)).map(|row| &row.end) {
             match end {
-                End::Relayed(mark) => settlement.relayed.push(*mark),
+                End::Relayed(mark) => settlement.relayed.push(mark.clone()),
                 End::Failed(failed) => settlement.failures.push(failed.clone()),
             }
         }

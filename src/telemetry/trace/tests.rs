@@ -25,6 +25,7 @@ fn message(headers: &str) -> Message {
         topic: "orders".into(),
         key: None,
         payload: Bytes::from_static(b"{}"),
+        payload_is_null: false,
         headers: Headers::parse(headers.as_bytes()),
         attempt: 2,
         max_attempts: None,

@@ -182,7 +182,7 @@ impl<'a> Flight<'a> {
         let headers = wire::headers(envelope, &self.nats.allow_headers)?;
         let reply = self.nats.inboxes.reply_to(self.number, index);
         let subject: async_nats::Subject = envelope.destination.as_ref().into();
-        let payload = envelope.message.payload.clone();
+        let payload = envelope.body()?.clone();
         let client = &self.nats.client;
         let send = client.publish_with_reply_and_headers(subject, reply, headers, payload);
         match timeout_at(self.send_until, send).await {

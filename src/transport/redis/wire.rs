@@ -18,7 +18,7 @@ pub(super) fn check(envelope: &Envelope) -> Result<(), Failure> {
     if let Headers::Invalid(reason) = &message.headers {
         return rejected("INVALID_HEADERS", reason.to_string());
     }
-    let bytes = message.payload.len();
+    let bytes = envelope.body()?.len();
     if bytes > MAX_BULK {
         let error = format!("payload of {bytes} bytes exceeds redis' limit of {MAX_BULK} for one value");
         return rejected("TOO_LARGE", error);

@@ -140,7 +140,7 @@ fn seqs(rows: &[Row]) -> Vec<Seq> {
 fn mark(row: &Row, lanes: &Tenancy) -> Mark {
     Mark {
         seq: row.message.seq,
-        id: row.message.id,
+        id: row.message.id.clone(),
         replay: row.message.replay,
         lane: row.lane,
         epoch: lanes[&row.lane],

@@ -40,6 +40,7 @@ impl Real {
             identity: Identity::by(name),
             delete_relayed,
             durable_marks: false,
+            pace: (Duration::from_millis(10), Duration::from_millis(250)),
             listen: Some(connect::parse_url(&relay).unwrap().named("listener").into()),
         };
         Arc::new(PostgresStore::new(self.connections(&relay), names(), options))

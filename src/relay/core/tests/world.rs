@@ -63,6 +63,7 @@ pub(super) fn row(seq: i64) -> Row {
         topic: "t".into(),
         key: Some("k".into()),
         payload: "{}".into(),
+        payload_is_null: false,
         headers: Headers::Valid(Vec::new()),
         attempt: 1,
         max_attempts: None,

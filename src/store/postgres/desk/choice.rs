@@ -5,6 +5,7 @@ use serde::Serialize;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::find;
 use super::moment::Moment;
 use super::row_identity::Identity;
 use crate::message::Seq;
@@ -27,6 +28,68 @@ pub enum MessageRef {
     Seq(i64),
     /// By its message id.
     Id(Uuid),
+    /// By its message id, in a table that is not ours.
+    Text(String),
+}
+
+impl MessageRef {
+    /// The message id, as the database prints it; `None`: it is named by its place.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Seq(_) => None,
+            Self::Id(id) => Some(id.hyphenated().to_string()),
+            Self::Text(id) => Some(id.clone()),
+        }
+    }
+}
+
+/// What is meant by `bare` words and by those given as ids: where message ids are numbers, the latter are ids and no places.
+///
+/// # Errors
+/// One that can be neither.
+pub fn meant(names: &Names, bare: Vec<MessageRef>, as_ids: Vec<MessageRef>) -> Result<Vec<MessageRef>, String> {
+    let as_id = |id| match &id {
+        MessageRef::Seq(number) if names.has_numbered_ids() => MessageRef::Text(number.to_string()),
+        MessageRef::Seq(_) | MessageRef::Id(_) | MessageRef::Text(_) => id,
+    };
+    let all: Vec<MessageRef> = bare.into_iter().chain(as_ids.into_iter().map(as_id)).collect();
+    let wrong = all.iter().find(|id| matches!(id, MessageRef::Text(_)));
+    match wrong.filter(|_| !names.is_foreign()) {
+        Some(wrong) => Err(format!("{wrong} is neither a uuid nor a seq")),
+        None => Ok(all),
+    }
+}
+
+/// Where message ids are numbers, a bare number is a place or an id: what there is.
+///
+/// # Errors
+/// See [`Database::query`]; [`StoreError::Misconfigured`] where it may be both.
+pub async fn settle_numbers(
+    database: &Database,
+    names: &Names,
+    ids: Vec<MessageRef>,
+) -> Result<Vec<MessageRef>, StoreError> {
+    let mut settled = Vec::with_capacity(ids.len());
+    for id in ids {
+        let MessageRef::Seq(seq) = id else {
+            settled.push(id);
+            continue;
+        };
+        let text = seq.to_string();
+        let by_id = find::unsettled(database, names, std::slice::from_ref(&text)).await?;
+        let by_seq = !find::states(database, names, &[seq]).await?.is_empty();
+        match by_id.get(&text) {
+            Some(other) if by_seq && *other != seq => {
+                return Err(StoreError::Misconfigured(format!(
+                    "{seq} is the id of one message and the seq of another: --id {seq} means the id, and the other has one too"
+                )));
+            }
+            Some(_) if !by_seq => settled.push(MessageRef::Text(text)),
+            Some(_) | None => settled.push(id),
+        }
+    }
+    Ok(settled)
 }
 
 impl std::str::FromStr for MessageRef {
@@ -36,9 +99,10 @@ impl std::str::FromStr for MessageRef {
         if let Ok(seq) = text.parse() {
             return Ok(Self::Seq(seq));
         }
-        Uuid::parse_str(text)
-            .map(Self::Id)
-            .map_err(|_| "neither a uuid nor a seq".to_owned())
+        if text.is_empty() || text.contains(char::is_control) {
+            return Err("neither a uuid nor a seq".to_owned());
+        }
+        Ok(Uuid::parse_str(text).map_or_else(|_| Self::Text(text.to_owned()), Self::Id))
     }
 }
 
@@ -47,6 +111,7 @@ impl std::fmt::Display for MessageRef {
         match self {
             Self::Seq(seq) => seq.fmt(f),
             Self::Id(id) => id.hyphenated().fmt(f),
+            Self::Text(id) => id.escape_debug().fmt(f),
         }
     }
 }
@@ -153,7 +218,7 @@ async fn choose_together(
     for id in &filter.ids {
         match id {
             MessageRef::Seq(seq) => seqs.push(*seq),
-            MessageRef::Id(id) => ids.push(id.hyphenated().to_string()),
+            MessageRef::Id(_) | MessageRef::Text(_) => ids.extend(id.text()),
         }
     }
     let by_id = !filter.ids.is_empty();
@@ -192,7 +257,7 @@ async fn choose_together(
     chosen.unknown = filter
         .ids
         .iter()
-        .filter(|id| !found.contains(&id.to_string()))
+        .filter(|id| !found.contains(&id.text().unwrap_or_else(|| id.to_string())))
         .cloned()
         .collect();
     Ok(chosen)

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-pub use super::choice::{Chosen, Filter, MessageRef, choose, choose_after};
+pub use super::choice::{Chosen, Filter, MessageRef, choose, choose_after, meant, settle_numbers};
 use super::parts;
 pub use super::parts::Done;
 use super::row_identity::Identity;
@@ -25,6 +25,7 @@ const LIST: &str = include_str!("../../../../sql/failed_list.sql");
 const SHOW: &str = include_str!("../../../../sql/failed_show.sql");
 const RETRY: &str = include_str!("../../../../sql/failed_retry.sql");
 const DISCARD: &str = include_str!("../../../../sql/failed_discard.sql");
+const DISCARD_THEIRS: &str = include_str!("../../../../sql/foreign_failed_discard.sql");
 
 /// Rows a step of a bulk command changes at most, and rows [`list`] should be asked for at a time.
 pub const STEP: usize = 1000;
@@ -142,7 +143,7 @@ pub async fn show(database: &Database, names: &Names, id: &MessageRef) -> Result
     };
     let (seq, id) = match id {
         MessageRef::Seq(seq) => (Some(*seq), None),
-        MessageRef::Id(id) => (None, Some(id.hyphenated().to_string())),
+        MessageRef::Id(_) | MessageRef::Text(_) => (None, id.text()),
     };
     let rows = match database.query(Role::Side, &statement, &[&seq, &id]).await {
         Err(error) if is_about_a_row(&error) => parts::show(database, names, seq, id).await?,
@@ -174,6 +175,7 @@ impl<'a> Steps<'a> {
     pub fn new(names: &'a Names, command: &Command<'a>) -> Self {
         let file = match command.action {
             Action::Retry => RETRY,
+            Action::Discard if names.is_foreign() => DISCARD_THEIRS,
             Action::Discard => DISCARD,
         };
         Self {
@@ -245,7 +247,9 @@ mod tests {
         assert_eq!("42".parse(), Ok(MessageRef::Seq(42)));
         let id = Uuid::from_u128(7);
         assert_eq!(id.to_string().to_uppercase().parse(), Ok(MessageRef::Id(id)));
-        assert!("4x2".parse::<MessageRef>().is_err());
+        assert_eq!("4x2".parse(), Ok(MessageRef::Text("4x2".to_owned())));
+        let names = Names::new("public", "outbox_messages", 64);
+        assert!(meant(&names, vec![MessageRef::Text("4x2".to_owned())], Vec::new()).is_err());
     }
 
     #[test]

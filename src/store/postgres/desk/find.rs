@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use tokio_postgres::types::Type;
-use uuid::Uuid;
 
 use super::row_identity::message_id;
 use crate::message::MessageId;
@@ -19,6 +18,7 @@ const IDS: &str = include_str!("../../../../sql/find_ids.sql");
 const UNSETTLED: &str = include_str!("../../../../sql/find_unsettled.sql");
 const STATES: &str = include_str!("../../../../sql/states.sql");
 const PENDING: &str = include_str!("../../../../sql/pending.sql");
+const PENDING_THERE: &str = include_str!("../../../../sql/foreign_pending.sql");
 
 /// Rows one statement looks back over.
 const PAGE: i64 = 10_000;
@@ -108,9 +108,9 @@ pub async fn states(
 pub async fn newest(
     database: &Database,
     names: &Names,
-    ids: &[Uuid],
+    ids: &[String],
     rows: Option<i64>,
-) -> Result<HashMap<Uuid, i64>, StoreError> {
+) -> Result<HashMap<String, i64>, StoreError> {
     let statement = Statement {
         text: names.fill(IDS),
         types: &[Type::INT8, Type::INT8, Type::TEXT_ARRAY],
@@ -139,7 +139,7 @@ pub async fn newest(
 ///
 /// # Errors
 /// See [`Database::query`].
-pub async fn unsettled(database: &Database, names: &Names, ids: &[Uuid]) -> Result<HashMap<Uuid, i64>, StoreError> {
+pub async fn unsettled(database: &Database, names: &Names, ids: &[String]) -> Result<HashMap<String, i64>, StoreError> {
     let statement = Statement {
         text: names.fill(UNSETTLED),
         types: &[Type::TEXT_ARRAY],
@@ -157,7 +157,7 @@ pub async fn unsettled(database: &Database, names: &Names, ids: &[Uuid]) -> Resu
 /// See [`Database::query`].
 pub async fn pending(database: &Database, names: &Names, topic: Option<&str>) -> Result<bool, StoreError> {
     let statement = Statement {
-        text: names.fill(PENDING),
+        text: names.fill(if names.is_foreign() { PENDING_THERE } else { PENDING }),
         types: &[Type::TEXT],
     };
     match database.query(Role::Side, &statement, &[&topic]).await {
@@ -167,18 +167,16 @@ pub async fn pending(database: &Database, names: &Names, topic: Option<&str>) ->
     }
 }
 
-/// As the database prints them, each once.
-fn texts(ids: &[Uuid]) -> Vec<String> {
-    let mut texts: Vec<String> = ids.iter().map(|id| id.hyphenated().to_string()).collect();
+/// Each once.
+fn texts(ids: &[String]) -> Vec<String> {
+    let mut texts = ids.to_vec();
     texts.sort_unstable();
     texts.dedup();
     texts
 }
 
-fn collect(found: &mut HashMap<Uuid, i64>, ids: Vec<String>, seqs: Vec<i64>) {
+fn collect(found: &mut HashMap<String, i64>, ids: Vec<String>, seqs: Vec<i64>) {
     for (id, seq) in ids.into_iter().zip(seqs) {
-        if let Ok(id) = id.parse() {
-            found.entry(id).or_insert(seq);
-        }
+        found.entry(id).or_insert(seq);
     }
 }

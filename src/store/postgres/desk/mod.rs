@@ -19,5 +19,6 @@ pub mod replay;
 pub mod retention;
 pub mod row_identity;
 pub mod rules;
+pub mod sample;
 pub mod status;
 pub mod why;

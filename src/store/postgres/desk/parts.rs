@@ -22,6 +22,10 @@ use crate::stuck::StuckReason;
 const SHOW: &str = include_str!("../../../../sql/failed_show_parts.sql");
 
 const DISCARD: &str = include_str!("../../../../sql/failed_discard_parts.sql");
+const DISCARD_THEIRS: &str = include_str!("../../../../sql/foreign_failed_discard_parts.sql");
+
+/// Ours that are no columns of the messages table where the table of the outbox is not ours.
+const ELSEWHERE: [&str; 2] = ["payload", "headers"];
 
 /// What became of the rows a command was to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -120,9 +124,12 @@ pub(super) async fn show(
     seq: Option<i64>,
     id: Option<String>,
 ) -> Result<Vec<Row>, StoreError> {
-    let seq = match (seq, id.and_then(|id| id.parse().ok())) {
+    let seq = match (seq, id) {
         (Some(seq), _) => seq,
-        (None, Some(id)) => match find::unsettled(database, names, &[id]).await?.get(&id) {
+        (None, Some(id)) => match find::unsettled(database, names, std::slice::from_ref(&id))
+            .await?
+            .get(&id)
+        {
             Some(seq) => *seq,
             None => return Ok(Vec::new()),
         },
@@ -156,9 +163,15 @@ pub(super) async fn discard(
     row: &Identity,
     command: [Param<'_>; 3],
 ) -> Result<u64, StoreError> {
-    let parts = object(names, &broken(database, names, row.seq).await?);
+    let mut broken = broken(database, names, row.seq).await?;
+    let mut file = DISCARD;
+    if names.is_foreign() {
+        broken.extend(ELSEWHERE);
+        file = DISCARD_THEIRS;
+    }
+    let parts = object(names, &broken);
     let statement = Statement {
-        text: names.fill(&DISCARD.replace("{parts}", &parts)),
+        text: names.fill(&file.replace("{parts}", &parts)),
         types: STEP,
     };
     step(database, &statement, std::slice::from_ref(row), command).await

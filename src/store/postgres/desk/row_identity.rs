@@ -8,7 +8,7 @@ use crate::store::StoreError;
 use crate::store::postgres::link::answer::unreadable;
 
 /// A message, not just its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Its place in the outbox.
     pub seq: i64,
@@ -46,8 +46,12 @@ impl Identity {
 /// An id as the database prints it.
 pub(super) fn message_id(text: Option<&str>) -> MessageId {
     let Some(text) = text else { return MessageId::Missing };
-    let number = || text.parse().map_or(MessageId::Missing, MessageId::Number);
-    Uuid::parse_str(text).map_or_else(|_| number(), MessageId::Uuid)
+    let same = |printed: &dyn ToString| printed.to_string() == text;
+    match (Uuid::parse_str(text), text.parse::<i64>()) {
+        (Ok(id), _) if same(&id.hyphenated()) => MessageId::Uuid(id),
+        (_, Ok(id)) if same(&id) => MessageId::Number(id),
+        _ => MessageId::Text(text.into()),
+    }
 }
 
 /// As the statements take them: seqs, ids, replays.

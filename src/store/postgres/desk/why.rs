@@ -219,6 +219,7 @@ async fn find(database: &Database, names: &Names, seq: i64) -> Result<Option<Fou
             topic: topic.clone().unwrap_or_default().into(),
             key: legible(row, "key").map(Into::into),
             payload: bytes::Bytes::new(),
+            payload_is_null: false,
             headers: Headers::empty(),
             attempt: row.try_get("attempt")?,
             max_attempts: None,

@@ -11,6 +11,7 @@
 //! that was replaced behind its back (another server may have answered, whose sequence stands lower): the first read on it
 //! answers [`StoreError::Unavailable`], and the caller starts over.
 
+mod plain;
 mod settling;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use super::sql::{Param, Statement};
 use super::way::Way;
 use crate::store::StoreError;
 use crate::trouble::LockWait;
+pub use plain::Answer;
 pub use settling::Settling;
 
 /// How to connect.

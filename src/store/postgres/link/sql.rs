@@ -10,11 +10,19 @@
 //! `{key_id}` is what tells its key from any other, `{key_hash}` does so for counting;
 //! `{waits}` is a row that waits for a time, `{ready}` one that does not, whatever is null; `{due_since}` since when it may go; `{legible}` a row that did not fail for its topic or key;
 //! `{message}` are the columns of a message over `m`, `{passing}` and `{passed}` those of the cursor's statements: see `rows`.
+//! Of a table that is not ours (`theirs`) `{messages}` is the table of ours where its rows are enlisted, `{t.table}`, `{t.id}` ... are
+//! theirs; a fragment may have a second form, `foreign_` before its name: `{bodies}` and `{later_bodies}` bring the contents of messages,
+//! `{whole}` is the messages table with them.
 
-use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
 use tokio_postgres::types::{ToSql, Type};
 
 use super::fragments::{GIVEN, fragment};
+pub(crate) use super::text::{code, hex, kind};
+use super::text::{cut, digest};
+pub use super::text::{quote_identifier, quote_literal};
+use super::theirs::{IdKind, Theirs};
 
 /// One statement, filled in, with the types of its parameters (so that it also runs unprepared, through a pooler).
 #[derive(Clone, Debug)]
@@ -35,6 +43,16 @@ pub struct Names {
     table: String,
     columns: Vec<(&'static str, String)>,
     lanes: u16,
+    source: Source,
+}
+
+/// Whose table it is.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Ours, or made as ours is: it has all our columns.
+    Own,
+    /// Somebody else's.
+    Foreign(Arc<Theirs>),
 }
 
 /// The columns of the messages table, by our names.
@@ -98,7 +116,55 @@ impl Names {
             table: table.to_owned(),
             columns,
             lanes,
+            source: Source::Own,
         }
+    }
+
+    /// The same outbox, whose table is not ours.
+    #[must_use]
+    pub fn of_theirs(&self, theirs: Theirs) -> Self {
+        Self {
+            source: Source::Foreign(Arc::new(theirs)),
+            ..Self::new(&self.schema, &self.table, self.lanes)
+        }
+    }
+
+    /// Their table, where it is not ours.
+    #[must_use]
+    pub fn theirs(&self) -> Option<&Theirs> {
+        match &self.source {
+            Source::Own => None,
+            Source::Foreign(theirs) => Some(theirs),
+        }
+    }
+
+    /// Whether the table is not ours.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.theirs().is_some()
+    }
+
+    /// Whether message ids are numbers, as places in the outbox are.
+    #[must_use]
+    pub fn has_numbered_ids(&self) -> bool {
+        self.theirs().is_some_and(|theirs| theirs.id == IdKind::Number)
+    }
+
+    /// The table that `{messages}` is, unquoted.
+    #[must_use]
+    pub fn rows(&self) -> &str {
+        self.theirs().map_or(&self.table, |theirs| &theirs.rows)
+    }
+
+    /// The name of the table in which rows of a table that is not ours are enlisted, unquoted.
+    #[must_use]
+    pub fn rows_of(table: &str) -> String {
+        let plain = format!("outboxd_rows_{table}");
+        if plain.len() <= NAME_MAX {
+            return plain;
+        }
+        let ending = format!("_{}", digest(table));
+        format!("{}{ending}", cut(&plain, NAME_MAX - ending.len()))
     }
 
     /// Calls our column `ours` `theirs` in the database. Unknown names are ignored: the configuration has checked them.
@@ -142,7 +208,7 @@ impl Names {
     /// The messages table, quoted and qualified.
     #[must_use]
     pub fn messages(&self) -> String {
-        self.qualified(&self.table)
+        self.qualified(self.rows())
     }
 
     /// The channel the wake trigger notifies, at most 63 bytes: no two outboxes have the same one.
@@ -153,7 +219,7 @@ impl Names {
         if plain.len() <= NAME_MAX && !self.schema.contains('_') {
             return plain;
         }
-        let ending = format!("_{}", digest(&self.messages()));
+        let ending = format!("_{}", digest(&self.qualified(&self.table)));
         format!("{}{ending}", cut(&plain, NAME_MAX - ending.len()))
     }
 
@@ -165,20 +231,21 @@ impl Names {
     /// bytes, another one for each table of a schema.
     #[must_use]
     pub fn beside(&self, suffix: &str) -> String {
-        let plain = format!("{}_{suffix}", self.table);
+        let table = self.rows();
+        let plain = format!("{table}_{suffix}");
         if TAKEN.contains(&&*plain) {
-            return format!("{suffix}_{}", self.table);
+            return format!("{suffix}_{table}");
         }
         if plain.len() <= NAME_MAX {
             return plain;
         }
-        let ending = format!("_{}_{suffix}", digest(&self.table));
-        format!("{}{ending}", cut(&self.table, NAME_MAX - ending.len()))
+        let ending = format!("_{}_{suffix}", digest(table));
+        format!("{}{ending}", cut(table, NAME_MAX - ending.len()))
     }
 
     /// What versions before 0.3 called it: long names were cut, and so not always told apart.
     fn beside_cut(&self, suffix: &str) -> String {
-        format!("{}_{suffix}", cut(&self.table, NAME_MAX - 1 - suffix.len()))
+        format!("{}_{suffix}", cut(self.rows(), NAME_MAX - 1 - suffix.len()))
     }
 
     /// Whether the messages table is called like something of the service tables.
@@ -188,7 +255,7 @@ impl Names {
             let rest = self.table.strip_prefix(service);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
         };
-        SERVICE_TABLES.iter().any(ours)
+        SERVICE_TABLES.iter().chain(&["outboxd_rows"]).any(ours)
     }
 
     pub(crate) fn qualified(&self, table: &str) -> String {
@@ -270,6 +337,9 @@ impl Names {
             let known = format!("case when m.{{c.seq}} <> all(u.contents) then m.{{c.{column}}} end");
             return COLUMNS.contains(&column).then(|| self.fill(&known));
         }
+        if let (Some(name), Some(theirs)) = (name.strip_prefix("t."), self.theirs()) {
+            return theirs.sql.get(name).cloned();
+        }
         if let Some(column) = name.strip_prefix("text.") {
             return COLUMNS.contains(&column).then(|| quote_literal(self.column(column)));
         }
@@ -290,62 +360,26 @@ impl Names {
             "schema_text" => quote_literal(&self.schema),
             "table" => quote_identifier(&self.table),
             "table_text" => quote_literal(&self.table),
+            "rows_text" => quote_literal(self.rows()),
             "messages" => self.messages(),
             "messages_text" => quote_literal(&self.messages()),
+            // The table in which it is written what became of a message.
+            "written_text" => quote_literal(&self.qualified(&self.table)),
             "seq_text" => quote_literal(self.column("seq")),
             "channel" => quote_literal(&self.channel()),
             "channel_name" => quote_identifier(&self.channel()),
             "lanes_count" => self.lanes.to_string(),
-            // Filled in once the sequence is known: see `with_sequence`.
-            "ceiling" | "last" => format!("{{{name}}}"),
-            _ => return fragment(name).map(|text| self.fill(text)),
+            // Filled in once the sequence is known (see `with_sequence`), or for each look (`outbox::enlist`).
+            "ceiling" | "last" | "since" | "most" | "expression" => format!("{{{name}}}"),
+            _ => {
+                let text = match &self.source {
+                    Source::Own => fragment(name),
+                    Source::Foreign(theirs) => theirs.fragment(name),
+                };
+                return text.map(|text| self.fill(text));
+            }
         })
     }
-}
-
-/// A statement file without its comment lines.
-pub(crate) fn code(file: &str) -> String {
-    let lines: Vec<&str> = file
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("--"))
-        .collect();
-    lines.join("\n")
-}
-
-/// A version without its last number: those alike share an outbox.
-pub(crate) fn kind(version: &str) -> &str {
-    version.rsplit_once('.').map_or("", |(kind, _)| kind)
-}
-
-/// The beginning of `text`, at most `length` bytes of it.
-fn cut(text: &str, length: usize) -> &str {
-    let mut end = text.len().min(length);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
-/// Eight digits that tell long names apart.
-fn digest(text: &str) -> String {
-    hex(&Sha256::digest(text)[..4])
-}
-
-/// `bytes` in hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Quotes an identifier for SQL.
-#[must_use]
-pub fn quote_identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// Quotes a string literal for SQL (standard_conforming_strings, PostgreSQL's default since 9.1).
-#[must_use]
-pub fn quote_literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 #[cfg(test)]

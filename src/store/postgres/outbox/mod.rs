@@ -5,6 +5,7 @@
 
 mod batch;
 mod cursor;
+mod enlist;
 mod feed;
 mod identity;
 mod isolate;
@@ -39,6 +40,7 @@ use crate::store::{
     Settlement, Store, StoreError, Tenancy,
 };
 use cursor::Cursor;
+use enlist::Enlister;
 use feed::Feed;
 pub use identity::{Identity, InstanceLock};
 use lease::Said;
@@ -57,6 +59,8 @@ pub struct StoreOptions {
     pub delete_relayed: bool,
     /// Wait for the WAL flush of each mark.
     pub durable_marks: bool,
+    /// Shortest and longest time between two looks for rows of a table that is not ours.
+    pub pace: (Duration, Duration),
     /// Where to listen for notifications; `None`: polling only.
     pub listen: Option<Way>,
 }
@@ -111,16 +115,6 @@ struct Statements {
     leave: Statement,
 }
 
-/// The statements that end where the sequence does, or look beyond.
-struct Reading {
-    fetch: Statement,
-    fetch_with_gaps: Statement,
-    fetch_ahead: Statement,
-    skim: Statement,
-    look: Statement,
-    due: Statement,
-}
-
 macro_rules! statement {
     ($names:expr, $file:literal, [$($type:ident),*]) => {
         Statement {
@@ -129,6 +123,9 @@ macro_rules! statement {
         }
     };
 }
+
+mod reading;
+use reading::Reading;
 
 /// How messages that were relayed end (marked or deleted): those whose numbers lie close together, others, those whose ids are no
 /// uuids; and which rows can be ended so at once.
@@ -166,32 +163,6 @@ macro_rules! relayed {
     };
 }
 
-impl Reading {
-    fn new(names: &Names, sequence: Option<&str>) -> Self {
-        let fill = |statement: Statement| statement.with_sequence(sequence);
-        Self {
-            fetch: fill(statement!(names, "fetch", [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY])),
-            fetch_with_gaps: fill(statement!(
-                names,
-                "fetch_with_gaps",
-                [INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY]
-            )),
-            fetch_ahead: fill(statement!(
-                names,
-                "fetch_ahead",
-                [INT8, BYTEA, INT8, INT8_ARRAY, INT8_ARRAY]
-            )),
-            skim: fill(statement!(names, "skim", [INT8, INT8, BYTEA])),
-            look: fill(statement!(names, "look", [])),
-            due: fill(statement!(
-                names,
-                "due",
-                [INT8, INT8, INT8, INT8, BYTEA, INT8_ARRAY, INT8_ARRAY]
-            )),
-        }
-    }
-}
-
 macro_rules! failure {
     ($names:expr, $file:literal) => {
         statement!(
@@ -202,6 +173,17 @@ macro_rules! failure {
                 TEXT_ARRAY, INT8_ARRAY, TEXT, INT4_ARRAY, TEXT
             ]
         )
+    };
+}
+
+/// A statement that has another form where the table is not ours.
+macro_rules! either {
+    ($names:expr, $foreign:literal, $own:literal, $kind:ident $(, $types:tt)?) => {
+        if $names.is_foreign() {
+            $kind!($names, $foreign $(, $types)?)
+        } else {
+            $kind!($names, $own $(, $types)?)
+        }
     };
 }
 
@@ -227,17 +209,37 @@ impl Statements {
             recall: statement!(names, "recall", [INT8_ARRAY, BYTEA, INT8_ARRAY, INT8_ARRAY]),
             holds: statement!(names, "holds", [BYTEA, BOOL, INT8_ARRAY, INT8_ARRAY]),
             holds_among: statement!(names, "holds_among", [BYTEA, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY]),
-            relayed: if delete_relayed {
+            relayed: if names.is_foreign() {
+                relayed!(
+                    names,
+                    "foreign_end",
+                    "foreign_end_listed",
+                    "foreign_end_texts",
+                    "foreign_free_to_update"
+                )
+            } else if delete_relayed {
                 relayed!(names, "delete", "delete_listed", "delete_texts", "free_to_delete")
             } else {
                 relayed!(names, "mark", "mark_listed", "mark_texts", "free_to_update")
             },
-            fail: failure!(names, "fail"),
-            fail_bare: failure!(names, "fail_bare"),
-            free: statement!(names, "free_to_update", [INT8_ARRAY]),
-            standing: statement!(names, "standing", [INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT4_ARRAY]),
+            fail: either!(names, "foreign_fail", "fail", failure),
+            fail_bare: either!(names, "foreign_fail_bare", "fail_bare", failure),
+            free: either!(
+                names,
+                "foreign_free_to_update",
+                "free_to_update",
+                statement,
+                [INT8_ARRAY]
+            ),
+            standing: either!(
+                names,
+                "foreign_standing",
+                "standing",
+                statement,
+                [INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT4_ARRAY]
+            ),
             swallowers: statement!(names, "swallowers", [BOOL]),
-            locked_by: statement!(names, "locked_by", [INT8_ARRAY]),
+            locked_by: either!(names, "foreign_locked_by", "locked_by", statement, [INT8_ARRAY]),
             blocked_by: statement!(names, "blocked_by", [TEXT]),
             twins: statement!(names, "twins", [INT8_ARRAY, TEXT_ARRAY, INT8, INT8]),
             renew: statement!(names, "renew", [TEXT, UUID, TEXT, TEXT, INT4, FLOAT8, TEXT, BOOL, TEXT]),
@@ -269,6 +271,9 @@ impl PostgresStore {
                 membership: Arc::clone(&membership),
                 questions: Arc::clone(&questions),
             }));
+        }
+        if let Some(enlister) = Enlister::of(&database, &names, options.pace, &hint) {
+            listening.spawn(enlister.run());
         }
         Self {
             database,

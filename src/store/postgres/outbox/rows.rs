@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_postgres::Row as PgRow;
 use tokio_postgres::types::{FromSql, Type, WrongType};
-use uuid::Uuid;
 
 use crate::message::{Headers, Message, MessageId, SHARED_TOPIC_MAX, Seq};
 use crate::store::postgres::link::answer::unreadable;
@@ -176,15 +175,14 @@ fn read(row: &PgRow, topics: &mut Topics, broken: Option<&Broken>) -> Result<Row
     let mut trouble = Trouble(broken.map(|broken| broken.reason.as_str().into()));
     let id = message_id(row, &mut trouble)?;
     let (mut topic, mut key) = (None, None);
-    let (mut payload, mut headers) = (Bytes::new(), Headers::empty());
+    let (mut payload, mut headers) = (None, Headers::empty());
     if let Some(broken) = broken {
         (topic, key) = (broken.topic.as_deref(), broken.key.as_deref());
     } else {
         topic = trouble.needed(row, (Column::Topic, "topic"))?.or(topic);
         key = trouble.value(row, (Column::Key, "key"))?.or(key);
-        if let Some(Stored(body)) = trouble.needed(row, (Column::Payload, "payload"))? {
-            payload = Bytes::copy_from_slice(body);
-        }
+        let body = trouble.value(row, (Column::Payload, "payload"))?;
+        payload = body.map(|Stored(body)| Bytes::copy_from_slice(body));
         if let Some(Stored(json)) = trouble.value(row, (Column::Headers, "headers"))? {
             headers = Headers::parse(json);
         }
@@ -197,7 +195,8 @@ fn read(row: &PgRow, topics: &mut Topics, broken: Option<&Broken>) -> Result<Row
         id,
         topic: topics.share(topic.unwrap_or_default()),
         key: key.map(Into::into),
-        payload,
+        payload_is_null: payload.is_none(),
+        payload: payload.unwrap_or_default(),
         headers,
         attempt: trouble.value(row, (Column::Attempt, "attempt"))?.unwrap_or(1),
         max_attempts: trouble.value(row, (Column::MaxAttempts, "max_attempts"))?,
@@ -213,9 +212,14 @@ fn read(row: &PgRow, topics: &mut Topics, broken: Option<&Broken>) -> Result<Row
 }
 
 fn message_id(row: &PgRow, trouble: &mut Trouble) -> Result<MessageId, tokio_postgres::Error> {
-    let id = match trouble.value::<Uuid>(row, (Column::Id, "id")) {
-        Ok(id) => id.map(MessageId::Uuid),
-        Err(_) => trouble.value(row, (Column::Id, "id"))?.map(MessageId::Number),
+    let column = (Column::Id, "id");
+    let id = match *row.columns()[Column::Id as usize].type_() {
+        Type::INT8 => trouble.value(row, column)?.map(MessageId::Number),
+        Type::INT4 => trouble
+            .value::<i32>(row, column)?
+            .map(|id| MessageId::Number(id.into())),
+        Type::TEXT | Type::VARCHAR => trouble.value::<&str>(row, column)?.map(|id| MessageId::Text(id.into())),
+        _ => trouble.value(row, column)?.map(MessageId::Uuid),
     };
     if id.is_none() {
         trouble.note(|| "id is null".to_owned());

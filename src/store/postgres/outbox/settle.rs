@@ -48,7 +48,7 @@ impl Stretch {
             let at = usize::try_from(mark.seq.0 - first).ok()?;
             ids[at] = match mark.id {
                 MessageId::Uuid(id) if mark.replay == 0 => id,
-                MessageId::Uuid(_) | MessageId::Number(_) | MessageId::Missing => return None,
+                MessageId::Uuid(_) | MessageId::Number(_) | MessageId::Text(_) | MessageId::Missing => return None,
             };
             bits[at / 8] |= 1 << (at % 8);
         }
@@ -158,7 +158,7 @@ fn uuids(marks: &[&Mark]) -> Option<Vec<Option<Uuid>>> {
     let uuid = |mark: &&Mark| match mark.id {
         MessageId::Uuid(id) => Some(Some(id)),
         MessageId::Missing => Some(None),
-        MessageId::Number(_) => None,
+        MessageId::Number(_) | MessageId::Text(_) => None,
     };
     marks.iter().map(uuid).collect()
 }

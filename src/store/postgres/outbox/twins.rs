@@ -29,7 +29,7 @@ impl PostgresStore {
         if !marks.iter().any(|mark| mark.duplicate) {
             return self.settle_batch(Batch::Marks(marks), again, settled).await;
         }
-        let (copies, once): (Vec<Mark>, Vec<Mark>) = marks.iter().partition(|mark| mark.duplicate);
+        let (copies, once): (Vec<Mark>, Vec<Mark>) = marks.iter().cloned().partition(|mark| mark.duplicate);
         self.settle_batch(Batch::Marks(&once), again, settled).await?;
         let twins = self.twins(&copies).await?;
         let (lost, sent_before): (Vec<Mark>, Vec<Mark>) =

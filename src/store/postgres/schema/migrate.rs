@@ -13,18 +13,18 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use tokio_postgres::error::SqlState;
 
 use super::lanes;
+use super::migrations::migrations;
+pub use super::migrations::{MIGRATIONS, Migration, PayloadType};
 use crate::finding::Finding;
 use crate::store::StoreError;
 use crate::store::postgres::link::about::{DatabaseError, database_error};
 use crate::store::postgres::link::database::{Database, Role};
-use crate::store::postgres::link::sql::{Names, Statement, hex, quote_literal};
+use crate::store::postgres::link::sql::{Names, Statement};
 
 const BEGIN: &str = include_str!("../../../../sql/migration_begin.sql");
-const RECORD: &str = include_str!("../../../../sql/migration_record.sql");
 const LANES: &str = include_str!("../../../../sql/migration_lanes.sql");
 const GONE: &str = include_str!("../../../../sql/migration_gone.sql");
 const APPLIED: &str = include_str!("../../../../sql/migration_applied.sql");
@@ -34,107 +34,6 @@ const OTHERS: &str = include_str!("../../../../sql/migration_others.sql");
 /// Tries to get the lock on a busy table, each for half a second, before a run gives up.
 const LOCK_TRIES: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
-
-/// One file of `sql/migrations/`.
-#[derive(Clone, Copy, Debug)]
-pub struct Migration {
-    /// Its number.
-    pub version: i32,
-    /// Its file name.
-    pub name: &'static str,
-    text: &'static str,
-}
-
-/// All of them, oldest first.
-pub const MIGRATIONS: [Migration; 8] = [
-    Migration {
-        version: 1,
-        name: "0001_outbox.sql",
-        text: include_str!("../../../../sql/migrations/0001_outbox.sql"),
-    },
-    Migration {
-        version: 2,
-        name: "0002_service_tables.sql",
-        text: include_str!("../../../../sql/migrations/0002_service_tables.sql"),
-    },
-    Migration {
-        version: 3,
-        name: "0003_enqueue_and_wake.sql",
-        text: include_str!("../../../../sql/migrations/0003_enqueue_and_wake.sql"),
-    },
-    Migration {
-        version: 4,
-        name: "0004_paused.sql",
-        text: include_str!("../../../../sql/migrations/0004_paused.sql"),
-    },
-    Migration {
-        version: 5,
-        name: "0005_enqueue_insert_only.sql",
-        text: include_str!("../../../../sql/migrations/0005_enqueue_insert_only.sql"),
-    },
-    Migration {
-        version: 6,
-        name: "0006_room_in_primary_key.sql",
-        text: include_str!("../../../../sql/migrations/0006_room_in_primary_key.sql"),
-    },
-    Migration {
-        version: 7,
-        name: "0007_outboxes_and_stuck_rows.sql",
-        text: include_str!("../../../../sql/migrations/0007_outboxes_and_stuck_rows.sql"),
-    },
-    Migration {
-        version: 8,
-        name: "0008_questions.sql",
-        text: include_str!("../../../../sql/migrations/0008_questions.sql"),
-    },
-];
-
-impl Migration {
-    /// SHA-256 of the file as shipped, in hexadecimal.
-    #[must_use]
-    pub fn checksum(&self) -> String {
-        hex(&Sha256::digest(self.text))
-    }
-
-    fn sql(&self, names: &Names, payload: PayloadType) -> String {
-        let body = names.fill_keeping_comments(&self.text.replace("{payload_type}", payload.as_str()));
-        let record = RECORD
-            .replace("{version}", &self.version.to_string())
-            .replace("{file_text}", &quote_literal(self.name))
-            .replace("{checksum_text}", &quote_literal(&self.checksum()));
-        format!("\n-- {}\n\n{body}\n{}\n", self.name, names.fill(&record))
-    }
-}
-
-/// The type of the payload column in a table that is yet to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum PayloadType {
-    /// Checked and queryable; costs twice the CPU of the others at insert.
-    #[default]
-    Jsonb,
-    /// Checked, kept byte for byte.
-    Json,
-    /// Any text.
-    Text,
-    /// Any bytes.
-    Bytea,
-}
-
-impl PayloadType {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Jsonb, Self::Json, Self::Text, Self::Bytea];
-
-    /// Its name in SQL.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Jsonb => "jsonb",
-            Self::Json => "json",
-            Self::Text => "text",
-            Self::Bytea => "bytea",
-        }
-    }
-}
 
 /// One file, and whether the database has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -179,7 +78,7 @@ impl MigrationState {
 /// All of the SQL, for a DBA to run by hand; it may be run on a database that has some or all of it.
 #[must_use]
 pub fn script(names: &Names, payload: PayloadType) -> String {
-    let text = run_text(names, payload, &MIGRATIONS, Names::fill_keeping_comments);
+    let text = run_text(names, payload, &migrations(names), Names::fill_keeping_comments);
     format!("begin;\n{text}\ncommit;\n")
 }
 
@@ -214,10 +113,10 @@ pub async fn migrate(
     }
     let waiting = status.iter().filter(|file| file.state == MigrationState::Pending);
     let is_pending = |file: &Migration| waiting.clone().any(|known| known.version == file.version);
-    let mut pending: Vec<Migration> = MIGRATIONS.into_iter().filter(is_pending).collect();
+    let mut pending: Vec<Migration> = migrations(names).into_iter().filter(is_pending).collect();
     if !gone(database, names).await?.tables.is_empty() {
         // Every file can be run again: what is there stays.
-        pending = MIGRATIONS.to_vec();
+        pending = migrations(names);
     }
     if pending.is_empty() {
         // Only the lanes, without asking for any right to create.
@@ -304,10 +203,11 @@ pub async fn status(database: &Database, names: &Names) -> Result<Vec<MigrationS
     } else {
         Vec::new()
     };
-    let mut list: Vec<MigrationStatus> = Vec::with_capacity(MIGRATIONS.len());
+    let files = migrations(names);
+    let mut list: Vec<MigrationStatus> = Vec::with_capacity(files.len());
     for row in rows {
         let (version, name, checksum): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
-        let state = match MIGRATIONS.iter().find(|file| file.version == version) {
+        let state = match files.iter().find(|file| file.version == version) {
             Some(file) if file.checksum() == checksum => MigrationState::Applied,
             Some(_) => MigrationState::Changed,
             None => MigrationState::Unknown,
@@ -319,7 +219,7 @@ pub async fn status(database: &Database, names: &Names) -> Result<Vec<MigrationS
             applied_at: Some(row.get(3)),
         });
     }
-    for file in MIGRATIONS {
+    for file in files {
         if !list.iter().any(|known| known.version == file.version) {
             let (name, state) = (file.name.to_owned(), MigrationState::Pending);
             list.push(MigrationStatus {

@@ -13,6 +13,8 @@ use crate::store::postgres::link::sql::{Names, Statement, quote_identifier};
 
 const ROLES: &str = include_str!("../../../../sql/roles.sql");
 const ROLES_TABLE: &str = include_str!("../../../../sql/roles_table.sql");
+const ROLES_THEIRS: &str = include_str!("../../../../sql/roles_theirs.sql");
+const ROLES_THEIRS_DELETE: &str = include_str!("../../../../sql/roles_theirs_delete.sql");
 const ROLES_DELETE: &str = include_str!("../../../../sql/roles_delete.sql");
 const ROLES_DELETE_MADE: &str = include_str!("../../../../sql/roles_delete_made.sql");
 const ROLES_HOUSEKEEPING: &str = include_str!("../../../../sql/roles_housekeeping.sql");
@@ -43,7 +45,7 @@ struct Right {
 /// The SQL that makes the roles, for whoever administers the database. May be run again.
 #[must_use]
 pub fn script(names: &Names, duties: Duties) -> String {
-    let mut text = format!("begin;\n\n{ROLES}\n{}", of_table(duties));
+    let mut text = format!("begin;\n\n{ROLES}\n{}", of_table(names, duties));
     if duties.keeps_house {
         text.push('\n');
         text.push_str(ROLES_HOUSEKEEPING);
@@ -52,7 +54,12 @@ pub fn script(names: &Names, duties: Duties) -> String {
     names.fill_keeping_comments(&text)
 }
 
-fn of_table(duties: Duties) -> String {
+fn of_table(names: &Names, duties: Duties) -> String {
+    if names.is_foreign() {
+        let deletes = duties.deletes_relayed || (duties.keeps_house && !duties.by_default);
+        let deletes = if deletes { ROLES_THEIRS_DELETE } else { "" };
+        return format!("{ROLES_THEIRS}\n{deletes}");
+    }
     let deletes = match duties {
         Duties {
             deletes_relayed: false,
@@ -81,7 +88,7 @@ pub async fn grant_again(database: &Database, names: &Names, duties: Duties) -> 
     let rows = database.query(Role::Side, &statement, &[]).await?;
     let made = rows.first().is_some_and(|row| row.get(0));
     if made {
-        database.batch(&names.fill(&of_table(duties))).await?;
+        database.batch(&names.fill(&of_table(names, duties))).await?;
     }
     Ok(made)
 }
@@ -96,21 +103,38 @@ fn right(privilege: &'static str, table: &str, column: Option<&str>) -> Right {
 
 /// Without these nothing is relayed.
 fn needed(names: &Names, duties: Duties) -> Vec<Right> {
-    let messages = names.table();
+    let messages = names.rows();
     let mut list = vec![right("select", messages, None)];
-    for ours in [
-        "attempt",
-        "last_error",
-        "available_at",
-        "relayed_at",
-        "failed_at",
-        "updated_at",
-    ] {
+    let columns = if let Some(theirs) = names.theirs() {
+        list.extend(["insert", "update", "delete"].map(|privilege| right(privilege, messages, None)));
+        list.extend(["select", "update"].map(|privilege| right(privilege, names.table(), None)));
+        list.extend(theirs.deletes.then(|| right("delete", names.table(), None)));
+        &[][..]
+    } else {
+        &WRITTEN[..]
+    };
+    for ours in columns {
         list.push(right("update", messages, Some(names.column(ours))));
     }
     if duties.deletes_relayed {
         list.push(right("delete", messages, None));
     }
+    list.extend(of_service_tables());
+    list
+}
+
+/// The columns of the outbox that are written.
+const WRITTEN: [&str; 6] = [
+    "attempt",
+    "last_error",
+    "available_at",
+    "relayed_at",
+    "failed_at",
+    "updated_at",
+];
+
+fn of_service_tables() -> Vec<Right> {
+    let mut list = Vec::new();
     for table in ["lanes", "instances", "attempts", "paused", "migrations"] {
         list.push(right("select", &format!("outboxd_{table}"), None));
     }
@@ -175,7 +199,8 @@ pub(super) async fn warnings(
     if duties.keeps_house {
         wanted = housekeeping(names);
     }
-    if duties.by_default && !made_by_migrate(database, names).await? {
+    let deletes_nothing = names.is_foreign() || !made_by_migrate(database, names).await?;
+    if duties.by_default && deletes_nothing {
         wanted.retain(|right| right.table != names.table());
     }
     let answering = answering();

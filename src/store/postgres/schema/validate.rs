@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use super::columns::OUTBOX;
+use super::foreign;
 use super::lanes;
 use super::migrate::{self, MigrationState, PayloadType};
 use super::rights::{self, Duties};
@@ -12,35 +14,11 @@ use crate::finding::Finding;
 use crate::store::StoreError;
 use crate::store::postgres::link::database::{Database, Role};
 use crate::store::postgres::link::sql::{Names, Statement};
+use crate::store::postgres::link::theirs::Theirs;
 
 const COLUMNS: &str = include_str!("../../../../sql/validate_columns.sql");
 const SEQUENCE: &str = include_str!("../../../../sql/validate_sequence.sql");
 const INDEXES: &str = include_str!("../../../../sql/validate_indexes.sql");
-
-const TEXT: &[&str] = &["text", "character varying", "character", "name"];
-const TIME: &[&str] = &["timestamp with time zone"];
-const INTEGER: &[&str] = &["integer", "smallint", "bigint"];
-const INT4: &[&str] = &["integer"];
-
-/// Our columns of the outbox, and the types each may have; the payload's are those of [`PayloadType`].
-const OUTBOX: [(&str, &[&str]); 16] = [
-    ("seq", &["bigint"]),
-    ("id", &["uuid"]),
-    ("topic", TEXT),
-    ("key", TEXT),
-    ("payload", &["jsonb", "json", "text", "bytea"]),
-    ("headers", &["jsonb", "json"]),
-    ("attempt", INT4),
-    ("max_attempts", INT4),
-    ("priority", INTEGER),
-    ("available_at", TIME),
-    ("replay", INT4),
-    ("relayed_at", TIME),
-    ("failed_at", TIME),
-    ("last_error", TEXT),
-    ("inserted_at", TIME),
-    ("updated_at", TIME),
-];
 
 /// Columns of the service tables. Their types are ours: the migrations made them.
 const SERVICE: [(&str, &[&str]); 6] = [
@@ -142,6 +120,7 @@ pub(crate) async fn examine(database: &Database, names: &Names, duties: Option<D
         .map_err(of("lanes"))?;
     let (sequence, sequence_cache, increment) = sequence(database, names).await.map_err(of("schema"))?;
     warnings.extend(indexes(database, names).await.map_err(of("schema"))?);
+    warnings.extend(foreign::warnings(names));
     if sequence_cache > 1 {
         warnings.push(Finding::warning(
             "sequence_cache",
@@ -216,6 +195,9 @@ async fn columns(database: &Database, names: &Names) -> Result<Columns, StoreErr
 
 fn outbox(names: &Names, columns: &Columns) -> Result<PayloadType, StoreError> {
     let table = format!("{}.{}", names.schema(), names.table());
+    if let Some(theirs) = names.theirs() {
+        return of_theirs(names, theirs, columns);
+    }
     let Some(found) = columns.get(names.table()) else {
         return fault(format!(
             "outbox.table: table {table} does not exist: run: outboxd migrate"
@@ -239,6 +221,33 @@ fn outbox(names: &Names, columns: &Columns) -> Result<PayloadType, StoreError> {
         }
     }
     let payload = &found[names.column("payload")];
+    Ok(PayloadType::ALL
+        .into_iter()
+        .find(|kind| kind.as_str() == payload)
+        .expect("the type was checked"))
+}
+
+/// As [`outbox`], where the table is not ours.
+fn of_theirs(names: &Names, theirs: &Theirs, columns: &Columns) -> Result<PayloadType, StoreError> {
+    let (schema, rows) = (names.schema(), &theirs.rows);
+    let Some(found) = columns.get(rows) else {
+        return fault(format!("table {schema}.{rows} does not exist: run: outboxd migrate"));
+    };
+    let made = theirs.sql.get("id_type");
+    if found.get("id") != made {
+        let (made, is) = (
+            made.map_or("", |kind| kind),
+            found.get("id").map_or("missing", |kind| kind),
+        );
+        return fault(format!(
+            "column id of table {schema}.{rows} is {is}, that of {} is {made}: drop {rows} once it is empty, then run: outboxd migrate",
+            names.table()
+        ));
+    }
+    let text = ["text", "character varying"]
+        .contains(&&*theirs.payload)
+        .then_some("text");
+    let payload = text.unwrap_or(&theirs.payload);
     Ok(PayloadType::ALL
         .into_iter()
         .find(|kind| kind.as_str() == payload)

@@ -91,9 +91,11 @@ impl Flight<'_> {
             index,
             ticket,
         });
-        let mut record: BaseRecord<'_, str, [u8], _> = BaseRecord::with_opaque_to(&envelope.destination, opaque)
-            .payload(&envelope.message.payload[..])
-            .headers(headers);
+        let mut record: BaseRecord<'_, str, [u8], _> =
+            BaseRecord::with_opaque_to(&envelope.destination, opaque).headers(headers);
+        if !envelope.message.payload_is_null {
+            record.payload = Some(&envelope.message.payload[..]);
+        }
         record.key = envelope.message.key.as_deref();
         let at = ticket.map_or_else(Instant::now, |ticket| ticket.at());
         let Err((error, _)) = session.producer.send(record) else {

@@ -129,11 +129,13 @@ impl Examination<'_> {
             return Ok(Vec::new());
         }
         found.extend(note("table", table::look(self)).await?);
-        found.extend(note("columns", table::columns(self)).await?);
+        if !self.names.is_foreign() {
+            found.extend(note("columns", table::columns(self)).await?);
+            found.extend(note("triggers", table::triggers(self)).await?);
+        }
         found.extend(note("failed messages", table::unreadable(self)).await?);
         found.extend(note("sequence", table::sequence(self)).await?);
         found.extend(note("indexes", table::indexes(self)).await?);
-        found.extend(note("triggers", table::triggers(self)).await?);
         found.extend(note("twins", table::twins(self)).await?);
         found.extend(note("stuck messages", waits::stuck(self)).await?);
         found.extend(note("retention", retention::look(self, retention)).await?);

@@ -1,0 +1,10 @@
+-- The columns of a table, with their types and the length these are limited to; whether a column may be null.
+-- Locks nothing; reads the catalog.
+select a.attname::text as name, format_type(a.atttypid, null) as type,
+  case when a.atttypid in ('varchar'::regtype, 'bpchar'::regtype) and a.atttypmod > 4 then a.atttypmod - 4 end as length,
+  not a.attnotnull as nullable
+from pg_attribute a
+where a.attrelid = (
+  select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = {schema_text} and c.relname = {table_text} and c.relkind in ('r', 'p', 'v', 'm', 'f')) and a.attnum > 0 and not a.attisdropped
+order by a.attnum

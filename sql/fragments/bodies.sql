@@ -1,0 +1,1 @@
+-- Contents that stand elsewhere than in the messages table, for statements that bring messages: none.

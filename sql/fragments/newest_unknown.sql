@@ -1,0 +1,2 @@
+-- Nobody knows without reading everything.
+null::bigint

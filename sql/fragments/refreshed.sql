@@ -1,0 +1,1 @@
+-- What else of a failed message is written when it is retried: nothing.

@@ -1,0 +1,1 @@
+-- Nothing more is to be written when somebody retries failed messages.

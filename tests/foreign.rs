@@ -1,0 +1,11 @@
+//! Tables that are not outboxd's own, as other frameworks make them: relayed, failed, retried and discarded with nothing of theirs changed
+//! but how their rows stand.
+
+mod adopt;
+mod kills;
+mod mistakes;
+mod order;
+mod pace;
+mod phoenix;
+mod scene;
+mod shapes;
