@@ -84,19 +84,24 @@ pub struct Message {
     pub priority: i16,
     /// Times replayed by an operator; above 0 it becomes part of the dedupe id.
     pub replay: i32,
+    /// Of a table that is not ours, what tells it from any other: ids of two of them may be the same, and one of a row that was
+    /// relayed may come again. `None`: the id is nobody else's.
+    pub origin: Option<Arc<str>>,
     /// Time from insert to the moment the row was read, by the database's clock.
     pub age: std::time::Duration,
 }
 
 impl Message {
     /// The id brokers dedupe on: the message id, or `<id>.<replay>` for a message an operator replayed, so that it
-    /// arrives although the broker still remembers its first copy.
+    /// arrives although the broker still remembers its first copy. Of a table that is not ours `<id>.<seq>.<origin>`: a row keeps its
+    /// place through every attempt, crash and hand-over, and has another one when somebody makes it pending again.
     #[must_use]
     pub fn dedupe_id(&self) -> String {
-        if self.replay > 0 {
-            format!("{}.{}", self.id, self.replay)
-        } else {
-            self.id.to_string()
+        let Self { id, seq, replay, .. } = self;
+        match &self.origin {
+            Some(origin) => format!("{id}.{seq}.{origin}"),
+            None if *replay > 0 => format!("{id}.{replay}"),
+            None => id.to_string(),
         }
     }
 
@@ -354,6 +359,7 @@ mod tests {
             max_attempts,
             priority: 0,
             replay: 0,
+            origin: None,
             age: std::time::Duration::ZERO,
         };
         let limits = [None, Some(0), Some(-1), Some(i32::MIN), Some(1), Some(9)];

@@ -119,6 +119,7 @@ impl State {
                 max_attempts: new.max_attempts,
                 priority: new.priority,
                 replay: 0,
+                origin: None,
                 age: Duration::ZERO,
             },
             available_at: now + new.available_in,

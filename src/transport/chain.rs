@@ -174,6 +174,7 @@ mod tests {
             max_attempts: None,
             priority: 0,
             replay: 0,
+            origin: None,
             age: Duration::ZERO,
         };
         Envelope {

@@ -82,6 +82,7 @@ pub fn message(destination: &Arc<str>, key: Option<&str>, order: Order) -> Envel
         max_attempts: None,
         priority: 0,
         replay: 0,
+        origin: None,
         age: Duration::ZERO,
     };
     Envelope {

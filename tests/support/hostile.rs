@@ -173,6 +173,7 @@ pub fn headers(input: &[u8]) {
             max_attempts: None,
             priority: 0,
             replay: 1,
+            origin: None,
             age: Duration::ZERO,
         },
         destination: "orders".into(),

@@ -31,6 +31,7 @@ fn message(headers: &str) -> Message {
         max_attempts: None,
         priority: 0,
         replay: 0,
+        origin: None,
         age: Duration::ZERO,
     }
 }

@@ -69,6 +69,7 @@ pub(super) fn row(seq: i64) -> Row {
         max_attempts: None,
         priority: 0,
         replay: 0,
+        origin: None,
         age: Duration::ZERO,
     };
     Row {

@@ -225,6 +225,7 @@ async fn find(database: &Database, names: &Names, seq: i64) -> Result<Option<Fou
             max_attempts: None,
             priority: 0,
             replay: row.try_get("replay")?,
+            origin: None,
             age: Duration::ZERO,
         };
         Ok(Found {

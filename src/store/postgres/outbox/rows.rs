@@ -202,6 +202,7 @@ fn read(row: &PgRow, topics: &mut Topics, broken: Option<&Broken>) -> Result<Row
         max_attempts: trouble.value(row, (Column::MaxAttempts, "max_attempts"))?,
         replay: trouble.value(row, (Column::Replay, "replay"))?.unwrap_or(0),
         priority: get(row, Column::Priority)?,
+        origin: None,
         age: if age > AGE_MAX { Duration::ZERO } else { age },
     };
     Ok(Row {
