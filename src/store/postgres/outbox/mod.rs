@@ -12,6 +12,7 @@ mod isolate;
 mod lease;
 pub(super) mod listen;
 mod look;
+mod origin;
 mod rows;
 mod settle;
 mod snapshot;
@@ -44,6 +45,7 @@ use enlist::Enlister;
 use feed::Feed;
 pub use identity::{Identity, InstanceLock};
 use lease::Said;
+use origin::Origin;
 use suspicion::Suspicion;
 
 /// What the store needs to know beside names and connections.
@@ -81,6 +83,7 @@ pub struct PostgresStore {
     questions: Arc<Notify>,
     said: Said,
     suspicion: Suspicion,
+    origin: Origin,
     #[expect(dead_code, reason = "dropping the set ends the listening task")]
     listening: JoinSet<()>,
 }
@@ -289,6 +292,7 @@ impl PostgresStore {
             questions,
             said: Said::default(),
             suspicion: Suspicion::default(),
+            origin: Origin::default(),
             listening,
         }
     }
@@ -307,15 +311,20 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn open(&self) -> Result<Seq, StoreError> {
+        self.ask_origin().await?;
         self.open_feed().await
     }
 
     async fn read(&self, lanes: &LaneSet, room: Room) -> Result<Page, StoreError> {
-        self.read_feed(lanes, room).await
+        let mut page = self.read_feed(lanes, room).await?;
+        self.origin.put_on(&mut page.rows);
+        Ok(page)
     }
 
     async fn reread(&self, scope: &Scope, after: Seq, upto: Seq, room: Room) -> Result<Reread, StoreError> {
-        self.reread_rows(scope, after, upto, room).await
+        let mut page = self.reread_rows(scope, after, upto, room).await?;
+        self.origin.put_on(&mut page.rows);
+        Ok(page)
     }
 
     async fn due(
@@ -325,15 +334,21 @@ impl Store for PostgresStore {
         upto: Seq,
         room: Room,
     ) -> Result<DuePage, StoreError> {
-        self.due_rows(lanes, after, upto, room).await
+        let mut page = self.due_rows(lanes, after, upto, room).await?;
+        self.origin.put_on(&mut page.rows);
+        Ok(page)
     }
 
     async fn urgent(&self, lanes: &LaneSet, without: &[Arc<str>], room: Room) -> Result<Vec<Row>, StoreError> {
-        self.urgent_rows(lanes, without, room).await
+        let mut rows = self.urgent_rows(lanes, without, room).await?;
+        self.origin.put_on(&mut rows);
+        Ok(rows)
     }
 
     async fn recall(&self, lanes: &LaneSet, seqs: &[Seq], room: Room) -> Result<Vec<Row>, StoreError> {
-        self.recall_rows(lanes, seqs, room).await
+        let mut rows = self.recall_rows(lanes, seqs, room).await?;
+        self.origin.put_on(&mut rows);
+        Ok(rows)
     }
 
     async fn holds(&self, lanes: &LaneSet, among: Option<&[Seq]>, failed_too: bool) -> Result<Vec<Hold>, StoreError> {
