@@ -6,7 +6,10 @@ select c.relname::text as name,
         left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
         where k.place <= i.indnkeyatts order by k.place) as columns,
   not exists (select from unnest(i.indoption::smallint[]) o (flags) where o.flags <> 0) as plain,
-  i.indisunique as is_unique, i.indpred is null as whole
+  -- Tables that inherit from it have indexes of their own.
+  i.indisunique and not exists (
+    select from pg_inherits h join pg_class p on p.oid = h.inhparent where h.inhparent = i.indrelid and p.relkind = 'r') as is_unique,
+  i.indpred is null as whole
 from pg_index i
 join pg_class c on c.oid = i.indexrelid
 join pg_am m on m.oid = c.relam and m.amname = 'btree'

@@ -5,7 +5,7 @@ with tables as (
     select c.oid, c.relname
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace and n.nspname = {schema_text}
-    where c.relname = any (array[{rows_text}, 'outboxd_lanes', 'outboxd_instances', 'outboxd_attempts', 'outboxd_paused'])
+    where c.relname = any (array[{rows_text}, {table_text}, 'outboxd_lanes', 'outboxd_instances', 'outboxd_attempts', 'outboxd_paused'])
       and row_security_active(c.oid)
 ), policies as (
     select p.polrelid, p.polname, p.polcmd, p.polpermissive, pg_get_expr(p.polqual, p.polrelid) as shows

@@ -174,8 +174,12 @@ impl Enlister {
     async fn round(&mut self) -> Result<i64, StoreError> {
         let began = Instant::now();
         if began >= self.full_at {
+            // Where a row of long ago is in its way, new ones are still found by the other looks.
+            self.full_at = began + FULL_INTERVAL;
+            let struck = self.database.transaction(Role::Side, &self.unlist).await;
+            // What was changed is enlisted anew at once.
             let fresh = self.look(None).await?;
-            self.database.transaction(Role::Side, &self.unlist).await?;
+            struck?;
             let (least, pause) = match self.place {
                 // There is no other look.
                 Place::Nowhere => (Duration::ZERO, BACK_PAUSE),
@@ -192,6 +196,7 @@ impl Enlister {
             return Ok(0);
         };
         if began >= self.back_at {
+            self.back_at = began + BACK_INTERVAL;
             let from = newest.saturating_sub(self.back().await?);
             let fresh = self.look(Some(from)).await?;
             self.back_at = Instant::now() + BACK_INTERVAL.max(began.elapsed() * BACK_PAUSE);

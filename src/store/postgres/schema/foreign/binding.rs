@@ -91,6 +91,7 @@ mod tests {
             kind: kind.to_owned(),
             length,
             nullable: true,
+            collation: None,
         };
         Catalog {
             columns: vec![

@@ -16,6 +16,8 @@ pub(super) struct TheirColumn {
     /// Characters at most, where it is limited.
     pub(super) length: Option<i32>,
     pub(super) nullable: bool,
+    /// By what rules its text is compared, where they are not the database's: quoted and qualified.
+    pub(super) collation: Option<String>,
 }
 
 /// A valid b-tree index of theirs.
@@ -58,6 +60,7 @@ impl Catalog {
                     kind: row.get("type"),
                     length: row.get("length"),
                     nullable: row.get("nullable"),
+                    collation: row.get("collation"),
                 })
                 .collect(),
             indexes: indexes

@@ -175,6 +175,37 @@ impl Columns {
         Ok(Some(Time { raw, read, zoneless }))
     }
 
+    /// Whether a row is still what was enlisted as `alias`, as far as columns can tell: somebody may have corrected where it goes, or
+    /// put it off. Without a topic something of it could not be made. Once it was tried, or somebody has retried it, its time is ours.
+    ///
+    /// # Errors
+    /// As [`Self::time`].
+    pub(super) fn same(&self, alias: &str) -> Result<String, StoreError> {
+        let mut all = Vec::new();
+        for ours in ["topic", "key"] {
+            if self.column(ours).is_some() {
+                all.push(format!(
+                    "{} is not distinct from {alias}.{}",
+                    self.text(ours),
+                    quote_identifier(ours)
+                ));
+            }
+        }
+        let is_column = self.column("available_at").is_some();
+        if let Some(Time { read, .. }) = self.time("available_at")?.filter(|_| is_column) {
+            let ours = format!("{alias}.{}", quote_identifier("available_at"));
+            let tried = format!("{alias}.{} > 1", quote_identifier("attempt"));
+            all.push(format!(
+                "({tried} or {read} is null or {read} = {ours} or greatest({read}, {ours}) <= now())"
+            ));
+        }
+        if all.is_empty() {
+            return Ok("true".to_owned());
+        }
+        let topic = format!("{alias}.{}", quote_identifier("topic"));
+        Ok(format!("({topic} is null or {})", all.join(" and ")))
+    }
+
     fn has_type(&self, names: &Names, ours: &str, types: &[&str]) -> Result<(), StoreError> {
         let kind = self.kind(ours);
         if self.known(ours).is_none() || types.contains(&&*kind) {

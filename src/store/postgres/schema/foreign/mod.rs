@@ -77,7 +77,11 @@ async fn describe(
     let mut sql: BTreeMap<&'static str, String> = BTreeMap::new();
     sql.insert("table", names.messages());
     sql.insert("id", quote_identifier(&id.name));
-    sql.insert("id_type", id.kind.clone());
+    sql.insert("id_type", widened(&id.kind).to_owned());
+    sql.insert("id_collation", collation(&id));
+    for (name, alias) in [("same_m", "m"), ("same_p", "p"), ("same_r", "r")] {
+        sql.insert(name, columns.same(alias)?);
+    }
     sql.insert("topic", columns.text("topic"));
     sql.insert("key", columns.text("key"));
     sql.insert("payload", columns.value("payload"));
@@ -148,6 +152,22 @@ fn unique_id(names: &Names, columns: &Columns, catalog: &Catalog) -> Result<cata
         ));
     }
     Ok(id.clone())
+}
+
+/// The type that holds their ids, and those they may have when the column is made wider.
+fn widened(kind: &str) -> &str {
+    match kind {
+        "integer" => "bigint",
+        "character varying" => "text",
+        other => other,
+    }
+}
+
+/// Compared by the same rules as theirs, so that the indexes of both serve.
+fn collation(id: &catalog::TheirColumn) -> String {
+    id.collation
+        .as_ref()
+        .map_or_else(String::new, |name| format!("collate {name}"))
 }
 
 /// What of a table that is not ours costs speed, or order.
