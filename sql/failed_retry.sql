@@ -4,11 +4,11 @@
 -- Law: Idempotent. A row no longer failed, or another message under its number, is left alone and not counted.
 with changed as (
     update {messages} m
-    set {c.failed_at} = null, {c.attempt} = 1, {c.available_at} = now(), {c.updated_at} = now() {refreshed}
+    set {c.failed_at} = null, {c.attempt} = 1, {c.available_at} = now(), {c.updated_at} = now()
     from unnest($1::bigint[], $5::text[], $6::int[]) i(seq, id, replay)
     where {same_text} and m.{c.failed_at} is not null
-    returning m.{c.seq}, m.{c.id} as outboxd_id
-){theirs_retried}, audited as (
+    returning m.{c.seq}
+), audited as (
     insert into {audit} (outbox, who, command, action, filter, count)
     select {table_text}, $2::text, $3::uuid, 'retry', $4::text::jsonb, count(*) from changed having count(*) > 0
 )

@@ -11,4 +11,4 @@ with chosen as materialized (
 ), done as (
   {theirs_end}
 )
-delete from {messages} m using done where m.{c.seq} = done.outboxd_seq
+delete from {messages} m using done where m.{c.seq} = done.outboxd_seq and done.outboxd_still is not true

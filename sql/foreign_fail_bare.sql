@@ -9,16 +9,26 @@ with input as (
   select l.lane, l.epoch from {lanes} l
   where l.outbox = {table_text} and l.owner = $11 and l.lane in (select i.lane from input i)
   for share
+), chosen as materialized (
+  select m.{c.seq} as outboxd_seq, m.{c.id} as outboxd_id, i.attempt as outboxd_tried,
+    least(i.attempt, 2147483646) + 1 as outboxd_attempt, i.error as outboxd_error, i.retry_ms is null as outboxd_ends,
+    case when i.retry_ms is null then m.{c.available_at} else now() + i.retry_ms * interval '1 millisecond' end as outboxd_retry_at
+  from input i join held h on h.lane = i.lane and h.epoch = i.epoch
+    join {messages} m on {same_text}
+  where coalesce(m.{c.attempt}, 1) = i.attempt and {pending}
+    and (select set_config('lock_timeout', $13::text, true)) is not null
+), retrying as (
+  {theirs_retrying}
+), ended as (
+  {theirs_failed}
 ), written as (
   update {messages} m
-  set {c.attempt} = least(coalesce(m.{c.attempt}, 1), 2147483646) + 1, {c.last_error} = i.error, {c.updated_at} = now(),
-    {c.available_at} = case when i.retry_ms is null then m.{c.available_at}
-      else now() + i.retry_ms * interval '1 millisecond' end,
-    {c.failed_at} = case when i.retry_ms is null then now() end
-  from input i join held h on h.lane = i.lane and h.epoch = i.epoch
-  where {same_text} and coalesce(m.{c.attempt}, 1) = i.attempt and {pending}
-    and (select set_config('lock_timeout', $13::text, true)) is not null
-  returning m.{c.seq} as seq, m.{c.id} as outboxd_id, m.{c.attempt} as outboxd_attempt, m.{c.last_error} as outboxd_error,
-    m.{c.available_at} as outboxd_retry_at, m.{c.failed_at} as outboxd_failed_at
-){theirs_retrying}{theirs_failed}
+  set {c.attempt} = w.outboxd_attempt, {c.last_error} = w.outboxd_error, {c.updated_at} = now(),
+    {c.available_at} = w.outboxd_retry_at, {c.failed_at} = case when w.outboxd_ends then now() end
+  from chosen w
+  where m.{c.seq} = w.outboxd_seq and coalesce(m.{c.attempt}, 1) = w.outboxd_tried and {pending}
+    and w.outboxd_seq in (select r.outboxd_seq from retrying r
+      union all select e.outboxd_seq from ended e where e.outboxd_still is not true)
+  returning m.{c.seq} as seq
+)
 select from written

@@ -1,13 +1,18 @@
 -- As foreign_failed_discard.sql, for a row ($1 seq, $5 id, $6 replay) that cannot be read as a whole: the audit keeps {parts}.
 -- Locks the row, briefly. Indexes: ours, primary key; theirs, the id.
 -- Law: Idempotent. A row no longer failed is left alone and not counted.
-with gone as (
-    delete from {messages} m
-    using unnest($1::bigint[], $5::text[], $6::int[]) i(seq, id, replay)
-    where {same_text} and m.{c.failed_at} is not null
-    returning m.{c.id} as outboxd_id, {parts} as parts
+with chosen as materialized (
+    select m.{c.seq} as outboxd_seq, m.{c.id} as outboxd_id
+    from unnest($1::bigint[], $5::text[], $6::int[]) i(seq, id, replay) join {messages} m on {same_text}
+    where m.{c.failed_at} is not null
 ), theirs as (
-    delete from {t.table} t using gone g where t.{t.id} = g.outboxd_id
+    delete from {t.table} t using chosen w where t.{t.id} = w.outboxd_id returning w.outboxd_seq
+), gone as (
+    delete from {messages} m using chosen w
+    where m.{c.seq} = w.outboxd_seq and m.{c.failed_at} is not null
+      and (w.outboxd_seq in (select d.outboxd_seq from theirs d)
+        or (select true from {t.table} t where t.{t.id} = w.outboxd_id) is not true)
+    returning {parts} as parts
 ), audited as (
     insert into {audit} (outbox, who, command, action, filter, count, detail)
     select {table_text}, $2::text, $3::uuid, 'discard', $4::text::jsonb, 1, parts from gone

@@ -24,6 +24,7 @@ use crate::store::postgres::link::sql::{Names, Param, Statement};
 const LIST: &str = include_str!("../../../../sql/failed_list.sql");
 const SHOW: &str = include_str!("../../../../sql/failed_show.sql");
 const RETRY: &str = include_str!("../../../../sql/failed_retry.sql");
+const RETRY_THEIRS: &str = include_str!("../../../../sql/foreign_failed_retry.sql");
 const DISCARD: &str = include_str!("../../../../sql/failed_discard.sql");
 const DISCARD_THEIRS: &str = include_str!("../../../../sql/foreign_failed_discard.sql");
 
@@ -174,6 +175,7 @@ impl<'a> Steps<'a> {
     #[must_use]
     pub fn new(names: &'a Names, command: &Command<'a>) -> Self {
         let file = match command.action {
+            Action::Retry if names.is_foreign() => RETRY_THEIRS,
             Action::Retry => RETRY,
             Action::Discard if names.is_foreign() => DISCARD_THEIRS,
             Action::Discard => DISCARD,

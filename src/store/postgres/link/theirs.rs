@@ -57,9 +57,9 @@ impl Theirs {
         match name {
             "theirs_end" if self.deletes => fragment("theirs_deleted"),
             "theirs_end" => fragment("theirs_marked"),
-            "theirs_retrying" if !has("retrying") => Some(""),
-            "theirs_failed" if !has("failed") => Some(""),
-            "theirs_retried" if !has("retried") => Some(""),
+            "theirs_retrying" if !has("retrying") => fragment("theirs_retrying_unsaid"),
+            "theirs_failed" if !has("failed") => fragment("theirs_failed_unsaid"),
+            "theirs_retried" if !has("retried") => fragment("theirs_retried_unsaid"),
             "unless_failed" if !self.can_fail => Some(""),
             "honour" if !self.can_fail => fragment("honour_nothing"),
             "newest" => fragment(match (self.place, &self.served_by) {

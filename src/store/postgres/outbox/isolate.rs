@@ -208,7 +208,7 @@ impl<'a> Isolation<'a> {
                 return Ok(());
             }
         }
-        let standing = self.standing(&held).await?;
+        let standing = self.standing(&held, false).await?;
         held.retain(|row| standing.contains(&self.batch.mark(*row).seq));
         let written = written.min(all - held.len());
         settled.written += written;
@@ -219,7 +219,7 @@ impl<'a> Isolation<'a> {
 
     /// These were written, as the database says: a trigger may have put the old row in the new one's place.
     async fn look_again(&mut self, rows: Vec<usize>, settled: &mut Settled) -> Result<(), StoreError> {
-        let standing = self.standing(&rows).await?;
+        let standing = self.standing(&rows, true).await?;
         let is_standing = |row: &usize| standing.contains(&self.batch.mark(*row).seq);
         let (swallowed, written): (Vec<usize>, Vec<usize>) = rows.into_iter().partition(is_standing);
         settled.written += written.len();
@@ -298,10 +298,21 @@ impl<'a> Isolation<'a> {
                 let detail = "it takes too long to tell it from rows that are refused".to_owned();
                 (StuckReason::Slow, detail)
             }
-            Trouble::Refused => (StuckReason::Refused, error.to_string()),
+            Trouble::Refused => (StuckReason::Refused, self.refusal(error)),
         };
         let stuck = |row: usize| self.stick(row, reason, detail.clone());
         settled.stuck.extend(rows.into_iter().map(stuck));
+    }
+
+    /// What is said of a row that is refused. See `theirs_retrying.sql` for the one that a statement of ours refuses.
+    fn refusal(&self, error: &DatabaseError) -> String {
+        let divided = error.code().is_some_and(|code| code.code() == "22012");
+        match self.batch {
+            Batch::Failures(_) if divided && self.store.names.is_foreign() => {
+                format!("look at outbox.state.retrying: a row has to be pending after it ({error})")
+            }
+            Batch::Failures(_) | Batch::Marks(_) => error.to_string(),
+        }
     }
 
     /// Rows that another transaction holds are not tried: each would be waited for.
@@ -345,8 +356,8 @@ impl<'a> Isolation<'a> {
             .partition(|row| free.contains(&self.batch.mark(*row).seq.0)))
     }
 
-    /// Those of these rows that are still to be settled, each the message that was sent.
-    async fn standing(&self, rows: &[usize]) -> Result<BTreeSet<Seq>, StoreError> {
+    /// Those of these rows that are still to be settled, each the message that was sent; `written`: the database says that they were.
+    async fn standing(&self, rows: &[usize], written: bool) -> Result<BTreeSet<Seq>, StoreError> {
         let marks = || rows.iter().map(|row| self.batch.mark(*row));
         let seqs: Vec<i64> = marks().map(|mark| mark.seq.0).collect();
         let replays: Vec<i32> = marks().map(|mark| mark.replay).collect();
@@ -355,7 +366,7 @@ impl<'a> Isolation<'a> {
             Batch::Failures(failures) => Some(rows.iter().map(|row| failures[*row].attempt).collect()),
         };
         let statement = &self.store.sql.standing;
-        let params: [Param<'_>; 4] = [&seqs, &texts(marks()), &replays, &attempts];
+        let params: [Param<'_>; 5] = [&seqs, &texts(marks()), &replays, &attempts, &written];
         let found = self.store.database.query_settling(statement, &params).await?;
         let standing: Result<_, _> = found.iter().map(|row| row.try_get("seq").map(Seq)).collect();
         standing.map_err(|error| unreadable(&error))

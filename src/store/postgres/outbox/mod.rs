@@ -239,7 +239,7 @@ impl Statements {
                 "foreign_standing",
                 "standing",
                 statement,
-                [INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT4_ARRAY]
+                [INT8_ARRAY, TEXT_ARRAY, INT4_ARRAY, INT4_ARRAY, BOOL]
             ),
             swallowers: statement!(names, "swallowers", [BOOL]),
             locked_by: either!(names, "foreign_locked_by", "locked_by", statement, [INT8_ARRAY]),

@@ -16,7 +16,7 @@ impl Isolation<'_> {
     /// Books what is locked, with whoever holds it. What is no longer there to be settled was somebody's to end.
     pub(super) async fn name_holders(&mut self, settled: &mut Settled) -> Result<(), StoreError> {
         let rows = std::mem::take(&mut self.locked);
-        let standing = self.standing(&rows).await?;
+        let standing = self.standing(&rows, false).await?;
         let seqs: Vec<i64> = standing.iter().map(|seq| seq.0).collect();
         let locked_by = &self.store.sql.locked_by;
         let found = self.store.database.query_settling(locked_by, &[&seqs]).await?;
@@ -81,6 +81,9 @@ impl Isolation<'_> {
             .map(|(name, _)| name)
             .collect();
         let by = match names.as_slice() {
+            [] if self.store.names.is_foreign() => {
+                "look at outbox.state: a row must not be pending once it is relayed or failed".to_owned()
+            }
             [] => "nobody knows by what".to_owned(),
             names => format!("look at {}", names.join(", ")),
         };

@@ -106,10 +106,17 @@ async fn describe(
         .map_or_else(String::new, |time| format!("{}, ", time.read));
     sql.insert("inserted_at", format!("coalesce({read}, now())"));
     sql.insert("available_at", format!("coalesce({available}{read}, now())"));
+    let can_fail = assignments.can_fail;
+    // A row that cannot say that it failed is pending there whatever happens.
+    let stays = if can_fail {
+        format!("({pending})")
+    } else {
+        "false".to_owned()
+    };
+    sql.insert("stays", stays);
     sql.insert("pending", pending);
     let (place, served_by) = (looks.place, looks.served_by.clone());
     looks.put_into(&mut sql);
-    let can_fail = assignments.can_fail;
     assignments.put_into(&mut sql);
     Ok(Theirs {
         rows: Names::rows_of(names.table()),

@@ -1,1 +1,0 @@
--- What else of a failed message is written when it is retried: nothing.
