@@ -2,10 +2,17 @@
 //! but how their rows stand.
 
 mod adopt;
+mod changes;
+mod fence;
+mod framework;
+mod frameworks;
+mod identities;
 mod kills;
 mod mistakes;
+mod more_frameworks;
 mod order;
 mod pace;
 mod phoenix;
 mod scene;
 mod shapes;
+mod swallowed;

@@ -81,3 +81,33 @@ async fn a_bare_number_that_is_the_id_of_one_and_the_place_of_another_is_refused
     assert!(scene.site.succeed(&["failed", "discard", "3"]).contains("discarded 1"));
     assert_eq!(scene.session.count("select count(*) from outbox_messages").await, 0);
 }
+
+/// What one look finds is in the order of its times, or of its numbers, however it lies in the table.
+#[tokio::test]
+async fn what_one_look_finds_is_in_order() {
+    let _guard = together().await;
+    let by_time = "[outbox.columns]\ninserted_at = \"inserted_at\"\n";
+    for (config, place) in [
+        (
+            by_time,
+            "(1000 - g, 'orders', 'k', to_jsonb(g), now() at time zone 'utc' - interval '1 hour' + g * interval '1 second')",
+        ),
+        (
+            "[outbox.columns]\nseq = \"id\"\n",
+            "(g, 'orders', 'k', to_jsonb(g), now() at time zone 'utc' - g * interval '1 second')",
+        ),
+    ] {
+        let scene = Scene::new("outbox_messages", DDL, config, &["orders"]).await;
+        let rows = format!(
+            "do $$ begin for g in reverse 200..1 loop insert into outbox_messages (id, topic, key, payload, inserted_at) values {place}; end loop; end $$"
+        );
+        scene.session.run(&rows).await;
+        let _daemon = scene.site.start().await;
+        scene
+            .counts("select count(*) from outbox_messages where relayed_at is null", 0)
+            .await;
+        let letters = scene.held(200).await;
+        let sent: Vec<i64> = letters.iter().map(|letter| letter.body.parse().unwrap()).collect();
+        assert_eq!(sent, (1..=200).collect::<Vec<i64>>(), "{config}");
+    }
+}

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::phoenix::{CONFIG, DDL, TABLE};
 use super::scene::Scene;
-use crate::support::alone;
+use crate::support::{alone, throughout};
 
 const PENDING: &str = "select count(*) from outbox_messages where relayed_at is null";
 
@@ -75,4 +75,45 @@ async fn an_idle_table_costs_next_to_nothing() {
         share * 100.0
     );
     assert!(share < 0.06, "{share}");
+}
+
+/// Somebody's snapshot keeps rows from being forgotten that were marked since: the full look passes them, which comes every two seconds
+/// at most, and no other.
+#[tokio::test]
+async fn a_held_snapshot_costs_frequent_looks_nothing() {
+    const ROWS: i64 = 5_000;
+    let _guard = alone().await;
+    let ddl = format!("{DDL} alter table outbox_messages set (autovacuum_enabled = off);");
+    let scene = Scene::new(TABLE, &ddl, CONFIG, &["orders"]).await;
+    let session = &scene.session;
+    let holder = scene.database.connect().await;
+    holder
+        .run("begin isolation level repeatable read; select count(*) from outbox_messages")
+        .await;
+    // Longer ago than any look back goes.
+    session
+        .run(&format!(
+            "insert into outbox_messages (id, topic, payload, inserted_at, updated_at)
+             select gen_random_uuid(), 'orders', '{{}}', t, t
+             from (select now() at time zone 'utc' - interval '1 hour' as t) t, generate_series(1, {ROWS});
+             update outbox_messages set relayed_at = now() at time zone 'utc'; analyze outbox_messages"
+        ))
+        .await;
+    let daemon = scene.site.start().await;
+    let read = "select sum(idx_tup_read)::bigint from pg_stat_user_indexes where relname = 'outbox_messages'";
+    let began = Instant::now();
+    let before = session.count(read).await;
+    throughout("it looks", Duration::from_secs(8), || async { true }).await;
+    let passed = session.count(read).await - before;
+    let looks = i64::try_from(began.elapsed().as_secs()).unwrap() / 2 + 2;
+    println!(
+        "{passed} entries of the index passed in {:?}, {looks} full looks at most",
+        began.elapsed()
+    );
+    assert!(
+        passed < looks * 2 * ROWS + ROWS,
+        "{passed} entries in {looks} full looks"
+    );
+    holder.run("commit").await;
+    assert!(daemon.terminate(Duration::from_secs(30)).await.success());
 }

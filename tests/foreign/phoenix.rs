@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::scene::Scene;
-use crate::support::{eventually, together};
+use crate::support::{eventually, throughout, together};
 
 pub const TABLE: &str = "outbox_messages";
 pub const DDL: &str = "
@@ -187,6 +187,44 @@ async fn what_is_marked_or_deleted_there_is_not_sent() {
     scene.counts(enlisted, 0).await;
     let mut ids: Vec<String> = scene.held(2).await.into_iter().map(|letter| letter.id).collect();
     ids.sort();
+    assert_eq!(ids, [uuid(3), uuid(4)]);
+}
+
+/// Who has not got its turn neither enlists nor strikes off: another may have sent what it would enlist. What was cancelled is not sent all
+/// the same.
+#[tokio::test]
+async fn without_its_turn_an_instance_enlists_nothing_and_sends_nothing_that_was_cancelled() {
+    let _guard = together().await;
+    let scene = Scene::new(TABLE, DDL, CONFIG, &["orders.>"]).await;
+    scene.site.succeed(&["pause", "orders.held"]);
+    let _daemon = scene.site.start().await;
+    for id in 1..=3 {
+        scene.session.run(&row(id, "orders.held", id)).await;
+    }
+    let enlisted = "select count(*) from outboxd_rows_outbox_messages";
+    scene.counts(enlisted, 3).await;
+    let turn = "hashtextextended('\"public\".\"outboxd_rows_outbox_messages\"', 817)";
+    scene.session.run(&format!("select pg_advisory_lock({turn})")).await;
+    scene
+        .session
+        .run(&format!(
+            "update outbox_messages set relayed_at = now() where id = '{}'; delete from outbox_messages where id = '{}'",
+            uuid(1),
+            uuid(2)
+        ))
+        .await;
+    scene.session.run(&row(4, "orders.placed", 4)).await;
+    scene.site.succeed(&["resume", "orders.held"]);
+    scene.counts(PENDING, 1).await;
+    throughout("nobody enlists or strikes off", Duration::from_secs(3), || async {
+        scene.session.count(enlisted).await == 2
+    })
+    .await;
+    assert_eq!(scene.held(1).await.len(), 1);
+    scene.session.run(&format!("select pg_advisory_unlock({turn})")).await;
+    scene.counts(PENDING, 0).await;
+    scene.counts(enlisted, 0).await;
+    let ids: Vec<String> = scene.letters().await.into_iter().map(|letter| letter.id).collect();
     assert_eq!(ids, [uuid(3), uuid(4)]);
 }
 

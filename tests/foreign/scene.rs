@@ -130,7 +130,8 @@ fn dump(database: &Database, table: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-async fn letters(url: &str) -> Vec<Letter> {
+/// Everything that the stream at `url` holds, in order.
+pub async fn letters(url: &str) -> Vec<Letter> {
     let client = async_nats::connect(url).await.unwrap();
     let mut info = async_nats::jetstream::new(client).get_stream(STREAM).await.unwrap();
     let held = info.info().await.unwrap().state.messages;
