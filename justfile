@@ -21,6 +21,10 @@ demo *ARGS:
 bench *ARGS:
     dev/bench {{ARGS}}
 
+# Debezium Server and outboxd on one table: what consumers get is the same (compare; --rows N, --keep)
+debezium *ARGS:
+    dev/debezium {{ARGS}}
+
 # N stories of the engine in bad weather (10,000), or one told in full: --seed S
 simulate *ARGS:
     dev/simulate {{ARGS}}

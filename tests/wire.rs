@@ -87,6 +87,7 @@ async fn kafka_records_carry_id_key_and_headers() {
     assert_common(&arrivals);
     let ids = arrivals[0].headers.iter().filter(|(found, _)| found == "id").count();
     assert_eq!(ids, 1, "the relay's own id header is the relay's");
+    assert_eq!(arrivals[0].headers[0].0, "id", "it stands before the row's");
 }
 
 /// Numbers no type of ours holds, in a jsonb column and in a json column: as the database prints them, at any depth.

@@ -1,7 +1,7 @@
 //! What a message looks like on Kafka, and which ones Kafka cannot carry.
 //!
-//! Key and payload are the row's bytes (no key: a null key; an empty key is a key). Headers: the row's own, then the id
-//! header, before which a row's header of the same name (in any case) gives way.
+//! Key and payload are the row's bytes (no key: a null key; an empty key is a key). Headers: the id header, then the
+//! row's own, of which one of the same name (in any case) gives way: the order in which Debezium's outbox router has them.
 
 use rdkafka::message::{Header, OwnedHeaders};
 
@@ -43,7 +43,10 @@ pub fn headers(envelope: &Envelope, id_header: &str, id: &str) -> Result<OwnedHe
         Headers::Valid(own) => own,
         Headers::Invalid(reason) => return Err(rejected("INVALID_HEADERS", reason.to_string())),
     };
-    let mut headers = OwnedHeaders::new_with_capacity(own.len() + 1);
+    let mut headers = OwnedHeaders::new_with_capacity(own.len() + 1).insert(Header {
+        key: id_header,
+        value: Some(id),
+    });
     for (name, value) in own {
         if !name.eq_ignore_ascii_case(id_header) {
             headers = headers.insert(Header {
@@ -52,10 +55,7 @@ pub fn headers(envelope: &Envelope, id_header: &str, id: &str) -> Result<OwnedHe
             });
         }
     }
-    Ok(headers.insert(Header {
-        key: id_header,
-        value: Some(id),
-    }))
+    Ok(headers)
 }
 
 /// Bytes of a record set that holds this message alone, uncompressed: what `max.message.bytes` is compared with
