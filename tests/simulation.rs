@@ -11,6 +11,7 @@ mod journal;
 mod judge;
 mod ports;
 mod scenario;
+mod theirs;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -348,6 +348,12 @@ impl MemoryTable {
         self.away.set(false);
     }
 
+    /// Whether it does not answer.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        self.away.get()
+    }
+
     /// The next `count` settlements are written, and answer `Unavailable`.
     pub fn lose_answers_of_settlements(&self, count: u32) {
         self.state().lose_settlements = count;

@@ -133,6 +133,8 @@ pub struct Scenario {
     pub wire_latency: Duration,
     pub acts: Vec<(Duration, Act)>,
     pub horizon: Duration,
+    /// The table is another program's: rows are enlisted.
+    pub enlists: bool,
 }
 
 /// Draws the scenario of a seed.
@@ -211,6 +213,8 @@ impl Draw {
             wire_latency: MS * [0, 2, 20][rng.usize(0..3)],
             acts: Vec::new(),
             horizon: self.horizon,
+            // `OUTBOXD_ENLISTING=1`: every story's.
+            enlists: seed % 5 == 4 || std::env::var_os("OUTBOXD_ENLISTING").is_some(),
         }
     }
 

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::journal::{Event, Journal, Process, Record, Row, SeqNumber};
 use super::ports::{Ends, Line, SimStore, SimTransport, Switches};
 use super::scenario::{Act, BrokerFault, DatabaseFault, ProcessFault, RowSpec, SLOTS, Scenario, Temper};
+use super::theirs::{self, Theirs};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -67,6 +68,8 @@ struct World {
     weather: Arc<Mutex<Weather>>,
     routes: Routes,
     open: HashMap<usize, (Transaction, Vec<SeqNumber>)>,
+    /// Where the table is another program's.
+    theirs: Option<Theirs>,
     by_hand: i64,
     running: [Option<Running>; SLOTS],
     names: [usize; SLOTS],
@@ -128,6 +131,7 @@ impl World {
             weather,
             routes: Routes::new(routes.collect()),
             open: HashMap::new(),
+            theirs: scenario.enlists.then(|| Theirs::new(scenario.seed)),
             by_hand: 0,
             running: std::array::from_fn(|_| None),
             names: [0; SLOTS],
@@ -141,11 +145,13 @@ impl World {
         let began = Instant::now();
         let scenario = Arc::clone(&self.scenario);
         for (at, act) in &scenario.acts {
-            sleep_until(began + *at).await;
+            self.sleep_until(began + *at).await;
             self.reap().await;
-            self.act(act);
+            if !self.theirs.as_mut().is_some_and(|theirs| theirs.takes(act)) {
+                self.act(act);
+            }
         }
-        sleep_until(began + scenario.horizon).await;
+        self.sleep_until(began + scenario.horizon).await;
         self.heal();
         let drained = self.drain().await;
         // Whoever sends something twice after all is given time to.
@@ -165,6 +171,32 @@ impl World {
                 .collect(),
             record: self.journal.close(),
         }
+    }
+
+    /// Meanwhile rows of another program's table are enlisted.
+    async fn sleep_until(&mut self, time: Instant) {
+        while self.theirs.is_some() && Instant::now() + theirs::LOOK < time {
+            sleep(theirs::LOOK).await;
+            self.enlist();
+        }
+        sleep_until(time).await;
+        self.enlist();
+    }
+
+    /// Enlisted by whichever process has its turn; by none while none runs, or the database is away.
+    fn enlist(&mut self) {
+        let alive = self.running.iter().flatten().any(|running| !running.stopping);
+        if let Some(mut theirs) = self.theirs.take() {
+            if alive && !self.table.is_away() {
+                theirs.look(&self.journal, || self.table.begin(), |spec| self.new_row(spec));
+            }
+            self.theirs = Some(theirs);
+        }
+    }
+
+    /// Whether everything has arrived that was committed.
+    fn is_drained(&self) -> bool {
+        self.table.pending() == 0 && self.theirs.as_ref().is_none_or(|theirs| !theirs.has_more())
     }
 
     /// Whatever the scenario left broken is mended.
@@ -205,12 +237,13 @@ impl World {
     /// Waits until nothing is pending. What has failed for good under `strict` is discarded, or its key would wait for ever.
     async fn drain(&mut self) -> bool {
         let healed = Instant::now();
-        while self.table.pending() > 0 {
+        while !self.is_drained() {
             let limit = if self.only_by_hand() { SWEEP_LIMIT } else { DRAIN_LIMIT };
             if healed.elapsed() > limit {
                 return false;
             }
             sleep(50 * MS).await;
+            self.enlist();
             self.reap().await;
             let strict: Vec<SeqNumber> = self.failed(|order| order == Order::Strict);
             for seq in strict {
