@@ -18,8 +18,10 @@ async fn three_instances_under_kills(kind: Kind) {
     let (rounds, verdict) = under_kills(kind, 20_000, Duration::from_secs(25)).await;
     assert_eq!((verdict.failed, verdict.attempts_counted), (0, 0), "{verdict}");
     let (owned, flowing) = rounds.takeover.expect("it was measured");
-    assert_within("taking lanes over", owned, TTL + Duration::from_secs(2));
-    assert_within("rows that flow again", flowing, TTL + Duration::from_secs(2));
+    // Judged by what the machine was like then.
+    let limit = (TTL + Duration::from_secs(2)).mul_f64(rounds.crowding);
+    assert_within("taking lanes over", owned, limit);
+    assert_within("rows that flow again", flowing, limit);
     // That an instance does not wait for its own lease is what counts here.
     let restarts = rounds.sorted();
     assert_within("going on after a restart", restarts[restarts.len() / 2], TTL / 2);

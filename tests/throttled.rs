@@ -89,13 +89,14 @@ async fn a_kafka_quota_is_no_outage_where_the_lease_is_short() {
     a_quota("ttl = \"3s\"").await;
 }
 
-/// Ten times what the quota lets through, for `OUTBOXD_THROTTLED_SECONDS` (600: ten minutes); then a stop, which leaves nothing
-/// unmarked.
+/// Ten times what the quota lets through, for `OUTBOXD_THROTTLED_SECONDS` (600: ten minutes), with `OUTBOXD_THROTTLED_TTL` as
+/// `lease.ttl` (3s); then a stop, which leaves nothing unmarked.
 #[tokio::test]
 async fn a_tenth_of_what_is_offered_goes_through_kafka() {
     let _guard = together().await;
     let span = std::env::var("OUTBOXD_THROTTLED_SECONDS").map_or(20, |span| span.parse().expect("a number"));
-    let scene = Scene::set(100_000.0, "", "").await;
+    let ttl = std::env::var("OUTBOXD_THROTTLED_TTL").map_or(String::new(), |ttl| format!("ttl = \"{ttl}\""));
+    let scene = Scene::set(100_000.0, &ttl, "").await;
     let (began, span) = (Instant::now(), Duration::from_secs(span));
     for second in 1.. {
         scene.insert(1_000, 900).await;

@@ -10,7 +10,7 @@ use super::fleet::TTL;
 use super::load::Load;
 use super::postgres::Session;
 use super::stage::{MAX_IN_FLIGHT, Stage, TOPICS, seed};
-use super::{audit, eventually};
+use super::{audit, crowding, eventually};
 
 /// What [`under_kills`] measured.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(crate) struct Rounds {
     pub(crate) restarts: Vec<Duration>,
     /// From a kill without restart until all lanes of the dead had another owner, and until rows of each were marked.
     pub(crate) takeover: Option<(Duration, Duration)>,
+    /// How crowded the machine was meanwhile, 1 or more.
+    pub(crate) crowding: f64,
 }
 
 impl Rounds {
@@ -76,7 +78,9 @@ pub(crate) async fn under_kills(kind: Kind, rows: usize, span: Duration) -> (Rou
         (marks.len() == 3).then_some(())
     })
     .await;
+    let before = crowding();
     rounds.takeover = Some(takeover(&mut stage, &session).await);
+    rounds.crowding = before.max(crowding());
     rounds.blows += 1;
     let mut beat = tokio::time::interval(Duration::from_secs(5));
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -49,7 +49,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// How much longer work takes now than on a machine with a core to spare, 1 or more: what a thread that wants to run for 50 ms
 /// has to wait for a core, by the kernel's own account.
-fn crowding() -> f64 {
+pub(crate) fn crowding() -> f64 {
     let accounts = || {
         let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
         let mut fields = text.split_whitespace().map(|field| field.parse().unwrap_or(0.0));
