@@ -93,15 +93,16 @@ pub struct Message {
 
 impl Message {
     /// The id brokers dedupe on: the message id, or `<id>.<replay>` for a message an operator replayed, so that it
-    /// arrives although the broker still remembers its first copy. Of a table that is not ours `<id>.<seq>.<origin>`: a row keeps its
-    /// place through every attempt, crash and hand-over, and has another one when somebody makes it pending again.
+    /// arrives although the broker still remembers its first copy. Of a table that is not ours, where ids are no uuids,
+    /// `<id>.<seq>.<origin>`: a row keeps its place through every attempt, crash and hand-over, and has another one when somebody makes it
+    /// pending again.
     #[must_use]
     pub fn dedupe_id(&self) -> String {
         let Self { id, seq, replay, .. } = self;
         match &self.origin {
-            Some(origin) => format!("{id}.{seq}.{origin}"),
-            None if *replay > 0 => format!("{id}.{replay}"),
-            None => id.to_string(),
+            Some(origin) if !matches!(id, MessageId::Uuid(_)) => format!("{id}.{seq}.{origin}"),
+            _ if *replay > 0 => format!("{id}.{replay}"),
+            _ => id.to_string(),
         }
     }
 

@@ -160,6 +160,7 @@ fn every_key_stands_in_the_example() {
         expected.push((section.to_lowercase(), section.to_owned(), raw));
     }
     expected.push(("routes".to_owned(), "Route".to_owned(), raw));
+    expected.push(("outboxes".to_owned(), "Outbox".to_owned(), raw));
     expected.push(("outbox.state".to_owned(), "OutboxState".to_owned(), raw));
     let transports = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/transport");
     let mut kinds: Vec<(String, String)> = Vec::new();
@@ -199,12 +200,102 @@ fn every_key_stands_in_the_example() {
     );
 }
 
+#[test]
+fn each_of_several_outboxes_has_its_share_and_its_routes() {
+    let text = "[database]\nurl = \"postgres://u@h/db?sslmode=disable\"\n[transports.main.stdout]\n\
+                [relay]\nmax_in_flight = 900\nbatch_size = 500\n[retention]\nfailed = \"1d\"\n\
+                [[outboxes]]\nname = \"a\"\ncommit_order = true\n[[outboxes]]\nname = \"b\"\nschema = \"b\"\n\
+                [[outboxes]]\nname = \"c\"\nschema = \"c\"\n[outboxes.columns]\nkey = \"\"\n\
+                [[routes]]\ntopic = \"x\"\noutbox = \"b\"\n[[routes]]\ntopic = \"*\"\n";
+    let whole = load(text);
+    assert_eq!(whole.outbox_names(), ["a", "b", "c"]);
+    let parts = whole.parts();
+    let told = |part: &Config| {
+        let routes: Vec<String> = part.routes.iter().map(|route| route.pattern.to_string()).collect();
+        (
+            part.outbox.schema.clone(),
+            routes.join(" "),
+            part.routes.get(0).commit_order,
+        )
+    };
+    assert_eq!(
+        parts.iter().map(told).collect::<Vec<_>>(),
+        [
+            ("public".into(), "*".into(), true),
+            ("b".into(), "x *".into(), false),
+            ("c".into(), "*".into(), false),
+        ]
+    );
+    for part in &parts {
+        assert_eq!((part.relay.max_in_flight, part.relay.batch_size), (300, 300));
+        assert!(part.outboxes.is_empty());
+    }
+    assert_eq!(parts[0].retention.failed, Some(Duration::from_secs(86_400)));
+    assert_eq!(
+        parts[2].retention.failed, None,
+        "nothing is deleted from a table of another program"
+    );
+    let alone = load("[database]\nurl = \"postgres://u@h/db?sslmode=disable\"\n[transports.main.stdout]\n");
+    assert_eq!((alone.parts().len(), alone.outbox_names().len()), (1, 0));
+}
+
 /// What is added to the smallest file, how its refusal begins, and what else it says.
 const MISTAKES: &[(&str, &str, &[&str])] = &[
     (
         "[relay]\nbatchsize = 5",
         "relay.batchsize: unknown key",
         &["batch_size"],
+    ),
+    (
+        "[outbox]\nschema = \"a\"\n[[outboxes]]\nname = \"b\"",
+        "outbox: [[outboxes]] is there too",
+        &[],
+    ),
+    ("[[outboxes]]\nschema = \"b\"", "outboxes[0].name: is required", &[]),
+    (
+        "[[outboxes]]\nname = \"B b\"",
+        "outboxes[0].name: \"B b\" is no name",
+        &["lower-case"],
+    ),
+    (
+        "[[outboxes]]\nname = \"b\"\n[[outboxes]]\nname = \"b\"\nschema = \"x\"",
+        "outboxes[1].name: outboxes[0] has it",
+        &[],
+    ),
+    (
+        "[[outboxes]]\nname = \"b\"\n[[outboxes]]\nname = \"c\"",
+        "outboxes[1].table: public.outbox_messages is that of outboxes[0]",
+        &[],
+    ),
+    (
+        "[[outboxes]]\nname = \"b\"\n[[routes]]\ntopic = \"*\"\noutbox = \"c\"",
+        "routes[0].outbox: \"c\" is not configured",
+        &["outboxes: b"],
+    ),
+    (
+        "[[routes]]\ntopic = \"*\"\noutbox = \"c\"",
+        "routes[0].outbox: \"c\" is not configured",
+        &["has no name"],
+    ),
+    (
+        "[[outboxes]]\nname = \"b\"\n[[outboxes]]\nname = \"c\"\nschema = \"x\"\n[[routes]]\ntopic = \"*\"\noutbox = \"c\"",
+        "outboxes[0]: none of [[routes]] is for it",
+        &[],
+    ),
+    (
+        "[[outboxes]]\nname = \"b\"\nlanes = 0",
+        "outboxes[0].lanes: ",
+        &["1 to 1024"],
+    ),
+    (
+        "[[outboxes]]\nname = \"b\"\n[outboxes.columns]\nsec = \"x\"",
+        "outboxes[0].columns.sec: unknown column",
+        &[],
+    ),
+    (
+        "[[outboxes]]\nname = \"b\"\nlens = 0",
+        "outboxes[0].lens: unknown key",
+        &["lanes"],
     ),
     ("[relai]\nx = 5", "relai: unknown key", &["relay"]),
     (

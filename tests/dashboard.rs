@@ -9,9 +9,9 @@ use serde_json::json;
 use crate::support::broker::{Broker, Kind};
 use crate::support::browser::Browser;
 use crate::support::daemon::{Daemon, Site};
-use crate::support::postgres::{Cluster, Database, Session};
-use crate::support::together;
+use crate::support::postgres::{self, Cluster, Database, Session};
 use crate::support::web::{TOKEN, with_token};
+use crate::support::{eventually, together};
 
 /// What an operator waits for without wondering, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(30);
@@ -462,4 +462,59 @@ fn every_control_is_reached_by_tab_and_has_a_name(browser: &mut Browser) {
     }
     let unnamed = "[...document.querySelectorAll('input, button, svg')].filter((node) => !(node.innerText?.trim() || node.ariaLabel || node.labels?.length)).length";
     assert_eq!(browser.evaluate(unnamed), 0, "every control has a name");
+}
+
+/// Three outboxes, one of which cannot be relayed: a switch shows one at a time, and the address remembers which.
+#[tokio::test]
+async fn a_switch_shows_one_of_several_outboxes() {
+    let _guard = together().await;
+    let broker = Broker::start(Kind::Nats);
+    broker.prepare(&["orders"]).await;
+    let database = Cluster::shared().database().await;
+    let session = database.connect().await;
+    session.run("create schema money").await;
+    let outboxes = "[[outboxes]]\nname = \"shop\"\n[[outboxes]]\nname = \"billing\"\nschema = \"money\"\n\
+                    [[outboxes]]\nname = \"gone\"\nschema = \"gone\"\n";
+    let site = Site::new(&database, &(broker.section("main") + outboxes));
+    with_token(&site);
+    for name in ["shop", "billing"] {
+        site.succeed(&["migrate", "--outbox", name]);
+        let script = site.succeed(&["roles", "--print", "--outbox", name]);
+        let output = postgres::psql(&database.url(), &script);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    session
+        .run(
+            "insert into money.outbox_messages (topic, key, payload, failed_at, last_error, attempt)
+             select 'orders', 'k' || g, '1', now(), 'no such account', 5 from generate_series(1, 2) g;
+             insert into outbox_messages (topic, payload) select 'orders', '1' from generate_series(1, 50)",
+        )
+        .await;
+    let daemon = site.launch();
+    let mut page = Browser::start();
+    page.resize(1280, 900, false);
+    let shows = |browser: &mut Browser, selector: &str, text: &str| {
+        let expression = format!(
+            "document.querySelector({})?.innerText.includes({})",
+            json!(selector),
+            json!(text)
+        );
+        browser.wait(&format!("{selector} shows {text:?}"), &expression, SOON);
+    };
+    eventually("the page is served", SOON, || async { daemon.get("/livez").await }).await;
+    page.open(&format!("http://127.0.0.1:{}/", site.port()));
+    shows(&mut page, "#state", "Relaying");
+    shows(&mut page, "#switch", "gone (not ready)");
+    shows(&mut page, "#routes", "50");
+    shows(&mut page, "#failed-note", "Nothing failed.");
+    let choose = "{ const box = document.querySelector('#outbox'); box.value = 'billing'; box.dispatchEvent(new Event('change')); true }";
+    page.evaluate(choose);
+    shows(&mut page, "#failed-rows", "no such account");
+    shows(&mut page, "#tile-failed", "2");
+    page.screenshot(&pictures().join("outboxes.png"));
+    page.wait("the address says which", "location.search === '?outbox=billing'", SOON);
+    page.open(&format!("http://127.0.0.1:{}/?outbox=gone", site.port()));
+    shows(&mut page, "#banners", "gone");
+    let complaints = page.complaints();
+    assert!(complaints.is_empty(), "{complaints:#?}");
 }

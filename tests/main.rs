@@ -58,6 +58,7 @@ mod rounds;
 mod secrets;
 mod seen;
 mod selftest;
+mod several;
 mod shutdown;
 mod simulation;
 mod stuck;

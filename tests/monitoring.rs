@@ -97,7 +97,7 @@ fn every_panel_has_title_unit_place_and_queries() {
     assert!(dashboard["schemaVersion"].as_u64().is_some_and(|version| version >= 36));
     let variables = dashboard["templating"]["list"].as_array().expect("variables");
     let names: Vec<&str> = variables.iter().filter_map(|one| one["name"].as_str()).collect();
-    assert_eq!(names, ["datasource", "job", "instance"]);
+    assert_eq!(names, ["datasource", "job", "outbox", "instance"]);
     assert_eq!(variables[0]["type"], "datasource");
     let mut ids = BTreeSet::new();
     let mut places: Vec<[u64; 4]> = Vec::new();

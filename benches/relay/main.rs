@@ -16,6 +16,7 @@ mod support;
 mod drain;
 mod floor;
 mod idle;
+mod outboxes;
 mod peer;
 mod scene;
 mod steady;
@@ -95,6 +96,18 @@ enum What {
         #[arg(long, default_value_t = 200)]
         rate: usize,
         #[arg(long, default_value_t = 20)]
+        seconds: usize,
+        #[arg(long, default_value = "nats")]
+        to: To,
+    },
+    /// One of five outboxes of a daemon, beside a backlog, a table of another program and a schema that is not there: its latency
+    /// beside what it is alone.
+    Outboxes {
+        #[arg(long, default_value_t = 1_000_000)]
+        backlog: usize,
+        #[arg(long, default_value_t = 200)]
+        rate: usize,
+        #[arg(long, default_value_t = 10)]
         seconds: usize,
         #[arg(long, default_value = "nats")]
         to: To,
@@ -193,6 +206,12 @@ fn main() {
                 let (span, rest) = (Duration::from_secs(seconds), Duration::from_secs(after));
                 idle::idle(span, rest, to.kind(), config).await
             }
+            What::Outboxes {
+                backlog,
+                rate,
+                seconds,
+                to,
+            } => outboxes::outboxes(backlog, (rate, seconds), to.kind(), config).await,
             What::Peers {
                 rows,
                 runs,

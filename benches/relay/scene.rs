@@ -12,7 +12,7 @@ use crate::support::broker::{Broker, Kind, STREAM};
 use crate::support::chaos::judge;
 use crate::support::daemon::{Daemon, Site};
 use crate::support::eventually;
-use crate::support::postgres::{Cluster, Database, Session};
+use crate::support::postgres::{Cluster, Database, Session, psql};
 use crate::support::processes::{children, cpu_seconds};
 
 /// A server with memory for its tables: a twelfth of the machine's, and no checkpoint in the middle of a drain.
@@ -106,6 +106,31 @@ impl<'a> Scene<'a> {
             .map(|_| Site::new(&database, &(broker.section("main") + set.config)))
             .collect();
         sites[0].migrate();
+        Self::of(cluster, broker, database, sites).await
+    }
+
+    /// Several outboxes (`config` says which): `sql` makes schemas and tables of other programs, `named` are those there are. One
+    /// daemon, begun and not waited for.
+    pub(crate) async fn several(broker: &'a Broker, topics: &[&str], config: &str, sql: &str, named: &[&str]) -> Self {
+        let cluster = Cluster::own_with(&[SERVER, &[REPLICA]].concat());
+        empty_of(broker, topics).await;
+        let database = cluster.database().await;
+        let site = Site::new(&database, &(broker.section("main") + config));
+        database.connect().await.run(sql).await;
+        for name in named {
+            site.succeed(&["migrate", "--outbox", name]);
+            let script = site.succeed(&["roles", "--print", "--outbox", name]);
+            assert!(psql(&database.url(), &script).status.success(), "the roles of {name}");
+        }
+        Self::of(cluster, broker, database, vec![site]).await
+    }
+
+    /// As [`Self::start`], where something is never ready.
+    pub(crate) fn launch(&mut self) {
+        self.daemons.extend(self.sites.iter().map(Site::launch));
+    }
+
+    async fn of(cluster: Cluster, broker: &'a Broker, database: Database, sites: Vec<Site>) -> Self {
         let session = database.connect().await;
         let ours = session.count("select pg_backend_pid()::bigint").await;
         Self {
@@ -170,6 +195,11 @@ impl<'a> Scene<'a> {
 
 /// The topic, or the stream over it, without a message.
 async fn empty(broker: &Broker) {
+    empty_of(broker, &["orders"]).await;
+}
+
+/// Those of `topics`.
+async fn empty_of(broker: &Broker, topics: &[&str]) {
     match broker.kind {
         Kind::Nats => {
             let client = async_nats::connect(broker.address()).await.expect("nats-server is up");
@@ -182,14 +212,14 @@ async fn empty(broker: &Broker) {
                 .create()
                 .expect("an admin client");
             let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-            let deleted = admin.delete_topics(&["orders"], &options).await.expect("Kafka is up");
+            let deleted = admin.delete_topics(topics, &options).await.expect("Kafka is up");
             if deleted.iter().all(Result::is_ok) {
                 // Its name is free a moment later.
                 tokio::time::sleep(Duration::from_secs(2)).await;
             }
         }
     }
-    broker.prepare(&["orders"]).await;
+    broker.prepare(topics).await;
 }
 
 /// CPU seconds used so far.

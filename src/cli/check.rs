@@ -30,11 +30,17 @@ struct Report<'a> {
 }
 
 /// Exit code 0 without faults, else 1. A wrong configuration never gets here: that is 64.
-pub(super) async fn check(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn check(parts: &[Config], args: &Args) -> anyhow::Result<ExitCode> {
     let mut out = Out::stdout();
-    if !args.json {
+    for config in parts.iter().filter(|_| !args.json) {
+        let name = config
+            .outbox
+            .name
+            .iter()
+            .map(|name| format!("{name}: "))
+            .collect::<String>();
         out.line(format!(
-            "configuration ok: {}.{} in {} lanes, {} transport(s), {} route(s)",
+            "configuration ok: {name}{}.{} in {} lanes, {} transport(s), {} route(s)",
             config.outbox.schema,
             config.outbox.table,
             config.outbox.lanes,
@@ -44,7 +50,7 @@ pub(super) async fn check(config: &Config, args: &Args) -> anyhow::Result<ExitCo
     }
     let mut faults = 0;
     if args.connect {
-        let diagnosis = doctor::diagnose(config).await?;
+        let diagnosis = doctor::diagnose_all(parts).await?;
         faults = count(&diagnosis.findings, Level::Fault);
         if args.json {
             out.json(&Report {

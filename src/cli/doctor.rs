@@ -39,6 +39,49 @@ pub(super) async fn diagnose(config: &Config) -> anyhow::Result<Diagnosis> {
     Ok(diagnosis)
 }
 
+/// Looks at everything of several outboxes. What is wrong for all of them is told once, the rest with the outbox it is about.
+///
+/// # Errors
+/// As [`diagnose`].
+pub(super) async fn diagnose_all(parts: &[Config]) -> anyhow::Result<Diagnosis> {
+    if let [only] = parts {
+        return diagnose(only).await;
+    }
+    let mut found = Vec::with_capacity(parts.len());
+    for part in parts {
+        found.push((part.outbox.name.as_deref().unwrap_or_default(), diagnose(part).await?));
+    }
+    let mut all = Diagnosis {
+        fine: Vec::new(),
+        findings: Vec::new(),
+    };
+    let is_shared = |finding: &Finding| found.iter().all(|(_, one)| one.findings.contains(finding));
+    for (name, one) in &found {
+        for line in &one.fine {
+            let shared = found.iter().all(|(_, other)| other.fine.contains(line));
+            let line = if shared {
+                line.clone()
+            } else {
+                format!("{name}: {line}")
+            };
+            if !all.fine.contains(&line) {
+                all.fine.push(line);
+            }
+        }
+        for finding in &one.findings {
+            let mut finding = finding.clone();
+            if !is_shared(&finding) {
+                finding.what = format!("outbox {name}: {}", finding.what);
+            }
+            if !all.findings.contains(&finding) {
+                all.findings.push(finding);
+            }
+        }
+    }
+    all.findings.sort_by_key(|finding| finding.level);
+    Ok(all)
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "this machine's clock is what is compared with the database's"

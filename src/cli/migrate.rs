@@ -30,6 +30,13 @@ pub(super) struct Args {
     payload_type: PayloadType,
 }
 
+impl Args {
+    /// Whether what is printed is read by a program.
+    pub(super) fn is_bare(&self) -> bool {
+        self.print || self.json
+    }
+}
+
 fn payload_type(text: &str) -> Result<PayloadType, String> {
     PayloadType::ALL
         .into_iter()

@@ -12,6 +12,7 @@ mod enqueue;
 mod export;
 mod failed;
 mod migrate;
+mod outboxes;
 mod pause;
 mod person;
 mod prune;
@@ -34,7 +35,7 @@ use secrecy::ExposeSecret;
 
 use crate::config::{self, Config, ConfigError};
 use crate::daemon;
-use crate::daemon::settings::{Usage, is_foreign, names, outbox};
+use crate::daemon::settings::{Usage, names, outbox};
 use crate::store::StoreError;
 use crate::store::postgres::link::about::{About, database_error, one_line};
 use crate::store::postgres::link::classify::no_answer;
@@ -69,6 +70,9 @@ pub struct Cli {
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE", env = "OUTBOXD_CONFIG", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
+    /// The outbox, where the configuration has several ([[outboxes]])
+    #[arg(long, global = true, value_name = "NAME", env = "OUTBOXD_OUTBOX")]
+    outbox: Option<String>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -87,6 +91,15 @@ enum Verb {
     Roles(roles::Args),
     /// Show how the outbox stands
     Status(status::Args),
+    #[command(flatten)]
+    One(OneVerb),
+    #[command(flatten)]
+    Reference(reference::Verb),
+}
+
+/// What is about a single outbox.
+#[derive(Debug, Subcommand)]
+enum OneVerb {
     /// Look at failed messages, retry or discard them
     #[command(subcommand)]
     Failed(failed::Verb),
@@ -102,8 +115,6 @@ enum Verb {
     Resume(pause::ResumeArgs),
     /// Wait until messages are relayed or failed
     Wait(wait::Args),
-    #[command(flatten)]
-    Reference(reference::Verb),
 }
 
 /// What was waited for did not come in time, as one line.
@@ -142,23 +153,29 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         return reference::print(&verb);
     }
     let config = config::load(&cli.config, std::env::vars_os())?;
+    let parts = outboxes::chosen(&config, cli.outbox.as_deref())?;
     // One thread: the engine is one task, and a connection polled on its thread needs no wake-up across threads.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         match cli.verb {
-            Verb::Run => daemon::run(config, &cli.config).await.map(|()| ExitCode::SUCCESS),
-            Verb::Check(args) => check::check(&config, &args).await,
-            Verb::Adopt(args) => adopt::adopt(&config, &args).await,
-            Verb::Migrate(args) => migrate::migrate(&config, &args).await,
-            Verb::Roles(_) => roles::print(&config).await,
-            Verb::Status(args) => explain(&config, status::status(&config, &args).await).await,
-            Verb::Failed(verb) => explain(&config, failed::failed(&config, verb).await).await,
-            Verb::Replay(args) => explain(&config, replay::replay(&config, args).await).await,
-            Verb::Prune(args) => explain(&config, prune::prune(&config, &args).await).await,
-            Verb::Enqueue(args) => explain(&config, enqueue::enqueue(&config, args).await).await,
-            Verb::Pause(args) => explain(&config, pause::pause(&config, &args).await).await,
-            Verb::Resume(args) => explain(&config, pause::resume(&config, &args).await).await,
-            Verb::Wait(args) => explain(&config, wait::wait(&config, args).await).await,
+            Verb::Run => {
+                let config = if cli.outbox.is_some() {
+                    outboxes::one(parts)?
+                } else {
+                    config
+                };
+                Box::pin(daemon::run(config, &cli.config))
+                    .await
+                    .map(|()| ExitCode::SUCCESS)
+            }
+            Verb::Check(args) => check::check(&parts, &args).await,
+            Verb::Migrate(args) => {
+                outboxes::each(parts, args.is_bare(), async |one| migrate::migrate(one, &args).await).await
+            }
+            Verb::Roles(_) => outboxes::each(parts, true, async |one| roles::print(one).await).await,
+            Verb::Status(args) => status::of_all(parts, &args).await,
+            Verb::Adopt(args) => adopt::adopt(&parts[0], &args).await,
+            Verb::One(verb) => about_one(&outboxes::one(parts)?, verb).await,
             Verb::Reference(verb) => reference::print(&verb),
         }
     });
@@ -167,8 +184,21 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     ended
 }
 
+async fn about_one(config: &Config, verb: OneVerb) -> anyhow::Result<ExitCode> {
+    let ended = match verb {
+        OneVerb::Failed(verb) => failed::failed(config, verb).await,
+        OneVerb::Replay(args) => replay::replay(config, args).await,
+        OneVerb::Prune(args) => prune::prune(config, &args).await,
+        OneVerb::Enqueue(args) => enqueue::enqueue(config, args).await,
+        OneVerb::Pause(args) => pause::pause(config, &args).await,
+        OneVerb::Resume(args) => pause::resume(config, &args).await,
+        OneVerb::Wait(args) => wait::wait(config, args).await,
+    };
+    explain(config, ended).await
+}
+
 /// Where the database or the role lacks something, says what and what to do, instead of what the statement that noticed said.
-async fn explain(config: &Config, result: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+async fn explain<T>(config: &Config, result: anyhow::Result<T>) -> anyhow::Result<T> {
     let error = match result {
         Err(error) if matches!(error.downcast_ref(), Some(StoreError::Misconfigured(_))) => error,
         Ok(_) | Err(_) => return result,
@@ -209,7 +239,7 @@ async fn opened(config: &Config) -> Result<(Database, Names), StoreError> {
 async fn printed(config: &Config) -> Result<Names, StoreError> {
     let database = database(config)?.within(PRINT_PATIENCE);
     match outbox(config, &database).await {
-        Err(StoreError::Unavailable(_)) if !is_foreign(config) => Ok(names(config)),
+        Err(StoreError::Unavailable(_)) if !config.outbox.is_foreign() => Ok(names(config)),
         answer => answer,
     }
 }

@@ -6,16 +6,20 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::backlog::{HeldKey, PausedTopic};
 use crate::config::Config;
 use crate::daemon::settings::{rule_of, rules};
 use crate::store::postgres::desk::lock_waits::BlockedSession;
 use crate::store::postgres::desk::paused;
 use crate::store::postgres::desk::status::{self, EXACT, Status, StuckMessage};
-use crate::store::postgres::link::about::DatabaseError;
-use crate::store::postgres::link::database::Role;
+use crate::store::postgres::link::about::{DatabaseError, one_line};
+use crate::store::postgres::link::database::{Database, Role};
+use crate::store::postgres::link::sql::Names;
 use crate::store::{OpenTransaction, StoreError};
 
+use super::outboxes;
 use super::terminal::{Out, Tone, age, cut, grouped, safe};
 
 /// Arguments of `status`.
@@ -40,11 +44,44 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 /// Held keys shown to a person.
 const HELD_SHOWN: usize = 10;
 
-pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
-    let database = super::database(config)?;
+/// Of one outbox, or of all one after the other; as JSON in one array then.
+pub(super) async fn of_all(parts: Vec<Config>, args: &Args) -> anyhow::Result<ExitCode> {
+    if parts.len() > 1 && (args.watch || args.row.is_some()) {
+        outboxes::one(parts.clone())?;
+    }
+    if parts.len() == 1 || !args.json {
+        let explained = async |one: &Config| super::explain(one, status(one, args).await).await;
+        return outboxes::each(parts, false, explained).await;
+    }
+    let (mut all, mut code) = (Vec::new(), ExitCode::SUCCESS);
+    for part in &parts {
+        let mut one = match super::explain(part, counted(part).await).await {
+            Ok(status) => serde_json::to_value(status)?,
+            Err(error) => {
+                if code == ExitCode::SUCCESS {
+                    code = ExitCode::from(super::exit_code(&error));
+                }
+                json!({"error": one_line(&*error)})
+            }
+        };
+        one["outbox"] = json!(part.outbox.name.as_deref());
+        all.push(one);
+    }
+    let mut out = Out::stdout();
+    out.json(&all)?;
+    out.flush()?;
+    Ok(code)
+}
+
+async fn counted(config: &Config) -> anyhow::Result<Status> {
+    let (database, names) = opened(config).await?;
     let rule_of = |topic: &str| rule_of(&config.routes, topic);
-    let rules = rules(&config.routes, &rule_of);
-    // A server that is silent is told from a long answer by a small question.
+    Ok(status::status(&database, &names, rules(&config.routes, &rule_of)).await?)
+}
+
+/// The outbox, where the server answers soon. One that is silent is told from a long answer by a small question.
+async fn opened(config: &Config) -> anyhow::Result<(Database, Names)> {
+    let database = super::database(config)?;
     let mut small = std::pin::pin!(async {
         let names = super::outbox(config, &database).await?;
         paused::topics(&database, &names, None, 0).await.map(|_| names)
@@ -61,6 +98,13 @@ pub(super) async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitC
         );
     };
     let names = answered?;
+    Ok((database.clone(), names))
+}
+
+async fn status(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
+    let rule_of = |topic: &str| rule_of(&config.routes, topic);
+    let rules = rules(&config.routes, &rule_of);
+    let (database, names) = opened(config).await?;
     let mut out = Out::stdout();
     if let Some(seq) = args.row {
         let why = row::why(&database, &names, seq).await?;

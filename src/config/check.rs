@@ -9,15 +9,13 @@ use super::bounds::{at_least, choice, within, wrong};
 use super::machine::{host_name, read_secret};
 use super::raw::{self, Raw};
 use super::units::Span;
-use super::{Config, ConfigError, Database, Lease, Log, OnRelayed, Outbox, Retention, Trace, http, relay, routing};
+use super::{Config, ConfigError, Database, Lease, Log, Member, Retention, Trace, http, outboxes, relay, routing};
 use crate::store::postgres::link::connect::parse_url;
-use crate::store::postgres::link::mapping::{Column, State};
-use crate::store::postgres::link::sql::COLUMNS;
 use crate::telemetry::log::{Format, Level};
 use crate::telemetry::trace::Endpoint;
 
 pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
-    let defaults = relay::route_defaults(&raw.relay, &raw.outbox)?;
+    let defaults = relay::route_defaults(&raw.relay)?;
     let ttl = match raw.lease.ttl {
         Some(ttl) => Some(at_least("lease.ttl", ttl, Duration::from_secs(1))?),
         None => None,
@@ -25,10 +23,15 @@ pub(super) fn check(raw: Raw) -> Result<Config, ConfigError> {
     let transports = routing::transports(raw.transports, &raw.fingerprints, ttl)?;
     let ttl = ttl.unwrap_or_else(|| relay::default_ttl(&transports));
     let lease = lease(raw.lease.instance, ttl)?;
-    let routes = routing::routes(raw.routes, &transports, defaults)?;
+    let written = routing::written(raw.routes, &transports)?;
+    let members = outboxes::outboxes(raw.outbox, raw.outboxes, &written, |outbox| {
+        routing::routes(&written, outbox, &transports, defaults)
+    })?;
+    let Member { outbox, routes } = members[0].clone();
     Ok(Config {
         database: database(raw.database)?,
-        outbox: outbox(raw.outbox)?,
+        outbox,
+        outboxes: if members.len() > 1 { members } else { Vec::new() },
         relay: relay::relay(&raw.relay)?,
         lease,
         transports,
@@ -82,86 +85,6 @@ fn database(raw: raw::Database) -> Result<Database, ConfigError> {
         pool_size: within("database.pool_size", raw.pool_size, 2..=100)?,
         prepared_statements: raw.prepared_statements,
     })
-}
-
-fn outbox(raw: raw::Outbox) -> Result<Outbox, ConfigError> {
-    for (key, name) in [("outbox.schema", &raw.schema), ("outbox.table", &raw.table)] {
-        identifier(key, name)?;
-    }
-    let mut columns = Vec::new();
-    for (ours, raw::MappedColumn(theirs)) in raw.columns {
-        let key = format!("outbox.columns.{ours}");
-        if !COLUMNS.contains(&ours.as_str()) {
-            return Err(wrong(key, format!("unknown column; known: {}", COLUMNS.join(", "))));
-        }
-        match &theirs {
-            Column::Named(name) => identifier(&key, name)?,
-            Column::Sql(sql) => fragment(&key, sql)?,
-            Column::Missing if NEEDED.contains(&ours.as_str()) => {
-                return Err(wrong(key, "a message needs it: a name, or { sql = \"...\" }"));
-            }
-            Column::Missing => {}
-        }
-        if matches!(theirs, Column::Sql(_)) && PLAIN.contains(&ours.as_str()) {
-            return Err(wrong(key, "must be a column: say in [outbox.state] what cannot be one"));
-        }
-        if theirs != Column::Named(ours.clone()) {
-            columns.push((ours, theirs));
-        }
-    }
-    let state = state(raw.state)?;
-    let on_relayed = [("mark", OnRelayed::Mark), ("delete", OnRelayed::Delete)];
-    Ok(Outbox {
-        on_relayed: choice("outbox.on_relayed", &raw.on_relayed, &on_relayed)?,
-        lanes: within("outbox.lanes", raw.lanes, 1..=1024)?,
-        schema: raw.schema,
-        table: raw.table,
-        columns,
-        state,
-    })
-}
-
-/// Columns without which there is no message.
-const NEEDED: [&str; 3] = ["id", "topic", "payload"];
-/// Columns that are written, or looked up by an index.
-const PLAIN: [&str; 3] = ["id", "relayed_at", "failed_at"];
-
-fn state(raw: raw::OutboxState) -> Result<State, ConfigError> {
-    let state = State {
-        pending: raw.pending,
-        relayed: raw.relayed,
-        retrying: raw.retrying,
-        failed: raw.failed,
-        retried: raw.retried,
-    };
-    for (name, sql) in state.all() {
-        if let Some(sql) = sql {
-            fragment(&format!("outbox.state.{name}"), sql)?;
-        }
-    }
-    Ok(state)
-}
-
-/// A piece of SQL. What is wrong with it the database says; a second statement it is not.
-fn fragment(key: &str, sql: &str) -> Result<(), ConfigError> {
-    if sql.trim().is_empty() || sql.contains(['\0', ';']) || sql.contains("--") || sql.contains("/*") {
-        return Err(wrong(
-            key,
-            format!("{sql:?} is no piece of one SQL statement, without comments"),
-        ));
-    }
-    Ok(())
-}
-
-/// PostgreSQL cuts names at 63 bytes, silently.
-fn identifier(key: &str, name: &str) -> Result<(), ConfigError> {
-    if name.is_empty() || name.len() > 63 || name.contains('\0') {
-        return Err(wrong(
-            key,
-            format!("{name:?} is no name of PostgreSQL: 1 to 63 bytes, written as in the catalog"),
-        ));
-    }
-    Ok(())
 }
 
 fn lease(instance: String, ttl: Duration) -> Result<Lease, ConfigError> {

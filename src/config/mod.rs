@@ -14,6 +14,7 @@ mod fingerprint;
 mod http;
 mod kinds;
 mod machine;
+mod outboxes;
 mod raw;
 mod relay;
 mod routing;
@@ -107,15 +108,17 @@ pub enum ConfigError {
 pub struct Config {
     /// `[database]`
     pub database: Database,
-    /// `[outbox]`
+    /// `[outbox]`; the first of `[[outboxes]]` where there are several, and the one that is meant in a part of [`Config::parts`].
     pub outbox: Outbox,
+    /// `[[outboxes]]` with the routes of each, in the order written; empty: there is only `outbox`.
+    pub outboxes: Vec<Member>,
     /// `[relay]`
     pub relay: Relay,
     /// `[lease]`
     pub lease: Lease,
     /// `[transports]`, ordered by name; at least one.
     pub transports: Vec<Transport>,
-    /// `[[routes]]` in the order written; at least one (without any: `*` to the only transport).
+    /// `[[routes]]` of `outbox` in the order written; at least one (without any: `*` to the only transport).
     pub routes: Routes,
     /// `[retention]`
     pub retention: Retention,
@@ -150,8 +153,10 @@ pub enum OnRelayed {
 }
 
 /// `[outbox]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outbox {
+    /// What people, metrics and log call it; `None`: it is the only one, and nobody has named it.
+    pub name: Option<Arc<str>>,
     /// Schema of all tables.
     pub schema: String,
     /// The messages table.
@@ -164,6 +169,15 @@ pub struct Outbox {
     pub columns: Vec<(String, Column)>,
     /// How a table that is not ours says how its rows stand.
     pub state: State,
+}
+
+/// One of several outboxes.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its section.
+    pub outbox: Outbox,
+    /// Those of `[[routes]]` that are for it.
+    pub routes: Routes,
 }
 
 /// `[relay]`
@@ -275,12 +289,11 @@ pub struct Trace {
     pub start_new: bool,
 }
 
-/// `relay.max_attempts`, `relay.backoff_*`, `outbox.commit_order`: what a route has that does not say otherwise.
+/// `relay.max_attempts`, `relay.backoff_*`: what a route has that does not say otherwise.
 #[derive(Clone, Copy, Debug)]
 struct RouteDefaults {
     max_attempts: i32,
     /// As far as they are written.
     backoff: (Option<Duration>, Option<Duration>),
     backoff_factor: u32,
-    commit_order: bool,
 }

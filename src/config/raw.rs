@@ -22,7 +22,9 @@ use crate::store::postgres::link::mapping::Column;
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Raw {
     pub(super) database: Database,
-    pub(super) outbox: Outbox,
+    /// `None`: not written.
+    pub(super) outbox: Option<Outbox>,
+    pub(super) outboxes: Vec<Outbox>,
     pub(super) relay: Relay,
     pub(super) lease: Lease,
     pub(super) transports: BTreeMap<String, Sections>,
@@ -48,10 +50,11 @@ pub(super) struct Database {
     pub(super) prepared_statements: bool,
 }
 
-/// `[outbox]`
+/// `[outbox]`, and one of `[[outboxes]]`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Outbox {
+    pub(super) name: String,
     pub(super) schema: String,
     pub(super) table: String,
     pub(super) on_relayed: String,
@@ -147,6 +150,7 @@ pub(super) struct Lease {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Route {
     pub(super) topic: Option<String>,
+    pub(super) outbox: Option<String>,
     pub(super) transport: Option<String>,
     pub(super) destination: Option<String>,
     pub(super) order: Option<String>,
@@ -231,6 +235,7 @@ impl Default for Database {
 impl Default for Outbox {
     fn default() -> Self {
         Self {
+            name: String::new(),
             schema: "public".to_owned(),
             table: "outbox_messages".to_owned(),
             on_relayed: "mark".to_owned(),

@@ -79,13 +79,12 @@ fn pause(key: &str, written: Option<Span>) -> Result<Option<Duration>, ConfigErr
     written.map(|span| at_least(key, span, PAUSE_MIN)).transpose()
 }
 
-pub(super) fn route_defaults(raw: &raw::Relay, outbox: &raw::Outbox) -> Result<RouteDefaults, ConfigError> {
+pub(super) fn route_defaults(raw: &raw::Relay) -> Result<RouteDefaults, ConfigError> {
     let (min_key, max_key) = ("relay.backoff_min", "relay.backoff_max");
     let written = (pause(min_key, raw.backoff_min)?, pause(max_key, raw.backoff_max)?);
     let (min, max) = give_way(written, raw::BACKOFF);
     ordered((min_key, min), (max_key, max))?;
     Ok(RouteDefaults {
-        commit_order: outbox.commit_order,
         max_attempts: within("relay.max_attempts", raw.max_attempts, 1..=MAX_ATTEMPTS)?,
         backoff: written,
         backoff_factor: within("relay.backoff_factor", raw.backoff_factor, FACTORS)?,

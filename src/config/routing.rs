@@ -61,36 +61,51 @@ pub(super) fn transports(
     Ok(transports)
 }
 
+/// `[[routes]]` as they are written, or the one there is without.
+pub(super) fn written(raw: Vec<raw::Route>, transports: &[Transport]) -> Result<Vec<raw::Route>, ConfigError> {
+    if !raw.is_empty() {
+        return Ok(raw);
+    }
+    if transports.len() > 1 {
+        let problem = format!("needed to choose among {} transports: add [[routes]]", transports.len());
+        return Err(wrong("routes", problem));
+    }
+    Ok(vec![raw::Route {
+        topic: Some("*".to_owned()),
+        ..raw::Route::default()
+    }])
+}
+
+/// Those of `raw` that are for `outbox`: all that name none, or this one.
 pub(super) fn routes(
-    raw: Vec<raw::Route>,
+    raw: &[raw::Route],
+    outbox: (&str, bool),
     transports: &[Transport],
     defaults: RouteDefaults,
 ) -> Result<Routes, ConfigError> {
-    let raw = if raw.is_empty() {
-        if transports.len() > 1 {
-            let problem = format!("needed to choose among {} transports: add [[routes]]", transports.len());
-            return Err(wrong("routes", problem));
-        }
-        vec![raw::Route {
-            topic: Some("*".to_owned()),
-            ..raw::Route::default()
-        }]
-    } else {
-        raw
-    };
+    let (name, commit_order) = outbox;
     let mut routes = Vec::with_capacity(raw.len());
-    for (index, raw) in raw.into_iter().enumerate() {
-        let key = format!("routes[{index}]");
-        routes.push(route(&key, raw, transports, defaults)?);
+    for (index, raw) in raw.iter().enumerate() {
+        if raw.outbox.as_ref().is_none_or(|outbox| outbox == name) {
+            let key = format!("routes[{index}]");
+            routes.push(route(&key, raw, commit_order, transports, defaults)?);
+        }
     }
     Ok(Routes::new(routes))
 }
 
-fn route(key: &str, raw: raw::Route, transports: &[Transport], defaults: RouteDefaults) -> Result<Route, ConfigError> {
+fn route(
+    key: &str,
+    raw: &raw::Route,
+    commit_order: bool,
+    transports: &[Transport],
+    defaults: RouteDefaults,
+) -> Result<Route, ConfigError> {
     let sub = |name: &str| format!("{key}.{name}");
-    let (limits, backoff) = (limits_of(key, &raw)?, relay::backoff(key, &raw, defaults)?);
+    let (limits, backoff) = (limits_of(key, raw)?, relay::backoff(key, raw, defaults)?);
     let topic = raw
         .topic
+        .as_deref()
         .ok_or_else(|| wrong(sub("topic"), "is required: a glob over topics such as \"orders.*\""))?;
     let orders = [("key", Order::Key), ("strict", Order::Strict), ("none", Order::None)];
     let max_attempts = match raw.max_attempts {
@@ -100,13 +115,13 @@ fn route(key: &str, raw: raw::Route, transports: &[Transport], defaults: RouteDe
     let transport = transport_index(&sub("transport"), raw.transport.as_deref(), transports)?;
     let settings = transports[transport].config.settings();
     let spec = RouteSpec {
-        topic: &topic,
+        topic,
         transport,
         destination: raw.destination.as_deref().unwrap_or("{topic}"),
         order: choice(&sub("order"), raw.order.as_deref().unwrap_or("key"), &orders)?,
         max_attempts,
         backoff,
-        commit_order: raw.commit_order.unwrap_or(defaults.commit_order),
+        commit_order: raw.commit_order.unwrap_or(commit_order),
         limits,
         prefix: settings.prefix(),
         reserved: settings.reserved(),

@@ -1,9 +1,10 @@
 //! The daemon, `outboxd run`. Puts the parts together, tells systemd, and stops on a signal.
 //!
-//! Beside the relay old rows are deleted (`retention`), how the outbox stands is told to metrics, log and systemd (`report`), the
-//! dashboard is served (`web`), questions about messages are answered (`inquiries`), and SIGHUP is waited for (`reload`).
+//! Each outbox has an engine of its own (`tenant`). Beside it old rows are deleted (`retention`), how the outbox stands is told to metrics
+//! and log (`report`), and questions about messages are answered (`inquiries`). For all of them the dashboard is served (`web`),
+//! systemd is told, and SIGHUP is waited for (`reload`).
 //!
-//! What is wrong with the configuration or the schema ends it at once (64). A database or broker that is away is waited
+//! What is wrong with the configuration or the only schema ends it at once (64). A database or broker that is away is waited
 //! for: start order is nobody's business.
 
 mod inquiries;
@@ -11,6 +12,7 @@ mod reload;
 mod report;
 mod retention;
 pub(crate) mod settings;
+mod tenant;
 pub(crate) mod transports;
 mod web;
 
@@ -18,115 +20,111 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
-use crate::config::{Config, OnRelayed};
+use crate::config::Config;
 use crate::http;
-use crate::relay::{Inquiries, Options, Relay};
 use crate::store::StoreError;
-use crate::store::postgres::link::classify::refused_login;
 use crate::store::postgres::link::connect;
 use crate::store::postgres::link::database::{ConnectOptions, Database};
-use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::link::way::Way;
-use crate::store::postgres::outbox::{Identity, InstanceLock, PostgresStore, StoreOptions};
-use crate::store::postgres::schema;
+use crate::store::postgres::outbox::{Ears, InstanceLock};
+use crate::telemetry::fleet::{Fleet, Seen};
 use crate::telemetry::{Telemetry, log, systemd, trace};
 
-use inquiries::Answering;
+use reload::board::Board;
 use reload::{Parts, Reload};
-use retention::OldRows;
 use settings::Usage;
+use tenant::{Others, Tenant};
 
 /// A statement of the hot path may take this long; then its connection is given up, and the next may take twice as long.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a paused destination is looked at: with a client's pause between two attempts to reconnect (200 ms), catching
-/// up begins within a second of the broker's return.
-const PROBE_INTERVAL: Duration = Duration::from_millis(700);
-/// How often rows hidden below the cursor are looked for (set back to pending by plain SQL, say), while that costs a hundredth of the
-/// time at most.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(800);
-/// Between attempts to reach a database that is away at start.
-const DATABASE_RETRY: Duration = Duration::from_millis(500);
+/// Saying goodbye to brokers that several outboxes share may take so long.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// Runs until told to stop.
 pub(crate) async fn run(config: Config, path: &Path) -> anyhow::Result<()> {
     let level = log::start(config.log.level, config.log.format)?;
-    let transport_names: Vec<_> = config.transports.iter().map(|one| Arc::clone(&one.name)).collect();
-    let (telemetry, exporter) = traced(Telemetry::new(&transport_names, &config.routes), &config);
     let (mut signals, hangup) = (Signals::new()?, signal(SignalKind::hangup())?);
-    let lock = InstanceLock::take(&config.lease.instance, &scope(&config), None)?;
-    let database = database(&config)?;
-    tell_locks(&database, &telemetry);
-    let listen = listen(&config, &database)?;
-    let parts = Parts {
+    let parts = config.parts();
+    let locks = parts
+        .iter()
+        .map(|part| InstanceLock::take(&part.lease.instance, &scope(part), None));
+    let locks = locks.collect::<Result<Vec<_>, _>>()?;
+    let (seen, exporters) = telemetry(&parts);
+    let fleet = Fleet::new(seen);
+    let way = way(&config)?;
+    let databases = databases(&config, &parts, &way, &fleet);
+    let listen = listen(&config, &way)?;
+    let board = Arc::new(Board::new(&config));
+    let asked = Parts {
         hangup,
         level,
-        health: Arc::clone(&telemetry.health),
-        database: database.way().clone(),
+        fleet: fleet.clone(),
+        database: way,
         listen: listen.clone().filter(|_| config.database.listen_url.is_some()),
     };
-    let mut reload = Reload::new(&config, path.to_owned(), parts);
+    let mut reload = Reload::new(Arc::clone(&board), path.to_owned(), asked);
     let listener = http::bind(&config.http.listen)
         .await
         .map_err(|error| Usage(error.to_string()))?;
+    let (ears, others) = (listen.map(Ears::new), Arc::new(Others::among(parts.len())));
+    let tenants = parts
+        .into_iter()
+        .zip(locks)
+        .zip(databases)
+        .zip(fleet.iter())
+        .enumerate();
+    let tenants = tenants.map(|(index, (((config, lock), database), seen))| Tenant {
+        index,
+        telemetry: seen.telemetry.clone(),
+        recognized: watch::Sender::new(settings::names(&config)),
+        config,
+        database,
+        ears: ears.clone(),
+        lock,
+        board: Arc::clone(&board),
+        fleet: fleet.clone(),
+        others: Arc::clone(&others),
+    });
+    let tenants: Vec<Tenant> = tenants.collect();
 
-    let recognized = watch::Sender::new(settings::names(&config));
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    if let Some(exporter) = exporter {
+    for exporter in exporters {
         tasks.spawn(exporter.run(stop.clone()));
     }
     if let Some(listener) = listener {
-        let state = web::state(
-            &config,
-            (reload.routes(), recognized.subscribe()),
-            &database,
-            &telemetry,
-        );
-        reload.renews(config.http.token_file.clone(), state.token.clone());
-        tasks.spawn(web::serve(listener, state, stop.clone()));
+        let site = web::site(&config, &tenants, &fleet);
+        reload.renews(config.http.token_file.clone(), site.token.clone());
+        tasks.spawn(web::serve(listener, site, stop.clone()));
     }
-    let names = tokio::select! {
-        valid = validated(&database, &config, &telemetry, &recognized) => valid?,
-        _ = signals.next() => return Ok(()),
-        never = reload.on_hangup() => match never {},
-    };
-    tasks.spawn(learn_naming(database.clone(), stop.clone()));
-    let store = Arc::new(PostgresStore::new(
-        database.clone(),
-        names.clone(),
-        store_options(&config, listen, lock.identity()),
-    ));
-    let (answering, inquiries) = Answering::of(&config, &store, (&database, &names));
-    tasks.spawn(report::report_stuck(
-        Arc::clone(&store),
-        telemetry.clone(),
+    tasks.spawn(until_stopped(
         stop.clone(),
+        async move { match reload.on_hangup().await {} },
     ));
-    let old_rows = OldRows::of(&config, database.clone(), names.clone());
-    let watched = report::Watched {
-        database,
-        names,
-        routes: reload.routes(),
-    };
-    let beside = Box::pin(beside_the_relay(old_rows, watched, telemetry.clone(), stop.clone()));
-    let relay = Box::pin(relay(&mut reload, store, telemetry, inquiries)).await?;
-    tasks.spawn(beside);
-    tasks.spawn(answering.run(stop.clone()));
-    tasks.spawn(reload_until_stopped(reload, stop.clone()));
-    let ended = drive(relay, &mut signals).await;
+    tasks.spawn(until_stopped(stop.clone(), async move { report::tell(&fleet).await }));
+    let ended = drive(tenants, &mut signals).await;
+    let shared = board.shared().await;
+    let closing = join_all(shared.iter().map(|one| one.broker.transport.close()));
+    if tokio::time::timeout(CLOSING, closing).await.is_err() {
+        tracing::warn!("connections to brokers not closed in time: they end with the process");
+    }
     end(tasks, &stop).await;
-    drop(lock);
     ended
 }
 
-/// Ends what runs beside the relay.
+async fn until_stopped(stop: CancellationToken, work: impl Future<Output = ()>) {
+    stop.run_until_cancelled(work).await.unwrap_or_default();
+}
+
+/// Ends what runs beside the outboxes.
 async fn end(mut tasks: JoinSet<()>, stop: &CancellationToken) {
     systemd::stopping();
     stop.cancel();
@@ -135,118 +133,139 @@ async fn end(mut tasks: JoinSet<()>, stop: &CancellationToken) {
     drop(tokio::time::timeout(trace::FLUSH_MAX, rest).await);
 }
 
-async fn learn_naming(database: Database, stop: CancellationToken) {
-    let learnt = stop.run_until_cancelled(database.learn_naming()).await;
-    learnt.unwrap_or_default();
-}
-
-/// The relay as the configuration in force says, which may be another by now than at the start.
-async fn relay(
-    reload: &mut Reload,
-    store: Arc<PostgresStore>,
-    mut telemetry: Telemetry,
-    inquiries: Inquiries,
-) -> anyhow::Result<Relay> {
-    let config = reload.running();
-    let connected = transports::connect(config, &[]).await?;
-    let (routes, options) = (config.routes.clone(), options(config));
-    let (names, systems) = connected
-        .iter()
-        .map(|one| (Arc::clone(&one.broker.name), one.broker.system))
-        .unzip::<_, _, Vec<_>, Vec<_>>();
-    telemetry.rename(&names, &systems, &routes);
-    Ok(Relay {
-        leases: Arc::clone(&store) as _,
-        store,
-        transports: connected.iter().map(|one| Arc::clone(&one.broker.transport)).collect(),
-        routes,
-        options,
-        telemetry,
-        plans: reload.begin(connected),
-        inquiries,
-    })
-}
-
-async fn reload_until_stopped(mut reload: Reload, stop: CancellationToken) {
-    let ended = stop.run_until_cancelled(reload.on_hangup()).await;
-    match ended {
-        None => {}
-        Some(never) => match never {},
-    }
-}
-
-/// What runs beside the relay on the database's connections.
-async fn beside_the_relay(old_rows: OldRows, watched: report::Watched, telemetry: Telemetry, stop: CancellationToken) {
-    let deleting = retention::delete_old_rows(old_rows, stop.clone());
-    tokio::join!(deleting, report::report_standing(watched, telemetry, stop));
-}
-
-/// With traces, where a collector is configured.
-fn traced(telemetry: Telemetry, config: &Config) -> (Telemetry, Option<trace::Exporter>) {
-    let Some(endpoint) = config.trace.otlp_endpoint.clone() else {
-        return (telemetry, None);
-    };
-    let (telemetry, exporter) = telemetry.traced(trace::Settings {
-        endpoint,
-        start_new: config.trace.start_new,
-        instance: config.lease.instance.clone(),
+/// What is seen of each outbox, with traces where a collector is configured.
+fn telemetry(parts: &[Config]) -> (Vec<Seen>, Vec<trace::Exporter>) {
+    let mut exporters = Vec::new();
+    let seen = parts.iter().map(|part| {
+        let transports: Vec<_> = part.transports.iter().map(|one| Arc::clone(&one.name)).collect();
+        let mut telemetry = Telemetry::new(&transports, &part.routes);
+        if let Some(endpoint) = part.trace.otlp_endpoint.clone() {
+            let (traced, exporter) = telemetry.traced(trace::Settings {
+                endpoint,
+                start_new: part.trace.start_new,
+                instance: part.lease.instance.clone(),
+            });
+            telemetry = traced;
+            exporters.push(exporter);
+        }
+        Seen {
+            name: part.outbox.name.clone(),
+            telemetry,
+        }
     });
-    (telemetry, Some(exporter))
+    (seen.collect(), exporters)
 }
 
-fn database(config: &Config) -> anyhow::Result<Database> {
-    Ok(Database::new(&ConnectOptions {
-        url: config.database.url.expose_secret().to_owned(),
-        pool_size: config.database.pool_size,
-        prepared_statements: config.database.prepared_statements,
-        application: application(config),
-        statement_timeout: STATEMENT_TIMEOUT,
-    })?)
+fn way(config: &Config) -> Result<Way, StoreError> {
+    let wrong = |problem| StoreError::Misconfigured(format!("database.url: {problem}"));
+    let connection = connect::parse_url(config.database.url.expose_secret()).map_err(wrong)?;
+    Ok(Way::from(connection))
 }
 
-/// Statements that wait for somebody's lock are seen in health, log and status line, from the start on.
-fn tell_locks(database: &Database, telemetry: &Telemetry) {
-    let telemetry = telemetry.clone();
+/// The connections of each outbox: its share of `database.pool_size`, so that none waits for another's statements. Where there are more
+/// outboxes than connections, some have the same.
+fn databases(config: &Config, parts: &[Config], way: &Way, fleet: &Fleet) -> Vec<Database> {
+    let (size, outboxes) = (config.database.pool_size, parts.len());
+    let pools = size.min(outboxes);
+    if pools < outboxes {
+        tracing::warn!(
+            pool_size = size,
+            outboxes,
+            "database.pool_size is below the number of outboxes: some share a connection, and wait for each other; two for each are best"
+        );
+    }
+    let made: Vec<Database> = (0..pools)
+        .map(|index| {
+            let database = Database::along(
+                way.clone(),
+                &ConnectOptions {
+                    url: String::new(),
+                    pool_size: size / pools + usize::from(index < size % pools),
+                    prepared_statements: config.database.prepared_statements,
+                    application: application(&parts[index]),
+                    statement_timeout: STATEMENT_TIMEOUT,
+                },
+            );
+            tell_locks(&database, fleet, (index, pools));
+            database
+        })
+        .collect();
+    (0..outboxes)
+        .map(|index| match made.get(index) {
+            Some(own) => own.clone(),
+            None => made[index % pools].shared(),
+        })
+        .collect()
+}
+
+/// Statements that wait for somebody's lock are seen in health, log and status line, from the start on: of every outbox that has
+/// these connections.
+fn tell_locks(database: &Database, fleet: &Fleet, (first, step): (usize, usize)) {
+    let all = fleet.clone();
     database.observe_locks(move |lock| {
-        telemetry.health.waits_for_lock(lock);
-        systemd::status(&telemetry.status_line());
+        for seen in all.iter().skip(first).step_by(step) {
+            seen.telemetry.health.waits_for_lock(lock);
+        }
+        systemd::status(&all.status_line());
     });
 }
 
 fn application(config: &Config) -> String {
-    format!("outboxd/{}", config.lease.instance)
-}
-
-/// Where notifications are listened for: where the rows are committed, unless `database.listen_url` says otherwise.
-fn listen(config: &Config, database: &Database) -> anyhow::Result<Option<Way>> {
-    let way = match (settings::listen(config)?, &config.database.listen_url) {
-        (Some(connection), Some(_)) => Way::from(connection),
-        (Some(_), None) => database.way().clone(),
-        (None, _) => return Ok(None),
-    };
-    Ok(Some(way.named(&format!("{}/listen", application(config)))))
-}
-
-fn store_options(config: &Config, listen: Option<Way>, identity: Identity) -> StoreOptions {
-    StoreOptions {
-        instance: config.lease.instance.clone(),
-        machine: config.lease.machine.clone(),
-        identity,
-        delete_relayed: config.outbox.on_relayed == OnRelayed::Delete,
-        durable_marks: config.relay.durable_marks,
-        pace: (config.relay.poll_interval_min, config.relay.poll_interval_max),
-        listen,
+    let instance = &config.lease.instance;
+    match &config.outbox.name {
+        Some(outbox) => format!("outboxd/{instance}/{outbox}"),
+        None => format!("outboxd/{instance}"),
     }
 }
 
-/// Runs the relay until a signal stops it; a second signal ends it at once.
-async fn drive(relay: Relay, signals: &mut Signals) -> anyhow::Result<()> {
+/// Where notifications are listened for: where the rows are committed, unless `database.listen_url` says otherwise.
+fn listen(config: &Config, database: &Way) -> anyhow::Result<Option<Way>> {
+    let way = match (settings::listen(config)?, &config.database.listen_url) {
+        (Some(connection), Some(_)) => Way::from(connection),
+        (Some(_), None) => database.clone(),
+        (None, _) => return Ok(None),
+    };
+    Ok(Some(way.named(&format!("outboxd/{}/listen", config.lease.instance))))
+}
+
+/// What log lines about an outbox say beside: its name, where it has one.
+fn span(tenant: &Tenant) -> Span {
+    match &tenant.config.outbox.name {
+        Some(outbox) => tracing::error_span!("outbox", outbox = %outbox),
+        None => Span::none(),
+    }
+}
+
+/// Runs the outboxes until a signal stops them, or one ends; a second signal ends it at once.
+async fn drive(mut tenants: Vec<Tenant>, signals: &mut Signals) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let running = relay.run(stop.clone());
-    tokio::pin!(running);
+    // The only one is polled without a way through the scheduler.
+    let alone = (tenants.len() == 1).then(|| tenants.remove(0));
+    let mut running = JoinSet::new();
+    for tenant in tenants {
+        let span = span(&tenant);
+        running.spawn(tenant.live(stop.clone()).instrument(span));
+    }
+    let all = async {
+        if let Some(tenant) = alone {
+            let span = span(&tenant);
+            return Box::pin(tenant.live(stop.clone())).instrument(span).await;
+        }
+        let mut ended = Ok(());
+        while let Some(one) = running.join_next().await {
+            let one = one.map_err(anyhow::Error::from).flatten();
+            if one.is_err() && ended.is_ok() {
+                // What ends one for good is for a person; the others stop in order.
+                ended = one;
+                stop.cancel();
+            }
+        }
+        ended
+    };
+    tokio::pin!(all);
     loop {
         tokio::select! {
-            ended = &mut running => return ended.map_err(Into::into),
+            ended = &mut all => return ended,
             name = signals.next() => {
                 if stop.is_cancelled() {
                     anyhow::bail!("stopped at once by a second {name}: acknowledged messages may be sent again");
@@ -256,60 +275,6 @@ async fn drive(relay: Relay, signals: &mut Signals) -> anyhow::Result<()> {
                 stop.cancel();
             }
         }
-    }
-}
-
-/// Waits for the database, then for nothing: what is wrong with the schema is an error.
-async fn validated(
-    database: &Database,
-    config: &Config,
-    telemetry: &Telemetry,
-    recognized: &watch::Sender<Names>,
-) -> anyhow::Result<Names> {
-    let duties = settings::duties(config);
-    loop {
-        let examined = async {
-            let names = settings::outbox(config, database).await?;
-            let schema = schema::validate(database, &names, Some(duties)).await?;
-            Ok((names, schema))
-        };
-        match examined.await {
-            Ok((names, schema)) => {
-                telemetry.health.database_up();
-                database.settled_in();
-                for warning in schema.warnings {
-                    tracing::warn!("{warning}");
-                }
-                recognized.send_replace(names.clone());
-                return Ok(names);
-            }
-            Err(error) if refused_login(&error).is_some() => {
-                return Err(StoreError::Misconfigured(refused_login(&error).unwrap_or_default()).into());
-            }
-            Err(StoreError::Unavailable(error)) => {
-                telemetry.health.database_down(&*error, Instant::now());
-                systemd::status(&telemetry.status_line());
-                tokio::time::sleep(DATABASE_RETRY).await;
-            }
-            Err(error @ StoreError::Misconfigured(_)) => return Err(error.into()),
-        }
-    }
-}
-
-fn options(config: &Config) -> Options {
-    Options {
-        lanes: config.outbox.lanes,
-        batch_size: config.relay.batch_size,
-        max_in_flight: config.relay.max_in_flight,
-        max_in_flight_bytes: config.relay.max_in_flight_bytes,
-        poll_interval_min: config.relay.poll_interval_min,
-        poll_interval_max: config.relay.poll_interval_max,
-        count_outages: config.relay.count_outages,
-        unrouted: config.relay.unrouted,
-        shutdown_timeout: config.relay.shutdown_timeout,
-        lease_ttl: config.lease.ttl,
-        probe_interval: PROBE_INTERVAL,
-        sweep_interval: SWEEP_INTERVAL,
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! What changed and cannot be taken up is named in one line. `running` is what is in force, or on its way there.
 
+pub(super) mod board;
 mod differences;
 
 use std::convert::Infallible;
@@ -15,27 +16,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
 use crate::http::Token;
-use crate::relay::plan::{Plan, Plans};
-use crate::route::Routes;
-use crate::store::Room;
 use crate::store::postgres::link::about::one_line;
 use crate::store::postgres::link::connect::{Connection, parse_url};
 use crate::store::postgres::link::way::Way;
-use crate::telemetry::health::Health;
+use crate::telemetry::fleet::Fleet;
 use crate::telemetry::log::LevelHandle;
 use crate::telemetry::systemd;
 
 use super::settings::Usage;
 use super::transports::{self, Connected};
+use board::Board;
 
 /// systemd does not wait longer for what is in flight at a broker that says nothing.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -44,7 +42,7 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 pub(super) struct Parts {
     pub(super) hangup: Signal,
     pub(super) level: LevelHandle,
-    pub(super) health: Arc<Health>,
+    pub(super) fleet: Fleet,
     /// How connections to the database are made.
     pub(super) database: Way,
     /// How the one that listens is made, where `database.listen_url` says so.
@@ -55,57 +53,31 @@ pub(super) struct Parts {
 pub(super) struct Reload {
     path: PathBuf,
     parts: Parts,
-    running: Config,
-    routes: watch::Sender<Arc<Routes>>,
+    board: Arc<Board>,
     token: Option<(PathBuf, Token)>,
-    relay: Option<ToRelay>,
     coming: Option<Coming>,
 }
 
-/// The engine, once it runs.
-struct ToRelay {
-    transports: Vec<Connected>,
-    plans: UnboundedSender<Plan>,
-}
-
-/// A plan on its way.
+/// Plans on their way.
 struct Coming {
-    in_force: CancellationToken,
+    in_force: Vec<CancellationToken>,
     news: Vec<String>,
+    /// To be closed then.
+    retired: Vec<Connected>,
     /// systemd is to be told that the reload is over, at the latest then.
     ready_at: Option<Instant>,
 }
 
 impl Reload {
-    /// For a daemon that begins with the configuration `running`, from the file `path`.
-    pub(super) fn new(running: &Config, path: PathBuf, parts: Parts) -> Self {
+    /// For a daemon that began with the configuration of `board`, from the file `path`.
+    pub(super) fn new(board: Arc<Board>, path: PathBuf, parts: Parts) -> Self {
         Self {
             path,
             parts,
-            routes: watch::Sender::new(Arc::new(running.routes.clone())),
-            running: running.clone(),
+            board,
             token: None,
-            relay: None,
             coming: None,
         }
-    }
-
-    /// The configuration in force.
-    pub(super) fn running(&self) -> &Config {
-        &self.running
-    }
-
-    /// The routes in force, for those who only look.
-    pub(super) fn routes(&self) -> watch::Receiver<Arc<Routes>> {
-        self.routes.subscribe()
-    }
-
-    /// The engine is about to start with these transports: answers where it gets its plans from.
-    pub(super) fn begin(&mut self, transports: Vec<Connected>) -> Plans {
-        let names = transports.iter().map(|one| Arc::clone(&one.broker.name)).collect();
-        let (plans, coming) = Plans::channel(names);
-        self.relay = Some(ToRelay { transports, plans });
-        coming
     }
 
     /// The token of the HTTP server is read again too, whatever becomes of the configuration.
@@ -121,7 +93,7 @@ impl Reload {
                     self.renew_token();
                     self.reload().await;
                 }
-                () = in_force(self.coming.as_ref()) => self.arrived(),
+                () = in_force(self.coming.as_ref()) => self.arrived().await,
                 () = overdue(self.coming.as_ref()) => self.late(),
             }
         }
@@ -140,7 +112,7 @@ impl Reload {
 
     async fn reload(&mut self) {
         // Before, READY=1 would say that the start is over.
-        let started = self.parts.health.facts().lanes.is_some();
+        let started = self.parts.fleet.has_started();
         if started {
             systemd::reloading();
         }
@@ -164,31 +136,38 @@ impl Reload {
     /// Answers what was taken up, or is on its way.
     async fn take_up(&mut self, deadline: Option<Instant>) -> anyhow::Result<Vec<String>> {
         let new = config::load(&self.path, std::env::vars_os())?;
-        let logins = self.logins(&new)?;
-        let mut later = differences::at_next_start(&self.running, &new);
+        let board = Arc::clone(&self.board);
+        let mut state = board.state.lock().await;
+        differences::same_outboxes(&state.running, &new)?;
+        let logins = self.logins(&state.running, &new)?;
+        let mut later = differences::at_next_start(&state.running, &new);
         later.extend(logins.elsewhere.iter().copied());
-        let mut news = differences::for_the_relay(&self.running, &new);
-        if let Some(relay) = &mut self.relay
+        let mut news = differences::for_the_relay(&state.running, &new);
+        if let Some(known) = &state.connected
             && !news.is_empty()
         {
-            differences::fit_the_lease(&self.running, &new)?;
-            relay.transports = transports::connect(&new, &relay.transports).await?;
-            let plan = plan(&new, &relay.transports);
+            differences::fit_the_lease(&state.running, &new)?;
+            let connected = transports::connect(&new, known).await?;
+            let (in_force, mut retired) = state.plan(&new, connected);
+            let mut before = Vec::new();
+            if let Some(coming) = self.coming.take() {
+                before = coming.news;
+                retired.extend(coming.retired);
+            }
             self.coming = Some(Coming {
-                in_force: plan.in_force.clone(),
-                news: self.coming.take().map_or_else(Vec::new, |coming| coming.news),
+                in_force,
+                news: before,
+                retired,
                 ready_at: deadline,
             });
-            // The engine has ended, and the process is about to.
-            drop(relay.plans.send(plan));
         }
         self.renew(logins, &mut news);
-        if self.running.log.level != new.log.level {
+        if state.running.log.level != new.log.level {
             self.parts.level.set(new.log.level);
             news.push("log.level".to_owned());
         }
-        differences::take_over(&mut self.running, new);
-        self.routes.send_replace(Arc::new(self.running.routes.clone()));
+        differences::take_over(&mut state.running, new);
+        board.show_routes(&state.running);
         if !later.is_empty() {
             let keys = later.join(", ");
             tracing::warn!(keys, "these keys have changed, and take effect at the next start");
@@ -196,7 +175,7 @@ impl Reload {
         Ok(news)
     }
 
-    fn logins(&self, new: &Config) -> Result<Logins, Usage> {
+    fn logins(&self, running: &Config, new: &Config) -> Result<Logins, Usage> {
         let read = |key: &str, url: &SecretString| {
             parse_url(url.expose_secret()).map_err(|problem| Usage(format!("{key}: {problem}")))
         };
@@ -218,7 +197,7 @@ impl Reload {
             (Some(way), Some(url)) => Some(read("database.listen_url", url)?).filter(|new| stays(way, new)),
             (Some(_) | None, _) => None,
         };
-        let was_set = self.running.database.listen_url.is_some();
+        let was_set = running.database.listen_url.is_some();
         let moved = new.database.listen_url.is_some() && self.parts.listen.is_some() && logins.listen.is_none();
         if moved || new.database.listen_url.is_some() != was_set {
             logins.elsewhere.push("database.listen_url");
@@ -241,12 +220,14 @@ impl Reload {
         }
     }
 
-    fn arrived(&mut self) {
+    async fn arrived(&mut self) {
         if let Some(coming) = self.coming.take() {
             say(&coming.news);
             if coming.ready_at.is_some() {
                 systemd::ready();
             }
+            let closing = coming.retired.iter().map(|one| one.broker.transport.close());
+            drop(tokio::time::timeout(READY_WITHIN, join_all(closing)).await);
         }
     }
 
@@ -265,21 +246,6 @@ struct Logins {
     listen: Option<Connection>,
     /// Keys that lead to another place now.
     elsewhere: Vec<&'static str>,
-}
-
-/// What the engine is told.
-fn plan(config: &Config, transports: &[Connected]) -> Plan {
-    Plan {
-        brokers: transports.iter().map(|one| one.broker.clone()).collect(),
-        routes: config.routes.clone(),
-        batch_size: config.relay.batch_size,
-        window: Room {
-            rows: config.relay.max_in_flight,
-            bytes: config.relay.max_in_flight_bytes,
-        },
-        unrouted: config.relay.unrouted,
-        in_force: CancellationToken::new(),
-    }
 }
 
 fn say(news: &[String]) {
@@ -301,7 +267,11 @@ fn add(news: &mut Vec<String>, more: &[String]) {
 
 async fn in_force(coming: Option<&Coming>) {
     match coming {
-        Some(coming) => coming.in_force.cancelled().await,
+        Some(coming) => {
+            for one in &coming.in_force {
+                one.cancelled().await;
+            }
+        }
         None => std::future::pending().await,
     }
 }

@@ -15,6 +15,7 @@ use crate::store::postgres::link::database::Database;
 use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::outbox::{PostgresStore, transactions};
 use crate::stuck::StuckRow;
+use crate::telemetry::fleet::Fleet;
 use crate::telemetry::summary::{self, Summary};
 use crate::telemetry::{Telemetry, systemd};
 
@@ -46,14 +47,13 @@ pub(super) struct Watched {
     pub(super) routes: watch::Receiver<Arc<Routes>>,
 }
 
-/// Until stopped.
+/// What metrics and log are told of one outbox, until stopped.
 pub(super) async fn report_standing(watched: Watched, telemetry: Telemetry, stop: CancellationToken) {
     let look = look_again_and_again(&watched, &telemetry);
     let mut summary = Summary::new(summary::INTERVAL, Instant::now());
     tokio::select! {
         () = stop.cancelled() => {}
         () = look => {}
-        () = tell(&telemetry) => {}
         () = log(&telemetry, &mut summary) => {}
     }
     if let Some(done) = summary.rest(Instant::now(), telemetry.metrics.totals()) {
@@ -174,16 +174,21 @@ pub(super) async fn report_stuck(store: Arc<PostgresStore>, telemetry: Telemetry
 }
 
 /// READY=1 once the lanes are held or others hold them; then the watchdog, as long as there is no unexplained standstill.
-async fn tell(telemetry: &Telemetry) {
-    while telemetry.health.facts().lanes.is_none() {
-        systemd::status(&telemetry.status_line());
+pub(super) async fn tell(fleet: &Fleet) {
+    let mut said = String::new();
+    while !fleet.has_started() {
+        let line = fleet.status_line();
+        if line != said {
+            systemd::status(&line);
+            said = line;
+        }
         tokio::time::sleep(START_INTERVAL).await;
     }
     systemd::ready();
     let interval = systemd::watchdog_interval().unwrap_or(TELL_INTERVAL).min(TELL_INTERVAL);
     loop {
-        systemd::status(&telemetry.status_line());
-        if telemetry.watchdog_ok() {
+        systemd::status(&fleet.status_line());
+        if fleet.watchdog_ok() {
             systemd::watchdog();
         }
         tokio::time::sleep(interval).await;

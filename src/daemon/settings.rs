@@ -12,7 +12,7 @@ use crate::store::postgres::desk::retention::{Rule as Pruned, Settled};
 use crate::store::postgres::desk::rules::{Rule, Rules};
 use crate::store::postgres::link::connect::{Connection, parse_url};
 use crate::store::postgres::link::database::Database;
-use crate::store::postgres::link::mapping::{Column, Mapping};
+use crate::store::postgres::link::mapping::Column;
 use crate::store::postgres::link::sql::Names;
 use crate::store::postgres::schema::foreign;
 use crate::store::postgres::schema::rights::Duties;
@@ -48,7 +48,7 @@ pub(crate) fn names(config: &Config) -> Names {
 /// [`StoreError::Misconfigured`] with one line where that table cannot be relayed, or something is asked for that cannot be had of
 /// it; [`StoreError::Unavailable`].
 pub(crate) async fn outbox(config: &Config, database: &Database) -> Result<Names, StoreError> {
-    let names = foreign::recognize(database, names(config), &mapping(config)).await?;
+    let names = foreign::recognize(database, names(config), &config.outbox.mapping()).await?;
     if names.is_foreign() {
         let retention = config.retention;
         let refused = if config.routes.iter().any(|route| route.commit_order) {
@@ -67,19 +67,6 @@ pub(crate) async fn outbox(config: &Config, database: &Database) -> Result<Names
         }
     }
     Ok(names)
-}
-
-fn mapping(config: &Config) -> Mapping {
-    Mapping {
-        columns: config.outbox.columns.clone(),
-        state: config.outbox.state.clone(),
-        deletes: config.outbox.on_relayed == OnRelayed::Delete,
-    }
-}
-
-/// Whether what the configuration says of the table can only be meant for one that is not ours.
-pub(crate) fn is_foreign(config: &Config) -> bool {
-    mapping(config).is_foreign()
 }
 
 /// What the configuration asks of the daemon's role.

@@ -4,55 +4,57 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::http::{self, Listener, Outbox, State};
-use crate::route::Routes;
-use crate::store::postgres::link::database::Database;
-use crate::store::postgres::link::sql::Names;
-use crate::telemetry::{Telemetry, history};
+use crate::http::{self, Listener, Outbox, Site, State, Token};
+use crate::telemetry::fleet::Fleet;
+use crate::telemetry::history;
 
 use super::settings;
+use super::tenant::Tenant;
 
 /// What the server reads.
-pub(super) fn state(
-    config: &Config,
-    (routes, recognized): (watch::Receiver<Arc<Routes>>, watch::Receiver<Names>),
-    database: &Database,
-    telemetry: &Telemetry,
-) -> State {
+pub(super) fn site(config: &Config, tenants: &[Tenant], fleet: &Fleet) -> Site {
     if let Some(file) = &config.http.token_file {
         warn_if_exposed(file);
     }
-    let also_routes = routes.clone();
+    let token = Token::new(config.http.token.clone());
+    let states = tenants.iter().map(|tenant| state(config, tenant, &token)).collect();
+    Site::new(fleet.clone(), states, token)
+}
+
+fn state(config: &Config, tenant: &Tenant, token: &Token) -> State {
+    let (routes, also_routes) = (tenant.routes(), tenant.routes());
     let outbox = Outbox {
-        database: database.clone(),
-        names: settings::names(config),
-        recognized,
+        database: tenant.database.clone(),
+        names: settings::names(&tenant.config),
+        recognized: tenant.recognized.subscribe(),
         instance: config.lease.instance.clone(),
         any_paused: Arc::new(move || settings::any_paused(&also_routes.borrow())),
         rule_of: Arc::new(move |topic| settings::rule_of(&routes.borrow(), topic)),
     };
-    State::new(telemetry.clone(), &config.http).with_outbox(outbox)
+    let mut state = State::new(tenant.telemetry.clone(), &config.http).with_outbox(outbox);
+    state.token = token.clone();
+    state.outbox = tenant.config.outbox.name.clone();
+    state
 }
 
 /// Until stopped.
-pub(super) async fn serve(listener: Listener, state: State, stop: CancellationToken) {
-    let telemetry = state.telemetry.clone();
+pub(super) async fn serve(listener: Listener, site: Site, stop: CancellationToken) {
+    let fleet = site.fleet.clone();
     tokio::select! {
-        () = http::serve(listener, state, async move { stop.cancelled().await }) => {}
-        () = sample(&telemetry) => {}
+        () = http::serve(listener, site, async move { stop.cancelled().await }) => {}
+        () = sample(&fleet) => {}
     }
 }
 
-async fn sample(telemetry: &Telemetry) {
+async fn sample(fleet: &Fleet) {
     let mut ticks = tokio::time::interval(history::INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        telemetry.sample();
+        fleet.iter().for_each(|seen| seen.telemetry.sample());
     }
 }
 

@@ -2,7 +2,7 @@
 // last stays, greyed and with its age, and asking goes on.
 
 import { Chart, roundUpSpan } from "./dashboard_charts.js";
-import { byId, element, lasting, latency, messages, rate, say, show, span, table, whole } from "./dashboard_dom.js";
+import { about, byId, element, lasting, latency, messages, rate, say, show, showOutbox, shownOutbox, span, table, whole } from "./dashboard_dom.js";
 import { Failed } from "./dashboard_failed.js";
 
 const EVERY = 2000;
@@ -26,15 +26,46 @@ let samples = [];
 let last;
 let answeredAt;
 let away = false;
+let next;
 
 async function ask() {
-  const response = await fetch(`/api/v1/summary?after=${seen}`, { signal: AbortSignal.timeout(PATIENCE) });
+  const response = await fetch(about(`/api/v1/summary?after=${seen}`), { signal: AbortSignal.timeout(PATIENCE) });
   if (!response.ok) throw new Error(`the daemon answered ${response.status}`);
   return response.json();
 }
 
+/** Which outboxes there are, and how each stands: nothing is shown of that where there is one. */
+async function outboxes() {
+  const response = await fetch("/api/v1/outboxes", { signal: AbortSignal.timeout(PATIENCE) });
+  if (!response.ok) throw new Error(`the daemon answered ${response.status}`);
+  const list = (await response.json()).filter(({ outbox }) => outbox !== null);
+  if (list.length > 0 && !list.some(({ outbox }) => outbox === shownOutbox())) showOutbox(list[0].outbox);
+  const box = byId("outbox");
+  byId("switch").hidden = list.length < 2;
+  show(box, list.map(({ outbox, ready }) => [outbox, ready]), () =>
+    list.map(({ outbox, ready }) => element("option", { value: outbox, selected: outbox === shownOutbox() }, ready ? outbox : `${outbox} (not ready)`)));
+  box.value = shownOutbox();
+  byId("status-link").href = about("/api/v1/status");
+}
+
+/** Another outbox is to be shown: nothing of the one before is. */
+function change(name) {
+  showOutbox(name);
+  const address = new URL(location.href);
+  address.searchParams.set("outbox", name);
+  history.replaceState(null, "", address);
+  [run, seen, samples, last, answeredAt] = [undefined, 0, [], undefined, undefined];
+  document.body.classList.add("waiting");
+  failed.reset();
+  clearTimeout(next);
+  poll();
+}
+
 async function look() {
+  const meant = shownOutbox();
+  await outboxes();
   let summary = await ask();
+  if (meant !== "" && meant !== shownOutbox()) return;
   if (summary.run !== run) {
     // Another run of the daemon numbers its samples anew. What was drawn stays.
     const asked = seen;
@@ -54,13 +85,16 @@ async function poll() {
   try {
     await look();
     away = false;
-    draw(last);
-    failed.follow(last);
+    if (last) {
+      draw(last);
+      failed.follow(last);
+    }
   } catch {
     away = true;
   }
   banners();
-  setTimeout(poll, document.hidden ? EVERY_HIDDEN : EVERY);
+  clearTimeout(next);
+  next = setTimeout(poll, document.hidden ? EVERY_HIDDEN : EVERY);
 }
 
 function draw(summary) {
@@ -266,6 +300,7 @@ function age() {
   say(byId("updated"), seconds < 4 ? "Up to date" : `Last answer ${span(Math.floor(seconds))} ago`);
 }
 
+byId("outbox").addEventListener("change", (event) => change(event.target.value));
 setInterval(age, 1000);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) age(); });
 poll();

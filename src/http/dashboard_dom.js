@@ -2,6 +2,17 @@
 
 export const byId = (id) => document.getElementById(id);
 
+/** The outbox that is shown: "" where there is only one. It stands in the address, so that a page can be bookmarked. */
+let outbox = new URLSearchParams(location.search).get("outbox") ?? "";
+export const shownOutbox = () => outbox;
+export const showOutbox = (name) => { outbox = name; };
+
+/** A path of the API, about the outbox that is shown. */
+export function about(path) {
+  if (!outbox) return path;
+  return `${path}${path.includes("?") ? "&" : "?"}outbox=${encodeURIComponent(outbox)}`;
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(node, properties, children) {

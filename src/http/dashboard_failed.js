@@ -1,7 +1,7 @@
 // Failed messages: searching, looking at one, retrying and discarding. The token is asked for when an action needs it, and
 // kept in this tab's session only.
 
-import { byId, clock, element, lasting, messages, say, whole } from "./dashboard_dom.js";
+import { about, byId, clock, element, lasting, messages, say, whole } from "./dashboard_dom.js";
 
 const API = "/api/v1/failed";
 const PAGE = 100;
@@ -19,7 +19,7 @@ class Refused extends Error {
 }
 
 async function request(path, options = {}) {
-  const response = await fetch(path, { ...options, signal: AbortSignal.timeout(PATIENCE) });
+  const response = await fetch(about(path), { ...options, signal: AbortSignal.timeout(PATIENCE) });
   const body = await response.json();
   if (!response.ok) throw new Refused(response.status, body.error);
   return body;
@@ -72,6 +72,18 @@ export class Failed {
     this.count();
     this.ages();
     this.choices();
+  }
+
+  /** Another outbox is shown: nothing of the one before is. */
+  reset() {
+    this.ticket = undefined;
+    this.filter = {};
+    this.rows = [];
+    this.loaded = false;
+    this.total = null;
+    byId("search").reset();
+    this.select([]);
+    this.paint();
   }
 
   search(filter) {

@@ -6,6 +6,8 @@
 //!                                  \--> /livez /readyz /metrics: Telemetry, under any Host
 //! ```
 //!
+//! A request is about one outbox (`site.rs`); probes and metrics are about all of them.
+//!
 //! What the engine reported ([`Telemetry`]) is shown without asking anybody: a scrape or an open dashboard costs the
 //! database nothing, and goes on while it is away. `openapi.json` says what each path answers. Every request is limited in
 //! time and size, connections in number and patience (`connections.rs`, `pace.rs`). API and dashboard refuse a `Host` header
@@ -21,6 +23,7 @@ mod messages;
 mod pace;
 mod page;
 mod routes;
+mod site;
 mod standing;
 mod token;
 
@@ -39,11 +42,14 @@ use answer::Refusal;
 use desk::Desk;
 pub use desk::Outbox;
 pub use routes::{paths, router};
+pub use site::Site;
 pub use token::Token;
 
-/// What the routes read.
+/// What the routes read, of one outbox.
 #[derive(Clone, Debug)]
 pub struct State {
+    /// The outbox's name; `None`: it is the only one.
+    pub outbox: Option<Arc<str>>,
     /// What the engine reports.
     pub telemetry: Telemetry,
     /// `http.ready_max_age`.
@@ -69,6 +75,7 @@ impl State {
             Listen::Unix(_) | Listen::Off => None,
         };
         Self {
+            outbox: None,
             telemetry,
             ready_max_age: http.ready_max_age,
             names,
@@ -161,8 +168,8 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves until `shutdown` returns, then lets open requests end (each is limited in time).
-pub async fn serve(listener: Listener, state: State, shutdown: impl Future<Output = ()> + Send + 'static) {
-    let router = routes::router(state);
+pub async fn serve(listener: Listener, site: impl Into<Site>, shutdown: impl Future<Output = ()> + Send + 'static) {
+    let router = routes::router(site);
     match listener {
         Listener::Tcp(listener) => connections::serve(listener, router, shutdown).await,
         Listener::Unix(listener, path) => {

@@ -1,6 +1,7 @@
 //! The routes and what stands before them: the limits of time and size, and, but for the probes, the check of `Host`.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,7 +13,7 @@ use axum::routing::{MethodRouter, get, post};
 use serde_json::json;
 
 use super::answer::{self, NO_STORE, Refusal};
-use super::{State, failed, messages, page, standing};
+use super::{Site, State, failed, messages, page, site, standing};
 use crate::telemetry::metrics::CONTENT_TYPE;
 
 /// No answer takes longer. Most come from memory; questions to the database have a shorter limit of their own.
@@ -22,10 +23,10 @@ const BODY_MAX: usize = 1 << 20;
 
 const OPENAPI: &str = include_str!("openapi.json");
 
-type Routes<const N: usize> = [(&'static str, MethodRouter<State>); N];
+type Routes<S, const N: usize> = [(&'static str, MethodRouter<S>); N];
 
 /// What load balancers and Prometheus ask, by whatever name they have for us: it changes nothing and holds no secret.
-fn probes() -> Routes<3> {
+fn probes() -> Routes<Site, 3> {
     [
         ("/livez", get(livez)),
         ("/readyz", get(readyz)),
@@ -33,8 +34,13 @@ fn probes() -> Routes<3> {
     ]
 }
 
-/// What people ask, and no page of another site through their browser.
-fn guarded() -> Routes<14> {
+/// What is about all outboxes, and asked by people.
+fn shared() -> Routes<Site, 1> {
+    [("/api/v1/outboxes", get(site::outboxes))]
+}
+
+/// What people ask of one outbox, and no page of another site through their browser.
+fn guarded() -> Routes<State, 14> {
     [
         ("/", get(page::html)),
         ("/dashboard.css", get(page::css)),
@@ -56,10 +62,13 @@ fn guarded() -> Routes<14> {
 /// Every path of the server, as OpenAPI writes them: a test holds `openapi.json` against them.
 #[must_use]
 pub fn paths() -> Vec<&'static str> {
-    probes().into_iter().chain(guarded()).map(|(path, _)| path).collect()
+    let of_all = probes().into_iter().chain(shared()).map(|(path, _)| path);
+    of_all.chain(guarded().into_iter().map(|(path, _)| path)).collect()
 }
 
-fn of(routes: impl IntoIterator<Item = (&'static str, MethodRouter<State>)>) -> Router<State> {
+fn of<S: Clone + Send + Sync + 'static>(
+    routes: impl IntoIterator<Item = (&'static str, MethodRouter<S>)>,
+) -> Router<S> {
     routes
         .into_iter()
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
@@ -67,23 +76,28 @@ fn of(routes: impl IntoIterator<Item = (&'static str, MethodRouter<State>)>) -> 
 }
 
 /// The server without its socket.
-pub fn router(state: State) -> Router {
-    of(guarded())
-        .fallback(not_found)
-        .layer(middleware::from_fn_with_state(state.clone(), check_host))
+pub fn router(site: impl Into<Site>) -> Router {
+    let site = site.into();
+    let one = |state: &State| of(guarded()).fallback(not_found).with_state(state.clone());
+    let routers: Arc<[Router]> = site.states.iter().map(one).collect();
+    let (names, also) = (site.names().map(<[String]>::to_vec), site.clone());
+    let dispatch = move |request: Request| site::dispatch(also.clone(), Arc::clone(&routers), request);
+    of(shared())
+        .fallback(dispatch)
+        .layer(middleware::from_fn_with_state(names, check_host))
         .merge(of(probes()))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(limit_time))
         .layer(middleware::from_fn(page::harden))
-        .with_state(state)
+        .with_state(site)
 }
 
 async fn livez() -> Response {
     answer::json(StatusCode::OK, &json!({"status": "live"}))
 }
 
-async fn readyz(Extract(state): Extract<State>) -> Response {
-    match state.telemetry.health.readiness(state.ready_max_age) {
+async fn readyz(Extract(site): Extract<Site>) -> Response {
+    match site.fleet.readiness(site.ready_max_age()) {
         Ok(()) => answer::json(StatusCode::OK, &json!({"status": "ready"})),
         Err(reasons) => answer::json(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -92,11 +106,11 @@ async fn readyz(Extract(state): Extract<State>) -> Response {
     }
 }
 
-async fn metrics(Extract(state): Extract<State>) -> Response {
+async fn metrics(Extract(site): Extract<Site>) -> Response {
     let kind = HeaderValue::from_static(CONTENT_TYPE);
     (
         [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, NO_STORE)],
-        state.telemetry.encode_metrics(),
+        site.fleet.encode_metrics(),
     )
         .into_response()
 }
@@ -121,9 +135,9 @@ async fn limit_time(request: Request, next: Next) -> Response {
     }
 }
 
-async fn check_host(Extract(state): Extract<State>, request: Request, next: Next) -> Response {
+async fn check_host(Extract(names): Extract<Option<Vec<String>>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
-    match (&state.names, host) {
+    match (&names, host) {
         (Some(names), Some(host)) if !is_ours(host, names) => {
             let hint = "this Host is not one of ours: use an IP address, localhost or the name in http.listen, \
                         or add it to http.hosts";

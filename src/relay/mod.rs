@@ -68,6 +68,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::route::Routes;
 use crate::store::{Leases, Store, StoreError};
@@ -124,7 +125,7 @@ impl Relay {
             standing: sender,
             left: lanes_left,
         };
-        tasks.spawn(lease.keep(release.clone()));
+        tasks.spawn(lease.keep(release.clone()).in_current_span());
 
         let setup = Setup {
             routes: self.routes,

@@ -95,7 +95,8 @@ pub fn start(level: Level, format: Format) -> Result<LevelHandle, TryInitError> 
             .with_writer(JsonLines)
             .json()
             .flatten_event(true)
-            .with_current_span(false)
+            // The outbox, where it has a name.
+            .with_current_span(true)
             .with_span_list(false)
             .boxed()
     } else {

@@ -5,6 +5,7 @@
 
 pub(crate) mod escape;
 mod facts;
+pub mod fleet;
 mod handles;
 pub mod health;
 pub mod history;

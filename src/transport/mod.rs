@@ -63,7 +63,7 @@ impl Envelope {
     /// There is none.
     fn body(&self) -> Result<&Bytes, Failure> {
         if self.message.payload_is_null {
-            let error = "payload is null, and the broker takes no message without one";
+            let error = "payload is null";
             return Err(Failure::new(FailureClass::Rejected, "NULL_PAYLOAD", error));
         }
         Ok(&self.message.payload)

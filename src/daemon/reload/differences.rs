@@ -37,18 +37,35 @@ pub(super) fn for_the_relay(running: &Config, new: &Config) -> Vec<String> {
     news
 }
 
-/// Whether they say the same, and to the same transports by name.
+/// Whether they say the same, for each outbox, and to the same transports by name.
 fn same_routes(running: &Config, new: &Config) -> bool {
-    fn named(config: &Config) -> Vec<(Arc<str>, Route)> {
+    fn named(config: &Config) -> Vec<Vec<(Arc<str>, Route)>> {
         let named = |route: &Route| {
             let name = Arc::clone(&config.transports[route.transport].name);
             let mut route = route.clone();
             route.transport = 0;
             (name, route)
         };
-        config.routes.iter().map(named).collect()
+        let parts = config.parts();
+        parts
+            .iter()
+            .map(|part| part.routes.iter().map(named).collect())
+            .collect()
     }
     named(running) == named(new)
+}
+
+/// A reload neither adds an outbox nor takes one away.
+pub(super) fn same_outboxes(running: &Config, new: &Config) -> Result<(), Usage> {
+    let several = !running.outboxes.is_empty() || !new.outboxes.is_empty();
+    let (before, after) = (running.outbox_names(), new.outbox_names());
+    if several && before != after {
+        return Err(Usage(format!(
+            "outboxes: they are {} until the next start: restart for others, or another order",
+            before.join(", ")
+        )));
+    }
+    Ok(())
 }
 
 /// Those that are new, are gone, or whose section says something else.
@@ -91,6 +108,9 @@ pub(super) fn fit_the_lease(running: &Config, new: &Config) -> Result<(), Usage>
 /// Puts everything of `new` into `running` that a reload takes up.
 pub(super) fn take_over(running: &mut Config, new: Config) {
     running.transports = new.transports;
+    for (member, new) in running.outboxes.iter_mut().zip(new.outboxes) {
+        member.routes = new.routes;
+    }
     running.routes = new.routes;
     running.relay.batch_size = new.relay.batch_size;
     running.relay.max_in_flight = new.relay.max_in_flight;
@@ -115,8 +135,12 @@ pub(super) fn at_next_start(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut keys = Vec::new();
     keys.extend(changed!(Database, database, old, new,
         later: [pool_size, prepared_statements], others: [url, listen_url]));
-    keys.extend(changed!(Outbox, outbox, old, new,
-        later: [schema, table, on_relayed, lanes, columns, state], others: []));
+    if old.outboxes.is_empty() {
+        keys.extend(changed!(Outbox, outbox, old, new,
+            later: [name, schema, table, on_relayed, lanes, columns, state], others: []));
+    } else if old.outboxes.iter().map(|one| &one.outbox).ne(new.outboxes.iter().map(|one| &one.outbox)) {
+        keys.push("outboxes");
+    }
     keys.extend(changed!(Relay, relay, old, new,
         later: [poll_interval_min, poll_interval_max, notify, durable_marks, count_outages, shutdown_timeout],
         others: [batch_size, max_in_flight, max_in_flight_bytes, unrouted]));

@@ -8,7 +8,7 @@ use outboxd::message::{KeyId, Seq};
 use outboxd::store::postgres::link::connect;
 use outboxd::store::postgres::link::database::{self, ConnectOptions};
 use outboxd::store::postgres::link::sql::Names;
-use outboxd::store::postgres::outbox::{Identity, PostgresStore, StoreOptions};
+use outboxd::store::postgres::outbox::{Ears, Identity, PostgresStore, StoreOptions};
 use outboxd::store::postgres::schema::migrate::{PayloadType, migrate};
 use outboxd::store::postgres::schema::rights::{self, Duties};
 use outboxd::store::{LaneSet, Leases, Row, Scope, Store as _, Tenancy};
@@ -41,7 +41,7 @@ impl Real {
             delete_relayed,
             durable_marks: false,
             pace: (Duration::from_millis(10), Duration::from_millis(250)),
-            listen: Some(connect::parse_url(&relay).unwrap().named("listener").into()),
+            listen: Some(Ears::new(connect::parse_url(&relay).unwrap().named("listener").into())),
         };
         Arc::new(PostgresStore::new(self.connections(&relay), names(), options))
     }

@@ -10,7 +10,7 @@ use tokio_postgres::{CancelToken, Client};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::about::DatabaseError;
-use super::facts::Facts;
+use super::facts::{CursorOn, Facts};
 use super::role::Role;
 use super::way::Way;
 
@@ -22,6 +22,7 @@ pub(crate) struct Checkout<'a> {
     pub(super) object: Option<Object>,
     pub(super) role: Role,
     pub(super) facts: &'a Facts,
+    pub(super) cursor: &'a CursorOn,
     pub(crate) generation: u64,
     pub(super) way: &'a Way,
     /// The connection may be used again.
@@ -52,7 +53,7 @@ impl Drop for Checkout<'_> {
             return;
         }
         if !self.answered && self.role == Role::Read {
-            self.facts.forget_cursor();
+            self.cursor.forget();
         }
         let Some(object) = self.object.take() else { return };
         if !self.ended {

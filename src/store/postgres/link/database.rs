@@ -28,7 +28,7 @@ use super::blocked::Watch;
 use super::checkout::{CANCEL_TIMEOUT, Checkout, HostByHost};
 use super::classify::{STATEMENT_SILENT, Silent, classify, loses_prepared_statements};
 use super::connect::parse_url;
-use super::facts::Facts;
+use super::facts::{CursorOn, Facts};
 pub use super::role::Role;
 use super::sql::{Param, Statement};
 use super::way::Way;
@@ -58,6 +58,7 @@ pub struct Database {
     pub(super) pools: Arc<Vec<Pool>>,
     pub(super) way: Way,
     pub(super) facts: Arc<Facts>,
+    pub(super) cursor: Arc<CursorOn>,
     pub(super) statement_timeout: Duration,
     pub(super) patience: Duration,
     pub(super) within: Option<Within>,
@@ -106,7 +107,13 @@ impl Database {
     pub fn new(options: &ConnectOptions) -> Result<Self, StoreError> {
         let connection =
             parse_url(&options.url).map_err(|problem| StoreError::Misconfigured(format!("database.url: {problem}")))?;
-        let (patience, way) = (connection.patience(), Way::from(connection));
+        Ok(Self::along(Way::from(connection), options))
+    }
+
+    /// As [`Self::new`], by a way that others go too; the URL is not looked at.
+    #[must_use]
+    pub fn along(way: Way, options: &ConnectOptions) -> Self {
+        let patience = way.patience();
         let count = options.pool_size.clamp(1, Role::ALL.len());
         let mut pools = Vec::with_capacity(count);
         let mut applications = Vec::with_capacity(count);
@@ -139,10 +146,11 @@ impl Database {
                 .expect("a pool with timeouts has a runtime");
             pools.push(pool);
         }
-        Ok(Self {
+        Self {
             pools: Arc::new(pools),
             patience,
             watch: Arc::new(Watch::new(&way, &options.application, &applications)),
+            cursor: Arc::default(),
             way,
             hasty: false,
             facts: Arc::new(Facts {
@@ -151,7 +159,16 @@ impl Database {
             }),
             statement_timeout: options.statement_timeout,
             within: None,
-        })
+        }
+    }
+
+    /// The same connections for another outbox, whose cursor is another.
+    #[must_use]
+    pub fn shared(&self) -> Self {
+        Self {
+            cursor: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// Everything was right with the schema and the rights: from now on what is missing is waited for, as an outage is.

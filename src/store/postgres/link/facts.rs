@@ -29,20 +29,22 @@ pub(super) struct Facts {
     pub(super) overdue: AtomicU32,
     /// The schema was found to be right once.
     pub(super) settled_in: AtomicBool,
-    /// When the connection the cursor was last read on was made.
-    pub(super) cursor_on: Mutex<Option<Instant>>,
     /// Told when the process is to end.
     pub(super) ending: CancellationToken,
 }
 
-impl Facts {
-    pub(super) fn forget_cursor(&self) {
-        *lock(&self.cursor_on) = None;
+/// When the connection was made that an outbox's cursor was last read on. Each outbox has its own.
+#[derive(Default)]
+pub(super) struct CursorOn(Mutex<Option<Instant>>);
+
+impl CursorOn {
+    pub(super) fn forget(&self) {
+        *lock(&self.0) = None;
     }
 
     /// Whether the cursor may go on over a connection made at `made`; from now on it is that one.
-    pub(super) fn cursor_goes_on(&self, made: Instant) -> bool {
-        let before = lock(&self.cursor_on).replace(made);
+    pub(super) fn goes_on(&self, made: Instant) -> bool {
+        let before = lock(&self.0).replace(made);
         before.is_none_or(|before| before == made)
     }
 }

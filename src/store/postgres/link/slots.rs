@@ -46,7 +46,7 @@ impl Database {
         // Boxed: it is large where another role's connection is asked for, and every statement carries it.
         let object = Box::pin(self.checked_out(role)).await?.map_err(|error| {
             if role == Role::Read {
-                self.facts.forget_cursor();
+                self.cursor.forget();
             }
             match error {
                 PoolError::Timeout(TimeoutType::Create) => {
@@ -61,7 +61,7 @@ impl Database {
             }
         })?;
         let made = Object::metrics(&object).created;
-        if role == Role::Read && !self.facts.cursor_goes_on(made) {
+        if role == Role::Read && !self.cursor.goes_on(made) {
             return Err(StoreError::Unavailable(
                 "the connection was lost between two reads: starting over".into(),
             ));
@@ -70,6 +70,7 @@ impl Database {
             object: Some(object),
             role,
             facts: &self.facts,
+            cursor: &self.cursor,
             generation,
             way: &self.way,
             answered: false,

@@ -4,16 +4,21 @@
 //! may have been missed meanwhile, and proves itself at the start of each connection: another connection notifies it. Through
 //! a pooler in transaction mode a LISTEN is accepted and never delivers. That is said once; polling goes on. As nothing is ever sent
 //! on it, an empty query every few seconds tells whether anybody is still there.
+//!
+//! It serves all outboxes of the process: each has a channel of its own. One that comes later makes it listen anew.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use futures_util::future::{FutureExt, select_all};
 use futures_util::stream::poll_fn;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_postgres::{AsyncMessage, Client};
 use uuid::Uuid;
 
+use crate::lock::lock;
 use crate::store::postgres::link::about::DatabaseError;
 use crate::store::postgres::link::database::{Database, Role};
 use crate::store::postgres::link::slots::is_full;
@@ -35,10 +40,10 @@ const NO_ROOM: Duration = Duration::from_secs(10);
 /// Between two looks whether the server still answers, and how long that may take.
 const PULSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
-/// How to listen.
-#[derive(Clone)]
-pub(super) struct Listener {
-    pub(super) way: Way,
+/// What is listened for on behalf of one outbox.
+pub(super) struct Channel {
+    /// As a notification calls it.
+    pub(super) name: String,
     /// LISTEN.
     pub(super) sql: String,
     /// Where rows are committed: the probe's notification comes from there too.
@@ -52,22 +57,85 @@ pub(super) struct Listener {
     pub(super) questions: Arc<Notify>,
 }
 
+/// The connection that listens, and who wants to know. Ends with its last clone.
+#[derive(Clone)]
+pub struct Ears {
+    board: Arc<Board>,
+    task: Arc<Mutex<JoinSet<()>>>,
+}
+
+struct Board {
+    way: Way,
+    channels: Mutex<Vec<Weak<Channel>>>,
+    /// Told when another channel is to be listened to.
+    news: Notify,
+}
+
+impl std::fmt::Debug for Ears {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ears")
+            .field("way", &self.board.way)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Ears {
+    /// Those that connect this way; nothing is opened yet.
+    #[must_use]
+    pub fn new(way: Way) -> Self {
+        let board = Board {
+            way,
+            channels: Mutex::default(),
+            news: Notify::new(),
+        };
+        Self {
+            board: Arc::new(board),
+            task: Arc::default(),
+        }
+    }
+
+    /// Listens for `channel` too, for as long as somebody has it. Must be called inside a tokio runtime.
+    pub(super) fn tune(&self, channel: &Arc<Channel>) {
+        lock(&self.board.channels).push(Arc::downgrade(channel));
+        self.board.news.notify_one();
+        let mut task = lock(&self.task);
+        if task.is_empty() {
+            task.spawn(listen(Arc::clone(&self.board)));
+        }
+    }
+}
+
+impl Board {
+    /// Those somebody still has.
+    fn channels(&self) -> Vec<Arc<Channel>> {
+        let mut channels = lock(&self.channels);
+        channels.retain(|channel| channel.strong_count() > 0);
+        channels.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
 /// Why one connection's listening ended.
 enum Ended {
     /// The probe's notification did not arrive.
     Deaf,
     /// Others need the connection more.
     NoRoom,
+    /// Another channel is to be listened to.
+    News,
     /// The connection was lost or refused.
     Lost(Option<tokio_postgres::Error>),
 }
 
 /// Listens for ever. Cancelled by dropping it.
-pub(super) async fn listen(listener: Listener) {
+async fn listen(board: Arc<Board>) {
     let mut said_deaf = false;
     let mut said_lost = false;
     loop {
-        let pause = match once(&listener, &mut said_lost).await {
+        // Whoever has come by now is among them.
+        let _ = board.news.notified().now_or_never();
+        let channels = board.channels();
+        let pause = match once(&board, &channels, &mut said_lost).await {
+            Ended::News => continue,
             Ended::Deaf => {
                 if !std::mem::replace(&mut said_deaf, true) {
                     tracing::warn!(
@@ -89,7 +157,7 @@ pub(super) async fn listen(listener: Listener) {
                 RECONNECT
             }
         };
-        tokio::time::sleep(pause).await;
+        drop(tokio::time::timeout(pause, board.news.notified()).await);
     }
 }
 
@@ -98,26 +166,26 @@ pub(super) async fn listen(listener: Listener) {
 /// # Errors
 /// Why it is impossible to listen at all.
 pub(crate) async fn hears(way: Way, sql: String, database: Database, probe: Statement) -> Result<bool, String> {
-    let listener = Listener {
-        way,
+    let channel = Arc::new(Channel {
+        name: String::new(),
         sql,
         database,
         probe,
         hint: Arc::default(),
         membership: Arc::default(),
         questions: Arc::default(),
-    };
-    let connecting = tokio::time::timeout(listener.way.patience(), listener.way.connect());
+    });
+    let connecting = tokio::time::timeout(way.patience(), way.connect());
     let (client, mut connection) = match connecting.await {
         Ok(Ok(pair)) => pair,
         Ok(Err(error)) => return Err(DatabaseError::of(&error).to_string()),
         Err(_) => return Err("no answer".to_owned()),
     };
     let mut messages = poll_fn(move |context| connection.poll_message(context));
-    match prove(&client, &listener, &mut messages).await {
+    match prove(&client, &[channel], &mut messages).await {
         Ok(()) => Ok(true),
         Err(Ended::Deaf) => Ok(false),
-        Err(Ended::NoRoom) => Err("no room for another connection".to_owned()),
+        Err(Ended::NoRoom | Ended::News) => Err("no room for another connection".to_owned()),
         Err(Ended::Lost(error)) => Err(error.map_or_else(
             || "the connection was closed".to_owned(),
             |error| DatabaseError::of(&error).to_string(),
@@ -125,37 +193,47 @@ pub(crate) async fn hears(way: Way, sql: String, database: Database, probe: Stat
     }
 }
 
-async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
-    match listener.database.has_room().await {
-        Ok(true) => {}
-        Ok(false) => return Ended::NoRoom,
-        Err(_) => return Ended::Lost(None),
+async fn once(board: &Board, channels: &[Arc<Channel>], said_lost: &mut bool) -> Ended {
+    if channels.is_empty() {
+        board.news.notified().await;
+        return Ended::News;
     }
-    let mut refused = std::pin::pin!(listener.database.refused());
-    let connecting = tokio::time::timeout(listener.way.patience(), listener.way.connect());
+    for channel in channels {
+        match channel.database.has_room().await {
+            Ok(true) => {}
+            Ok(false) => return Ended::NoRoom,
+            Err(_) => return Ended::Lost(None),
+        }
+    }
+    let refused = channels.iter().map(|channel| Box::pin(channel.database.refused()));
+    let mut refused = select_all(refused);
+    let connecting = tokio::time::timeout(board.way.patience(), board.way.connect());
     let (client, mut connection) = match connecting.await {
         Ok(Ok(pair)) => pair,
         Ok(Err(error)) => return Ended::Lost(Some(error)),
         Err(_) => return Ended::Lost(None),
     };
     let mut messages = poll_fn(move |context| connection.poll_message(context));
-    if let Err(ended) = prove(&client, listener, &mut messages).await {
+    if let Err(ended) = prove(&client, channels, &mut messages).await {
         return ended;
     }
     if std::mem::replace(said_lost, false) {
         tracing::info!("notifications are back");
     }
-    listener.hint.notify_one();
-    listener.membership.notify_one();
+    for channel in channels {
+        channel.hint.notify_one();
+        channel.membership.notify_one();
+    }
     let pulse = std::pin::pin!(pulse(&client));
     let heard = async {
         while let Some(message) = messages.next().await {
             match message {
-                Ok(AsyncMessage::Notification(note)) if note.payload() == MEMBERSHIP => {
-                    listener.membership.notify_one()
+                Ok(AsyncMessage::Notification(note)) => {
+                    let channel = channels.iter().find(|channel| channel.name == note.channel());
+                    if let Some(channel) = channel {
+                        channel.told(note.payload());
+                    }
                 }
-                Ok(AsyncMessage::Notification(note)) if note.payload() == QUESTIONS => listener.questions.notify_one(),
-                Ok(AsyncMessage::Notification(_)) => listener.hint.notify_one(),
                 Ok(_) => {}
                 Err(error) => return Some(error),
             }
@@ -165,26 +243,46 @@ async fn once(listener: &Listener, said_lost: &mut bool) -> Ended {
     tokio::select! {
         error = heard => Ended::Lost(error),
         error = pulse => Ended::Lost(error),
-        () = &mut refused => Ended::NoRoom,
+        _ = &mut refused => Ended::NoRoom,
+        () = board.news.notified() => Ended::News,
+    }
+}
+
+impl Channel {
+    fn told(&self, payload: &str) {
+        match payload {
+            MEMBERSHIP => self.membership.notify_one(),
+            QUESTIONS => self.questions.notify_one(),
+            _ => self.hint.notify_one(),
+        }
     }
 }
 
 /// Listens, has another connection notify, and waits for it. Whoever accepts the LISTEN and does not hear that is deaf.
 async fn prove(
     client: &Client,
-    listener: &Listener,
+    channels: &[Arc<Channel>],
     messages: &mut (impl Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Unpin),
 ) -> Result<(), Ended> {
     let word = Uuid::new_v4().to_string();
     let asking = async {
-        match tokio::time::timeout(PULSE.1, client.batch_execute(&listener.sql)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Ended::Lost(Some(error)),
-            Err(_) => return Ended::Lost(None),
+        for channel in channels {
+            match tokio::time::timeout(PULSE.1, client.batch_execute(&channel.sql)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Ended::Lost(Some(error)),
+                Err(_) => return Ended::Lost(None),
+            }
         }
-        let notify = async || listener.database.query(Role::Side, &listener.probe, &[&word]).await;
-        // A pooler that loses prepared statements shows itself by the first error, which says nothing about this connection.
-        if notify().await.is_err() && notify().await.is_err() {
+        let notify = async |channel: &Channel| channel.database.query(Role::Side, &channel.probe, &[&word]).await;
+        let mut notified = false;
+        for channel in channels {
+            // A pooler that loses prepared statements shows itself by the first error, which says nothing about this connection.
+            notified = notify(channel).await.is_ok() || notify(channel).await.is_ok();
+            if notified {
+                break;
+            }
+        }
+        if !notified {
             return Ended::Lost(None);
         }
         tokio::time::sleep(PROBE_TIMEOUT).await;

@@ -35,7 +35,6 @@ use uuid::Uuid;
 use crate::message::Seq;
 use crate::store::postgres::link::database::Database;
 use crate::store::postgres::link::sql::{Names, Statement};
-use crate::store::postgres::link::way::Way;
 use crate::store::{
     DuePage, DuePosition, Hold, LaneSet, Lease, Leases, OpenTransaction, Page, Reread, Room, Row, Scope, Settled,
     Settlement, Store, StoreError, Tenancy,
@@ -45,6 +44,8 @@ use enlist::Enlister;
 use feed::Feed;
 pub use identity::{Identity, InstanceLock};
 use lease::Said;
+use listen::Channel;
+pub use listen::Ears;
 use origin::Origin;
 use suspicion::Suspicion;
 
@@ -63,8 +64,8 @@ pub struct StoreOptions {
     pub durable_marks: bool,
     /// Shortest and longest time between two looks for rows of a table that is not ours.
     pub pace: (Duration, Duration),
-    /// Where to listen for notifications; `None`: polling only.
-    pub listen: Option<Way>,
+    /// Who listens for notifications; `None`: polling only.
+    pub listen: Option<Ears>,
 }
 
 /// The outbox table and its lease.
@@ -83,9 +84,11 @@ pub struct PostgresStore {
     questions: Arc<Notify>,
     said: Said,
     suspicion: Suspicion,
+    #[expect(dead_code, reason = "dropping the set ends the enlisting task")]
+    enlisting: JoinSet<()>,
+    #[expect(dead_code, reason = "it is listened to for as long as somebody has it")]
+    channel: Option<Arc<Channel>>,
     origin: Origin,
-    #[expect(dead_code, reason = "dropping the set ends the listening task")]
-    listening: JoinSet<()>,
 }
 
 /// The statements of the relay, filled in.
@@ -256,27 +259,29 @@ impl Statements {
 }
 
 impl PostgresStore {
-    /// A store over `database`. Starts listening when the options say where; must be called inside a tokio runtime.
+    /// A store over `database`. Has it listened for notifications when the options say who does; must be called inside a tokio
+    /// runtime.
     #[must_use]
     pub fn new(database: Database, names: Names, options: StoreOptions) -> Self {
         let hint = Arc::new(Notify::new());
         let membership = Arc::new(Notify::new());
         let questions = Arc::new(Notify::new());
-        let mut listening = JoinSet::new();
-        if let Some(way) = options.listen.clone() {
-            let sql = names.fill(include_str!("../../../../sql/listen.sql"));
-            listening.spawn(listen::listen(listen::Listener {
-                way,
-                sql,
+        let channel = options.listen.as_ref().map(|ears| {
+            let channel = Arc::new(Channel {
+                name: names.channel(),
+                sql: names.fill(include_str!("../../../../sql/listen.sql")),
                 database: database.clone(),
                 probe: statement!(names, "probe_listen", [TEXT]),
                 hint: Arc::clone(&hint),
                 membership: Arc::clone(&membership),
                 questions: Arc::clone(&questions),
-            }));
-        }
+            });
+            ears.tune(&channel);
+            channel
+        });
+        let mut enlisting = JoinSet::new();
         if let Some(enlister) = Enlister::of(&database, &names, options.pace, &hint) {
-            listening.spawn(enlister.run());
+            enlisting.spawn(enlister.run());
         }
         Self {
             database,
@@ -292,8 +297,9 @@ impl PostgresStore {
             questions,
             said: Said::default(),
             suspicion: Suspicion::default(),
+            enlisting,
+            channel,
             origin: Origin::default(),
-            listening,
         }
     }
 
