@@ -799,10 +799,29 @@ async fn a_history_that_somebody_locks_holds_nothing_up() {
     let _guard = together().await;
     let stage = Stage::set(false).await;
     let daemon = stage.site.start().await;
+    let holder = lock_history(&stage).await;
+    goes_on_without_history(stage, daemon, holder).await;
+}
+
+/// Retention of the history has its turn right after the start.
+#[tokio::test]
+async fn a_history_that_was_locked_before_the_start_holds_nothing_up() {
+    let _guard = together().await;
+    let stage = Stage::set(false).await;
+    let holder = lock_history(&stage).await;
+    let daemon = stage.site.start().await;
+    goes_on_without_history(stage, daemon, holder).await;
+}
+
+async fn lock_history(stage: &Stage) -> Session {
     let holder = stage.database.connect().await;
     holder
         .run("begin; lock table outboxd_attempts in access exclusive mode")
         .await;
+    holder
+}
+
+async fn goes_on_without_history(stage: Stage, daemon: Daemon, holder: Session) {
     stage
         .session
         .run(

@@ -202,7 +202,7 @@ impl Keeping {
             self.attempts.start_over();
             self.attempts_again = Instant::now() + FROM_THE_BEGINNING;
         }
-        loop {
+        while !self.attempts.is_locked(&self.database).await? {
             let began = Instant::now();
             let step = self.attempts.step(&self.database).await?;
             if !step.mine {
@@ -215,10 +215,11 @@ impl Keeping {
                 );
             }
             if !step.more {
-                return Ok(Round::Done { deleted: 0 });
+                break;
             }
             sleep(began.elapsed() * REST).await;
         }
+        Ok(Round::Done { deleted: 0 })
     }
 }
 

@@ -16,8 +16,9 @@ pub(crate) const URGENT_ROWS: usize = 1_000;
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// They rest so many times as long as the last one took.
 const REST: u32 = 10;
-/// ... and so long at most.
+/// ... and so long at most; while rows are expected, one look that the machine made slow must not keep the next.
 const REST_MAX: Duration = Duration::from_secs(5);
+const REST_MAX_EXPECTED: Duration = Duration::from_millis(500);
 /// Rows are expected for so long after the last ones.
 const EXPECTED_FOR: Duration = Duration::from_secs(60);
 /// Topics are left out for so long.
@@ -100,7 +101,12 @@ impl UrgentLook {
         } else {
             (self.pause * 3 / 2).min(PAUSE_MAX.max(self.pause_min))
         };
-        self.at = now + self.pause.max((took * REST).min(REST_MAX));
+        let most = if self.are_expected(now) {
+            REST_MAX_EXPECTED
+        } else {
+            REST_MAX
+        };
+        self.at = now + self.pause.max((took * REST).min(most));
     }
 }
 
@@ -109,6 +115,7 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+    const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn it_slows_down_while_there_are_none_and_rests() {
@@ -128,6 +135,14 @@ mod tests {
         assert_eq!(look.at(), now + 10 * MS);
         look.read(Found::default(), 40 * MS, now);
         assert_eq!(look.at(), now + 400 * MS, "a look that takes long is no burden");
+        look.read(Found::default(), SECOND, now);
+        assert_eq!(look.at(), now + REST_MAX);
+        let seen = Found {
+            any: true,
+            ..Found::default()
+        };
+        look.read(seen, SECOND, now);
+        assert_eq!(look.at(), now + REST_MAX_EXPECTED, "others may follow it");
     }
 
     #[test]

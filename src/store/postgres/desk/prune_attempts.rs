@@ -12,11 +12,13 @@ use crate::store::postgres::link::database::{Database, Role};
 use crate::store::postgres::link::sql::{Names, Statement};
 
 const ATTEMPTS: &str = include_str!("../../../../sql/prune_attempts.sql");
+const LOCKED: &str = include_str!("../../../../sql/history_locked.sql");
 
 /// The history of failed attempts, older than an age and of rows that are gone, under deletion.
 #[derive(Debug)]
 pub struct PruneAttempts {
     statement: Statement,
+    locked: Statement,
     pace: Pace,
     age_seconds: f64,
     instance: Option<String>,
@@ -33,6 +35,10 @@ impl PruneAttempts {
                 text: names.fill(ATTEMPTS),
                 types: const { &[Type::INT8, Type::INT8, Type::INT8, Type::FLOAT8, Type::TEXT, Type::BOOL] },
             },
+            locked: Statement {
+                text: names.fill(LOCKED),
+                types: &[],
+            },
             pace: Pace::new(rows),
             age_seconds: age.min(super::retention::AGE_MAX).as_secs_f64(),
             instance: pruner.parts().0,
@@ -43,6 +49,15 @@ impl PruneAttempts {
     /// Looks at the oldest lines again: their rows may be gone by now.
     pub fn start_over(&mut self) {
         self.position = (0, i64::MIN);
+    }
+
+    /// Whether somebody has locked the history. Waiting for that would keep the connection from retries and sweeps.
+    ///
+    /// # Errors
+    /// See [`Database::query`].
+    pub async fn is_locked(&self, database: &Database) -> Result<bool, StoreError> {
+        let rows = database.within(STEP_LIMIT).query(Role::Side, &self.locked, &[]).await?;
+        Ok(rows.first().is_some_and(|row| row.get("locked")))
     }
 
     /// Deletes those of the next lines whose rows are gone. A line that cannot be deleted ends as [`Step::kept`], by the number

@@ -320,6 +320,7 @@ impl Names {
             "wake_text" => quote_literal(&self.qualified(&self.beside("wake"))),
             "first_enqueue_text" => quote_literal(&self.qualified(TAKEN[0])),
             "first_wake_text" => quote_literal(&self.qualified(TAKEN[1])),
+            "attempts_text" => quote_literal(&self.qualified("outboxd_attempts")),
             "lanes_text" => quote_literal(&self.qualified("outboxd_lanes")),
             "instances_text" => quote_literal(&self.qualified("outboxd_instances")),
             "migrations_text" => quote_literal(&self.qualified("outboxd_migrations")),
